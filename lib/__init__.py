@@ -1,0 +1,1 @@
+"""What the notebooks import: flat, one noun per module."""

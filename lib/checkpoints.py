@@ -1,0 +1,178 @@
+"""Read PyTorch checkpoint files without PyTorch and without running what they carry.
+
+A `.pth` file is a pickle, and a pickle is a program. The unpickler here admits the few names
+that a dictionary of tensors needs and refuses everything else before it is called. Both formats
+are read: the zip archive that PyTorch writes since 1.6, and the legacy stream before it.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+@dataclass
+class _Storage:
+    """A flat run of numbers that tensors are views of; legacy files fill it after the pickle."""
+
+    dtype: np.dtype
+    numel: int
+    values: np.ndarray | None = None
+
+    def fill(self, data: bytes) -> None:
+        size = self.numel * self.dtype.itemsize
+        if len(data) != size:
+            raise ValueError(f"a storage must hold {size} bytes. Received: {len(data)}")
+        self.values = np.frombuffer(data, dtype=self.dtype)
+
+
+@dataclass
+class _Tensor:
+    """A view of a storage, turned into an array once the storage is filled."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple
+    stride: tuple
+
+    def array(self) -> np.ndarray:
+        if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
+            raise ValueError(f"a tensor's offset, shape and stride must be whole numbers from 0 up. Received: {self}")
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        if 0 not in self.shape and last >= self.storage.numel:
+            raise ValueError(f"a tensor of shape {self.shape} reaches outside its {self.storage.numel} numbers")
+        values = self.storage.values
+        strides = tuple(s * values.itemsize for s in self.stride)
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
+
+
+def _tensor(storage, offset, shape, stride, *_):
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor must be a view of a storage")
+    return _Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+def _parameter(data, *_):
+    return data
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits tensors, dictionaries and plain values; refuses any other name that the file mentions."""
+
+    ADMITTED = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        ("torch._utils", "_rebuild_parameter"): _parameter,
+        **{("torch", name): name for name in DTYPES},
+    }
+
+    def __init__(self, file, load_storage):
+        super().__init__(file, encoding="utf-8")
+        self.load_storage = load_storage
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither a tensor nor a dictionary")
+        return self.ADMITTED[module, name]
+
+    def persistent_load(self, identity):
+        kind, storage_type, key, _location, numel, *view = identity
+        if kind != "storage" or storage_type not in DTYPES or any(v is not None for v in view):
+            raise pickle.UnpicklingError(f"it refers to {identity!r}, which is not a whole storage of numbers")
+        return self.load_storage(np.dtype(DTYPES[storage_type]), str(key), int(numel))
+
+
+def load(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the tensors of a PyTorch checkpoint.
+
+    Args:
+        path: a `.pth` or `.pt` file, zip or legacy format, that holds a state dictionary, or a
+            dictionary with one under `state_dict` or `model`.
+
+    Returns:
+        A dictionary from the tensors' names to NumPy arrays of the shapes and types in the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a checkpoint, is damaged, or mentions anything but tensors,
+            dictionaries and plain values. Nothing that it carries is run.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path.name}. Expected: a PyTorch .pth file")
+    try:
+        content = _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
+        return _state(content)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not a checkpoint of tensors: {error}") from None
+    except Exception as error:  # a damaged pickle raises nearly anything, and all of it means this
+        raise ValueError(f"{path.name} is not a checkpoint of tensors, or is damaged: {error}") from None
+
+
+def _load_zip(path: Path):
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"expected one data.pkl in the archive. Received: {len(pickles)}")
+        root = pickles[0].removesuffix("data.pkl")
+        names = set(archive.namelist())
+        if root + "byteorder" in names and archive.read(root + "byteorder") != b"little":
+            raise ValueError("expected little-endian numbers")
+        storages = {}
+
+        def load_storage(dtype, key, numel):
+            if key not in storages:
+                storages[key] = _Storage(dtype, numel)
+                storages[key].fill(archive.read(f"{root}data/{key}"))
+            return storages[key]
+
+        with archive.open(pickles[0]) as file:
+            return _Unpickler(file, load_storage).load()
+
+
+def _load_legacy(path: Path):
+    storages = {}
+
+    def load_storage(dtype, key, numel):
+        return storages.setdefault(key, _Storage(dtype, numel))
+
+    with path.open("rb") as file:
+        header = [_Unpickler(file, load_storage).load() for _ in range(3)]
+        if header[:2] != [LEGACY_MAGIC, LEGACY_PROTOCOL] or not header[2].get("little_endian"):
+            raise ValueError("expected PyTorch's magic number, protocol 1001 and little-endian numbers")
+        content = _Unpickler(file, load_storage).load()
+        for key in _Unpickler(file, load_storage).load():
+            storage = storages[key]
+            if int.from_bytes(file.read(8), "little") != storage.numel:
+                raise ValueError(f"storage {key} is not of the length that the pickle says")
+            storage.fill(file.read(storage.numel * storage.dtype.itemsize))
+    return content
+
+
+def _state(content) -> dict[str, np.ndarray]:
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {}
+    if isinstance(content, dict):
+        tensors = {str(name): value.array() for name, value in content.items() if isinstance(value, _Tensor)}
+    if not tensors:
+        raise ValueError(f"expected a dictionary of tensors. Received: {type(content).__name__}")
+    return tensors

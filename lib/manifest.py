@@ -1,0 +1,134 @@
+"""The manifest: one row per photo found, kept or not, with its label, split and the reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib import cache, labels, photos, splits
+from lib.params import Params
+
+COLUMNS = ["path", "label", "split", "status", "reason", "sha1", "phash", "width", "height", "cluster"]
+ORDER = ["train", "val", "test", "predict"]
+
+
+def build(data: Path, settings: Params, content: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Find, read, clean and divide the photos of a source.
+
+    Args:
+        data: the source's folder, with `raw/`; the resized photos are kept in its `cache/`.
+        settings: the run's parameters.
+        content: SHA-256 of the source's content, from its `source.json`.
+
+    Returns:
+        The manifest, one row per photo found, in the order of the paths, with the columns `path`,
+        `label`, `split` (train, val, test or predict; empty where not kept), `status` (`kept`, or
+        `corrupt`, `small`, `mislabelled`, `conflict`, `duplicate`, `leak`, `untrained`), `reason`,
+        `sha1`, `phash`, `width`, `height` (pixels) and `cluster` (near-duplicates share a number;
+        -1 where not kept or not labelled); and the photos as `uint8` `(rows, size, size, 3)`.
+
+    Raises:
+        ValueError: the labels cannot be used, or fewer than two classes are left to train on.
+    """
+    found = labels.find(data / "raw", settings.source)
+    scanned, images = resized(data, settings, content, list(found.path))
+    table = found.join(scanned.drop(columns=["path", "problem"])).assign(status="kept", reason="", cluster=-1)
+    _exclude(table, scanned.problem.ne(""), "corrupt", scanned.problem)
+    smallest = table[["width", "height"]].min(axis=1)
+    _exclude(table, smallest < settings.clean.minimum_side, "small", smallest.map("the shorter side has {} pixels".format))
+    _exclude(table, found.problem.ne(""), "mislabelled", found.problem)
+    _exclude_copies(table, settings.split.on_leak)
+    _split(table, settings)
+    if table.query("split == 'train'").label.nunique() < 2:
+        raise ValueError(f"after cleaning, fewer than two classes are left to train on. Counts: {dict(table.status.value_counts())}")
+    return table[COLUMNS], images
+
+
+def resized(data: Path, settings: Params, content: str, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return what `photos.scan` says of the source's files, from its cache where it was read before."""
+    form = {"size": settings.model.image_size, "fit": settings.model.fit}
+    return photos.scan(data / "raw", paths, folder=data / "cache" / photos.cache_key(content, paths, **form), **form)
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a manifest as CSV."""
+    cache.write(path, lambda partial: table.to_csv(partial, index=False))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a manifest; every column but the sizes and the cluster is text, and empty cells are empty text."""
+    text = dict.fromkeys(COLUMNS, str) | dict.fromkeys(["width", "height", "cluster"], int)
+    return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
+
+
+def summary(table: pd.DataFrame) -> dict:
+    """Count photos by status, by split and by class.
+
+    Returns:
+        `photos`, `status` (a count for each), `split` (likewise), `classes` (for each class: found,
+        kept and the photos in each split) and `notes` (sentences on what a reader should know).
+    """
+    labelled = table[table.label.ne("")]
+    per_class = pd.crosstab(labelled.label, labelled.split.replace("", "excluded"))
+    rows = {}
+    for name in labels.classes(labelled.label):
+        counts = per_class.loc[name]
+        rows[name] = {"found": int(counts.sum()), "kept": int(counts.sum() - counts.get("excluded", 0))}
+        rows[name] |= {split: int(counts.get(split, 0)) for split in ORDER[:3]}
+    return {
+        "photos": len(table),
+        "status": {name: int(count) for name, count in table.status.value_counts().items()},
+        "split": {name: int(table.split.eq(name).sum()) for name in ORDER},
+        "near_duplicate_clusters": int((table.cluster[table.cluster.ge(0)].value_counts() > 1).sum()),
+        "classes": rows,
+        "notes": _notes(rows),
+    }
+
+
+def _notes(rows) -> list[str]:
+    splits_used = [split for split in ORDER[:3] if any(row[split] for row in rows.values())]
+    return [
+        f"{name} has {row['kept']} photos, none of them in {split}"
+        for name, row in rows.items()
+        for split in splits_used
+        if not row[split]
+    ]
+
+
+def _exclude(table, rows, status, reasons) -> None:
+    """Mark the rows that are still kept with a status and a reason."""
+    rows = rows & table.status.eq("kept")
+    table.loc[rows, "status"] = status
+    table.loc[rows, "reason"] = reasons[rows] if isinstance(reasons, pd.Series) else reasons
+
+
+def _exclude_copies(table, on_leak) -> None:
+    """Exclude copies of one file: all of them where their labels differ, all but the first where they agree."""
+    kept = table[table.status.eq("kept") & table.label.ne("")]
+    by_file = kept.groupby("sha1")
+    labels_of = by_file.label.transform("nunique")
+    conflict = pd.Series(False, table.index)
+    conflict[kept.index] = labels_of > 1
+    names = by_file.path.agg(", ".join)
+    _exclude(table, conflict, "conflict", table.sha1.map(names).radd("one photo under several labels: "))
+    kept = kept[~conflict[kept.index]].sort_values("split", key=lambda s: s.map({"train": 0, "": 0, "val": 1, "test": 2}), kind="stable")
+    same = ["sha1", "split"] if on_leak == "keep" else ["sha1"]
+    copy = pd.Series(False, table.index)
+    copy[kept.index[kept.duplicated(same)]] = True
+    first = kept.groupby("sha1").path.first()
+    _exclude(table, copy, "duplicate", table.sha1.map(first).radd("the same file as "))
+
+
+def _split(table, settings) -> None:
+    kept = table[table.status.eq("kept") & table.label.ne("")]
+    table.loc[kept.index, "cluster"] = splits.clusters(list(kept.phash), bits=settings.clean.near_duplicate_bits)
+    kept = table.loc[kept.index]
+    shares = {"val": settings.split.val, "test": settings.split.test}
+    table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed)
+    if settings.split.on_leak == "drop":
+        leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
+        _exclude(table, leak, "leak", "a near-duplicate of it is in an earlier split")
+    trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
+    _exclude(table, table.label.ne("") & ~table.label.isin(trained), "untrained", "no photo of its class is in train")
+    table.loc[table.status.ne("kept"), "split"] = ""
+    table.loc[table.status.ne("kept"), "cluster"] = -1

@@ -1,0 +1,180 @@
+"""Decode photos once, whatever they are, to upright 8-bit RGB, and keep them resized.
+
+Pillow decodes: it alone of the usual decoders refuses a truncated JPEG and reads every format that
+people store photos in. OpenCV resizes, by area averaging where it shrinks.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+from lib import cache
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+LARGEST_PIXELS = 200_000_000  # about 600 MB once decoded; beyond it a photo is a bomb or a scan of a wall
+HASH_SIDE = 8
+COLUMNS = ["path", "sha1", "phash", "width", "height", "problem"]
+
+# What Pillow warns of (odd EXIF, large images) is either harmless here or ends as a row with its reason.
+warnings.filterwarnings("ignore", module="PIL")
+Image.MAX_IMAGE_PIXELS = None  # the limit above is checked before decoding, as an error and not a warning
+
+
+def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode one photo.
+
+    Args:
+        data: the bytes of the file, in any format that Pillow reads, whatever its name says. Of an
+            animation the first frame is taken; transparency is composited on white.
+        side: the side in pixels that the photo will be resized to, if known: a JPEG more than
+            twice as large is decoded at a half, a quarter or an eighth of its size, which is faster.
+
+    Returns:
+        The photo as `uint8` of shape `(height, width, 3)`, RGB, EXIF orientation applied; and the
+        `(width, height)` of the whole upright photo.
+
+    Raises:
+        ValueError: why the bytes are not a usable photo.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > LARGEST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels are more than {LARGEST_PIXELS // 1_000_000} million")
+            if side:
+                image.draft(None, (2 * side, 2 * side))
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything, and all of it means this
+        raise ValueError(_reason(data, error)) from None
+    return pixels, (height, width) if turned else (width, height)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it instead of scaling
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values // 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    start = data[:256].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        return "not a photo: the file holds a text such as HTML"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a photo in a known format"
+    return f"damaged: {error}"
+
+
+def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
+    """Bring a photo to a square.
+
+    Args:
+        image: `uint8` of shape `(height, width, 3)`.
+        size: side of the square, in pixels.
+        fit: `crop` keeps the centre, `squash` changes the aspect ratio, `pad` adds black bars.
+
+    Returns:
+        `uint8` of shape `(size, size, 3)`; shrunk by area averaging, enlarged bilinearly.
+    """
+    height, width = image.shape[:2]
+    if fit == "squash":
+        return _scale(image, size, size)
+    ratio = size / (min(height, width) if fit == "crop" else max(height, width))
+    image = _scale(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
+    height, width = image.shape[:2]
+    if fit == "crop":
+        top, left = (height - size) // 2, (width - size) // 2
+        return image[top : top + size, left : left + size]
+    top, left = (size - height) // 2, (size - width) // 2
+    return cv2.copyMakeBorder(image, top, size - height - top, left, size - width - left, cv2.BORDER_CONSTANT)
+
+
+def _scale(image, width, height):
+    shrinks = width < image.shape[1] or height < image.shape[0]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def perceptual_hash(image: np.ndarray) -> str:
+    """Hash what a photo looks like: pHash, the signs of its lowest frequencies against their median.
+
+    Args:
+        image: `uint8` of shape `(height, width, 3)`, RGB.
+
+    Returns:
+        64 bits as 16 hexadecimal digits. Copies that were resized or compressed again differ in few
+        bits. Source: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html
+    """
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(grey.astype(np.float32))[:HASH_SIDE, :HASH_SIDE]
+    return np.packbits(low > np.median(low)).tobytes().hex()
+
+
+def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
+    """Return the key of a cache of resized photos: the source's content, the files, the form, and this code."""
+    return cache.fingerprint(content, paths, size, fit, cache.code(Path(__file__)))
+
+
+def scan(root: Path, paths: list[str], *, folder: Path, size: int, fit: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Read every file once: hash it, decode it, and keep it resized.
+
+    Args:
+        root: the folder that the paths start at.
+        paths: relative paths of the files, in the order of the result.
+        folder: where the result is kept; a later call with the same folder reads it back.
+        size, fit: as `resize`.
+
+    Returns:
+        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels) and
+        `problem` (why the file is not a usable photo, else empty); and the resized photos as a
+        read-only `uint8` memory map of shape `(files, size, size, 3)`, black where there is a problem.
+    """
+    if not (folder / "scan.csv").is_file():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _scan(root, paths, partial, size, fit)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    table = pd.read_csv(folder / "scan.csv", dtype={"path": str, "sha1": str, "phash": str}, keep_default_na=False, encoding="utf-8")
+    return table, np.load(folder / "photos.npy", mmap_mode="r")
+
+
+def _scan(root, paths, folder, size, fit):
+    images = np.lib.format.open_memmap(folder / "photos.npy", "w+", np.uint8, (len(paths), size, size, 3))
+
+    def read(item):
+        row, path = item
+        data = (root / path).read_bytes()
+        sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+        try:
+            image, (width, height) = decode(data, side=size)
+        except ValueError as error:
+            return path, sha1, "", 0, 0, " ".join(str(error).split())
+        images[row] = resize(image, size=size, fit=fit)
+        return path, sha1, perceptual_hash(image), width, height, ""
+
+    cv2.setNumThreads(1)  # the pool below already uses every core
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(read, enumerate(paths)))
+    images.flush()
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "scan.csv", index=False)
