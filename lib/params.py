@@ -95,7 +95,7 @@ class HeadLayer(Section):
     rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="rate of a dropout layer")
     units: Annotated[int, Field(ge=1)] | None = Field(None, description="units of a dense layer; none: the number of classes, with softmax")
     activation: Literal["relu", "gelu", "swish", "tanh"] | None = Field(None, description="activation of a dense layer with units")
-    l2: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 penalty on a dense layer's weights")
+    l2: Annotated[float, Field(ge=0)] | None = Field(None, description="L2 penalty on a dense layer's weights")
 
     @model_validator(mode="after")
     def _complete(self):
@@ -386,15 +386,22 @@ def parse_assignments(text: str) -> dict:
     return result
 
 
-def table(params: Params, *sections: str) -> pd.DataFrame:
-    """List the resolved values of some sections, one row each, for a reader.
+def pick(params: Params, key: str):
+    """Return the plain value at a dotted key, such as `model.image_size`, as `public` shows it."""
+    return reduce(lambda values, part: values[part], key.split("."), public(params))
+
+
+def table(params: Params, *keys: str) -> pd.DataFrame:
+    """List the resolved values of some sections or keys, one row each, for a reader; what is null or empty is left out.
+
+    Args:
+        params: the parameters.
+        keys: dotted keys, such as `split` or `model.image_size`.
 
     Returns:
         A table with the index `parameter` (dotted key) and the columns `value` and `meaning`.
     """
-    rows = []
-    for section in sections:
-        rows += _rows(section, public(params)[section], _field(Params, section))
+    rows = [row for key in keys for row in _rows(key, pick(params, key), _walk(key.split("."))[1])]
     return pd.DataFrame(rows, columns=["parameter", "value", "meaning"]).set_index("parameter")
 
 
@@ -487,10 +494,6 @@ def _holds(values, path) -> bool:
     return bool(path)
 
 
-def _field(model, key):
-    return model.model_fields[key]
-
-
 def _sections(annotation) -> list:
     """Return the section classes in a type: itself, or those inside a union or a dictionary."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -523,14 +526,15 @@ def _meaning(path) -> str:
 
 
 def _rows(key, value, field):
-    if not isinstance(value, dict) or not value:
-        return [(key, "" if value is None or value == {} else value, field.description or "")]
+    if value in (None, {}, []):
+        return []
+    if not isinstance(value, dict):
+        return [(key, value, field.description or "")]
     rows, inner = [], _sections(field.annotation)[0]
     for name, item in value.items():
         if name in inner.model_fields:
             rows += _rows(f"{key}.{name}", item, inner.model_fields[name])
         elif isinstance(item, dict):
             for part, deep in item.items():
-                if deep is not None:
-                    rows += _rows(f"{key}.{name}.{part}", deep, inner.model_fields[part])
+                rows += _rows(f"{key}.{name}.{part}", deep, inner.model_fields[part])
     return rows

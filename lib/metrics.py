@@ -1,0 +1,139 @@
+"""Numbers about predictions, each with its interval where there is one, all from scikit-learn and SciPy."""
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+from sklearn import metrics as sk
+
+BINS = 15
+RESAMPLES = 400
+CONFIDENCE = 0.95
+SMALLEST = 1e-7  # keeps the logarithm of a probability finite
+
+
+def report(targets: np.ndarray, probabilities: np.ndarray, classes: list[str], *, seed: int = 0) -> dict:
+    """Measure predictions.
+
+    Args:
+        targets: the true classes, `int64` of shape `(n,)`.
+        probabilities: `float` of shape `(n, classes)`, rows that sum to 1.
+        classes: the class names.
+        seed: draws the resamples of the bootstrap.
+
+    Returns:
+        `n`; `top_1`, `top_3`, `top_5`; `precision`, `recall` and `f1`, each `_macro` and `_weighted`;
+        `log_loss`, `roc_auc` (one class against the rest, macro; None where a class has no photo),
+        `mcc`, `calibration_error`; `intervals`, 95 % ones: Wilson's for the `top_` values, percentile
+        bootstrap for `f1_macro`, `mcc` and `log_loss`; and `classes`: for each its `n`, `precision`,
+        `recall`, `f1`. All shares are from 0 to 1.
+    """
+    predicted = probabilities.argmax(axis=1)
+    hits = {f"top_{k}": top_hits(targets, probabilities, k) for k in (1, 3, 5)}
+    result = {"n": len(targets)} | {name: float(hit.mean()) for name, hit in hits.items()}
+    for average in ("macro", "weighted"):
+        values = sk.precision_recall_fscore_support(targets, predicted, average=average, zero_division=0, labels=_present(targets, predicted))
+        result |= {f"{name}_{average}": float(value) for name, value in zip(("precision", "recall", "f1"), values, strict=False)}
+    result |= {
+        "log_loss": float(_log_losses(targets, probabilities).mean()),
+        "roc_auc": _roc_auc(targets, probabilities),
+        "mcc": float(sk.matthews_corrcoef(targets, predicted)),
+        "calibration_error": calibration_error(targets, probabilities),
+        "intervals": {name: interval(int(hit.sum()), len(hit)) for name, hit in hits.items()},
+    }
+    result["intervals"] |= _bootstrap(targets, probabilities, seed)
+    result["classes"] = _per_class(targets, predicted, classes)
+    return result
+
+
+def _present(targets, predicted):
+    return np.unique(np.concatenate([targets, predicted]))
+
+
+def top_hits(targets: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndarray:
+    """Tell for each photo whether its class is among the `k` most probable, `bool` of shape `(n,)`."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return (best == np.asarray(targets)[:, None]).any(axis=1)
+
+
+def interval(hits: int, n: int) -> list[float]:
+    """Return Wilson's 95 % interval of a share, as `[low, high]`."""
+    found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(found.low), float(found.high)]
+
+
+def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the expected calibration error: how far confidence and accuracy are apart, from 0 to 1.
+
+    Fifteen bins of equal width over the confidence, weighted by their photos (Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599).
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == targets
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    gaps = pd.DataFrame({"gap": right - confidence}).groupby(bins).gap.sum()
+    return float(gaps.abs().sum() / len(targets))
+
+
+def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """Find the temperature at which the probabilities of photos not trained on have the least log loss.
+
+    Args:
+        targets: `int64` of shape `(n,)`.
+        probabilities: `float` of shape `(n, classes)`.
+
+    Returns:
+        A number between 0.05 and 20: below 1 the network was too modest, above 1 too sure (Guo et al., 2017).
+    """
+
+    def loss(logarithm):
+        return _log_losses(targets, apply_temperature(probabilities, np.exp(logarithm))).mean()
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, 20.0]), method="bounded").x))
+
+
+def apply_temperature(probabilities: np.ndarray, value: float) -> np.ndarray:
+    """Sharpen (below 1) or soften (above 1) probabilities; their order and the classes chosen stay the same.
+
+    Args:
+        probabilities: `float` of shape `(n, classes)`.
+        value: the temperature.
+
+    Returns:
+        `float64` of the same shape, rows that sum to 1: softmax of the logits divided by the temperature.
+    """
+    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST)) / value
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _log_losses(targets, probabilities):
+    return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets].astype(np.float64), SMALLEST))
+
+
+def _roc_auc(targets, probabilities):
+    if len(np.unique(targets)) < probabilities.shape[1]:
+        return None
+    if probabilities.shape[1] == 2:
+        return float(sk.roc_auc_score(targets, probabilities[:, 1]))
+    return float(sk.roc_auc_score(targets, probabilities / probabilities.sum(axis=1, keepdims=True), multi_class="ovr"))
+
+
+def _bootstrap(targets, probabilities, seed):
+    predicted, losses = probabilities.argmax(axis=1), _log_losses(targets, probabilities)
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(RESAMPLES):
+        pick = random.integers(0, len(targets), len(targets))
+        f1 = sk.f1_score(targets[pick], predicted[pick], average="macro", zero_division=0)
+        rows.append((f1, sk.matthews_corrcoef(targets[pick], predicted[pick]), losses[pick].mean()))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(rows, [tail, 100 - tail], axis=0)
+    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(("f1_macro", "mcc", "log_loss"))}
+
+
+def _per_class(targets, predicted, classes):
+    values = sk.precision_recall_fscore_support(targets, predicted, labels=range(len(classes)), zero_division=0)
+    return {
+        name: {"n": int(n), "precision": float(precision), "recall": float(recall), "f1": float(f1)}
+        for name, precision, recall, f1, n in zip(classes, *values, strict=True)
+    }

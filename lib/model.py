@@ -1,0 +1,96 @@
+"""The network: pixels in, probabilities out, everything between saved with it.
+
+A saved model needs TensorFlow alone: it takes RGB pixels from 0 to 255 of its input size, and scales
+them itself.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from lib import backbones, cache, params
+from lib.device import keras
+
+BACKBONE = "backbone"
+LOGITS = "logits"
+
+
+def build(settings: params.Model, *, classes: int, seed: int) -> keras.Model:
+    """Build the network that the parameters describe.
+
+    Args:
+        settings: backbone, weights, size, scaling and head.
+        classes: the number of classes.
+        seed: seeds the head's random weights and its dropout.
+
+    Returns:
+        A model from `float32` `(n, size, size, 3)`, RGB, 0 to 255, to `float32` `(n, classes)`,
+        probabilities. Its layer `backbone` is the backbone; its layer `logits` gives what softmax takes.
+
+    Raises:
+        ValueError, FileNotFoundError: as `backbones.build`.
+    """
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
+    backbone = backbones.build(settings.backbone, weights=settings.weights, image_size=settings.image_size)
+    backbone.name = BACKBONE
+    x = keras.layers.Rescaling(1 / 255, name="scaling")(inputs) if settings.scaling == "unit" else backbones.scale(inputs, settings.backbone)
+    x = backbone(x)
+    head = {name: layer for name, layer in settings.head.items() if layer}
+    for index, (name, layer) in enumerate(head.items()):
+        x = _layer(f"head_{name}", layer, classes, seed + index)(x)
+    return keras.Model(inputs, keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x))
+
+
+def _layer(name: str, layer: params.HeadLayer, classes: int, seed: int) -> keras.layers.Layer:
+    layers = keras.layers
+    if layer.layer == "dense":
+        penalty = keras.regularizers.L2(layer.l2) if layer.l2 else None
+        if layer.units is None:
+            return layers.Dense(classes, kernel_regularizer=penalty, name=LOGITS)
+        return layers.Dense(layer.units, activation=layer.activation, kernel_regularizer=penalty, name=name)
+    return {
+        "average_pooling": lambda: layers.GlobalAveragePooling2D(name=name),
+        "max_pooling": lambda: layers.GlobalMaxPooling2D(name=name),
+        "flatten": lambda: layers.Flatten(name=name),
+        "dropout": lambda: layers.Dropout(layer.rate, seed=seed, name=name),
+        "batch_normalization": lambda: layers.BatchNormalization(name=name),
+    }[layer.layer]()
+
+
+def unfreeze(model: keras.Model, part: str, settings: params.Model) -> None:
+    """Let a part of the backbone learn and the rest not; the head always learns.
+
+    Batch normalisation that keeps its statistics is frozen wherever it stands: a frozen one runs in
+    inference mode. (Calling the backbone with `training=False` when the model is built does not do
+    that: `fit` overrides it.)
+
+    Args:
+        model: a model from `build`.
+        part: as `backbones.trainable_layers`.
+        settings: the parameters that the model was built with.
+    """
+    backbone = model.get_layer(BACKBONE)
+    learning = {id(layer) for layer in backbones.trainable_layers(backbone, part)}
+    frozen = keras.layers.BatchNormalization if settings.weights and settings.batch_normalization == "inference" else ()
+    backbone.trainable = True
+    for layer in backbone.layers:
+        layer.trainable = id(layer) in learning and not isinstance(layer, frozen)
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """Return the SHA-256 of a model's weights, in order. (A `.keras` file carries the time: its bytes never repeat.)"""
+    digest = hashlib.sha256()
+    for value in model.get_weights():
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save a model as a `.keras` file, whole or not at all."""
+    cache.write(path, lambda partial: model.save(partial))
+
+
+def load(path: Path) -> keras.Model:
+    """Load a model that `save` wrote. Code that a file carries is refused, not run."""
+    return keras.models.load_model(os.fspath(path), compile=False, safe_mode=True)
