@@ -5,7 +5,7 @@ import inspect
 import warnings
 from pathlib import Path
 
-from lib import cache, efficientnet_lite
+from lib import cache, efficientnet_lite, params
 from lib.device import keras
 
 OWN = {"EfficientNetLite0": efficientnet_lite.EfficientNetLite0}
@@ -84,7 +84,7 @@ def weights_file(weights: str) -> Path:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    path = Path(weights).expanduser()
+    path = params.find_file(weights)
     if not path.is_file():
         raise FileNotFoundError(f"`model.weights`: there is no file {weights}. Expected: imagenet, null or the path of a file of weights")
     return path

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib import augment
+from lib import augmentation
 from lib.device import tf
 from lib.params import Augment
 
@@ -53,9 +53,9 @@ def training(
     def finish(seed_of_batch, picks, photos):
         seeds = tf.random.split(seed_of_batch, 2)
         labels = tf.one_hot(tf.gather(targets, picks), len(class_weights))
-        photos = augment.images(photos, settings, seeds[0])
+        photos = augmentation.images(photos, settings, seeds[0])
         if settings.mixup:
-            photos, labels = augment.mixup(photos, labels, alpha=settings.mixup, seed=seeds[1])
+            photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, seed=seeds[1])
         return photos, labels, tf.linalg.matvec(labels, weights)
 
     stream = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch)

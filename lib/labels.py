@@ -12,6 +12,7 @@ from lib.params import Source, Table
 
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)
+NUMBER = re.compile(r"(\d+)")
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
 COLUMNS = ["path", "label", "split", "problem"]
 
@@ -53,7 +54,7 @@ def classes(labels) -> list[str]:
     return sorted(names, key=lambda name: (int(name), name) if numeric else name)
 
 
-def _files(folder: Path) -> list[PurePosixPath]:
+def files(folder: Path) -> list[PurePosixPath]:
     """List the files under a folder that could be photos, hidden ones and links left out, relative and sorted."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     relative = (path.relative_to(folder) for path in found)
@@ -65,17 +66,17 @@ def _files(folder: Path) -> list[PurePosixPath]:
 
 
 def _from_folders(raw: Path) -> list[tuple]:
-    files = _files(raw)
-    depth = _shared_depth(files)
-    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in files if len(path.parts) > depth + 1)
-    return [_row_of_folder(path, path.parts[depth:], fixed) for path in files]
+    found = files(raw)
+    depth = _shared_depth(found)
+    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in found if len(path.parts) > depth + 1)
+    return [_row_of_folder(path, path.parts[depth:], fixed) for path in found]
 
 
-def _shared_depth(files) -> int:
+def _shared_depth(found) -> int:
     """Count the folders that all files share, such as the one folder that many archives wrap around the rest."""
     depth = 0
-    while files and all(len(path.parts) > depth + 1 for path in files) and len({path.parts[depth] for path in files}) == 1:
-        if SPLIT_FOLDER.fullmatch(files[0].parts[depth]):
+    while found and all(len(path.parts) > depth + 1 for path in found) and len({path.parts[depth] for path in found}) == 1:
+        if SPLIT_FOLDER.fullmatch(found[0].parts[depth]):
             break
         depth += 1
     return depth
@@ -104,7 +105,7 @@ def _from_tables(raw: Path, tables: dict[str, Table]) -> list[tuple]:
             rows[path] = (path, label, split, problem)
             listed.add(path)
     folders = tuple({table.photos.strip("/") for table in tables.values()})
-    for path in map(str, _files(raw)):
+    for path in map(str, files(raw)):
         if path not in listed and any(not folder or path.startswith(f"{folder}/") for folder in folders):
             rows[path] = (path, "", "", "no table lists it")
     return list(rows.values())

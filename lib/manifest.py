@@ -98,6 +98,13 @@ def load(run: runs.Run) -> Photos:
     return Photos(table, images, labels.classes(table.label[table.split.eq("train")]))
 
 
+def clusters(table: pd.DataFrame) -> list[list[int]]:
+    """Return the rows of each cluster of near-duplicates, the largest cluster first."""
+    groups = table[table.cluster.ge(0)].groupby("cluster").indices.values()
+    kept = np.flatnonzero(table.cluster.ge(0))
+    return sorted((kept[group].tolist() for group in groups if len(group) > 1), key=lambda rows: (-len(rows), rows))
+
+
 def summary(table: pd.DataFrame) -> dict:
     """Count photos by status, by split and by class.
 
@@ -116,7 +123,7 @@ def summary(table: pd.DataFrame) -> dict:
         "photos": len(table),
         "status": {name: int(count) for name, count in table.status.value_counts().items()},
         "split": {name: int(table.split.eq(name).sum()) for name in ORDER},
-        "near_duplicate_clusters": int((table.cluster[table.cluster.ge(0)].value_counts() > 1).sum()),
+        "near_duplicate_clusters": len(clusters(table)),
         "classes": rows,
         "notes": _notes(rows),
     }

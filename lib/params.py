@@ -413,6 +413,12 @@ def public(params: Params) -> dict:
     return _cut(json.loads(params.model_dump_json()))
 
 
+def find_file(text: str) -> Path:
+    """Return the path that a user typed: `~` expanded; relative to the current folder, else to the project's."""
+    path = Path(text).expanduser()
+    return path if path.is_absolute() or path.exists() else ROOT / path
+
+
 def _short(path: Path) -> str:
     return f"params/{path.name}" if path.parent == FOLDER else path.name
 

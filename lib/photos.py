@@ -129,6 +129,28 @@ def perceptual_hash(image: np.ndarray) -> str:
     return np.packbits(low > np.median(low)).tobytes().hex()
 
 
+def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[str, np.ndarray]]:
+    """Decode the first readable photo of each label.
+
+    Args:
+        root: the folder that the paths start at.
+        table: columns `path` and `label`; rows without a label are passed over.
+        limit: at most so many labels.
+
+    Returns:
+        Pairs of label and photo, `uint8` of shape `(256, 256, 3)`.
+    """
+    result = {}
+    for path, label in zip(table.path, table.label, strict=True):
+        if label and label not in result and len(result) < limit:
+            try:
+                image, _ = decode((root / path).read_bytes(), side=256)
+            except ValueError:  # 02_clean gives it a row and a reason
+                continue
+            result[label] = resize(image, size=256, fit="crop")
+    return list(result.items())
+
+
 def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
     """Return the key of a cache of resized photos: the source's content, the files, the form, and this code."""
     return cache.fingerprint(content, paths, size, fit, cache.code(Path(__file__)))

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import augment, backbones, cache, dataset, device, efficientnet_lite, manifest, model, progress
+from lib import augmentation, backbones, cache, dataset, device, efficientnet_lite, manifest, models, progress
 from lib.device import keras, tf
 from lib.params import Params, Stage
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
-CODE = (augment, backbones, dataset, efficientnet_lite, model)
+CODE = (augmentation, backbones, dataset, efficientnet_lite, models)
 CALLBACK_STATE = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
@@ -55,14 +55,19 @@ def fit(settings: Params, photos: manifest.Photos, folder: Path, *, finished: st
     """
     parent = _parent(settings, photos, folder, finished)
     place = folder / _key(settings, photos, parent)
-    with device.strategy().scope():
-        network = model.build(settings.model, classes=len(photos.classes), seed=settings.seed)
     if not (place / "finished.json").is_file():
+        with device.strategy().scope():
+            network = _build(settings, photos)
         _Trainer(settings, photos, network, place).train(folder / parent if parent else None)
         cache.write_json(place / "finished.json", {"parent": parent, "network": _network_key(settings, photos)})
+    network = _build(settings, photos)  # anew, so that it carries no optimizer
     with np.load(place / "best.npz") as best:
         network.set_weights(list(best.values()))
     return Training(place.name, pd.DataFrame(_meta(place / "state.npz")["history"], columns=COLUMNS), network)
+
+
+def _build(settings, photos):
+    return models.build(settings.model, classes=len(photos.classes), seed=settings.seed)
 
 
 def _network_key(settings, photos):
@@ -130,7 +135,7 @@ class _Trainer:
     def _run_stage(self, index: int, name: str, stage: Stage) -> None:
         with device.strategy().scope():
             self._start_from_best()
-            model.unfreeze(self.network, stage.trainable, self.settings.model)
+            models.unfreeze(self.network, stage.trainable, self.settings.model)
             self.network.compile(
                 optimizer=_optimizer(self.settings.train.optimizer, stage, self.steps),
                 loss=keras.losses.CategoricalCrossentropy(label_smoothing=self.settings.train.label_smoothing),
@@ -282,11 +287,44 @@ def _meta(state: Path) -> dict:
         return json.loads(str(stored["meta"]))
 
 
+def of_run(folder: Path) -> str | None:
+    """Return the key of the training that a run's `model.json` comes from; None where there is no model yet."""
+    path = folder / "model.json"
+    return cache.read_json(path)["training"] if path.is_file() else None
+
+
+def best_epoch(history: pd.DataFrame, monitor: str) -> int:
+    """Return the index of the row whose weights were kept: the least loss, or the highest accuracy, on val."""
+    return int(history[monitor].idxmin() if monitor == "val_loss" else history[monitor].idxmax())
+
+
+def frozen_layers_agree(trained: keras.Model, fresh: keras.Model, settings: Params) -> bool:
+    """Tell whether the layers of the backbone that no stage let learn are as they were before training.
+
+    Args:
+        trained: the network after training.
+        fresh: the same network, just built.
+        settings: the run's parameters.
+    """
+    layers = fresh.get_layer(models.BACKBONE).layers
+    learned = set()
+    for stage in filter(None, settings.train.stages.values()):
+        models.unfreeze(fresh, stage.trainable, settings.model)
+        learned |= {index for index, layer in enumerate(layers) if layer.trainable}
+    pairs = enumerate(zip(layers, trained.get_layer(models.BACKBONE).layers, strict=True))
+    return all(
+        np.array_equal(before, after)
+        for index, (one, other) in pairs
+        if index not in learned
+        for before, after in zip(one.get_weights(), other.get_weights(), strict=True)
+    )
+
+
 def predict(network: keras.Model, photos: manifest.Photos, rows: np.ndarray, *, folder: Path, batch_size: int) -> np.ndarray:
     """Predict photos, or read back what the same weights said of the same photos.
 
     Args:
-        network: a model from `model.build`.
+        network: a model from `models.build`.
         photos: the run's photos.
         rows: rows of the manifest.
         folder: keeps the predictions.
@@ -296,7 +334,7 @@ def predict(network: keras.Model, photos: manifest.Photos, rows: np.ndarray, *, 
         Probabilities, `float32` of shape `(len(rows), classes)`, in the order of the rows.
     """
     content = photos.table.sha1.iloc[rows].tolist()
-    key = cache.fingerprint(model.weights_sha256(network), photos.images.shape, content, cache.code(dataset, Path(__file__)))
+    key = cache.fingerprint(models.weights_sha256(network), photos.images.shape, content, cache.code(dataset, Path(__file__)))
 
     def compute():
         stream = dataset.evaluation(photos.images, rows, batch_size=batch_size)

@@ -86,6 +86,39 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def publish(model: keras.Model, folder: Path, *, settings: params.Model, classes: list[str], training: str, temperature: float) -> dict:
+    """Write `model.keras` and `model.json`: all that one who takes the model on needs to know.
+
+    Args:
+        model: the trained network.
+        folder: the run's folder.
+        settings: the parameters that it was built with.
+        classes: the class names, in the order of its outputs.
+        training: key of the training that it comes from.
+        temperature: what its logits are to be divided by for calibrated probabilities.
+
+    Returns:
+        The content of `model.json`.
+    """
+    card = {
+        "backbone": settings.backbone,
+        "parameters": int(model.count_params()),
+        "size": settings.image_size,
+        "fit": settings.fit,
+        "interpolation": "area where a photo shrinks, bilinear where it grows",
+        "input": "float32 of shape (n, size, size, 3), RGB, 0 to 255; the model scales it itself",
+        "classes": classes,
+        "temperature": round(temperature, 4),
+        "training": training,
+        "weights_sha256": weights_sha256(model),
+    }
+    path = folder / "model.json"
+    if not (folder / "model.keras").is_file() or not path.is_file() or cache.read_json(path)["weights_sha256"] != card["weights_sha256"]:
+        save(model, folder / "model.keras")
+    cache.write_json(path, card)
+    return card
+
+
 def save(model: keras.Model, path: Path) -> None:
     """Save a model as a `.keras` file, whole or not at all."""
     cache.write(path, lambda partial: model.save(partial))

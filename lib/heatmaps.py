@@ -11,15 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lib import model, photos
+from lib import models, photos
 from lib.device import keras, tf
 
 
-def heatmaps(network: keras.Model, images: np.ndarray, targets: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+def compute(network: keras.Model, images: np.ndarray, targets: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
     """Compute where a network sees a class in photos.
 
     Args:
-        network: a model whose softmax follows a layer `logits`, as `model.build` makes it; the feature map is found.
+        network: a model whose softmax follows a layer `logits`, as `models.build` makes it; the feature map is found.
         images: `uint8` or `float32` of shape `(n, size, size, 3)`, RGB, 0 to 255.
         targets: the class to explain for each photo, `int64` of shape `(n,)`.
         batch_size: photos at a time.
@@ -31,7 +31,7 @@ def heatmaps(network: keras.Model, images: np.ndarray, targets: np.ndarray, *, b
     Raises:
         ValueError: the network keeps no feature map.
     """
-    explainer = keras.Model(network.inputs, [feature_map(network), network.get_layer(model.LOGITS).output])
+    explainer = keras.Model(network.inputs, [feature_map(network), network.get_layer(models.LOGITS).output])
     size = images.shape[1:3][::-1]
     result = []
     for start in range(0, len(images), batch_size):
