@@ -8,6 +8,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import pandas as pd
+
 from lib import backbones, cache, params
 from lib.device import keras
 
@@ -76,6 +78,26 @@ def unfreeze(model: keras.Model, part: str, settings: params.Model) -> None:
     backbone.trainable = True
     for layer in backbone.layers:
         layer.trainable = id(layer) in learning and not isinstance(layer, frozen)
+
+
+def learning(model: keras.Model, settings: params.Params) -> pd.DataFrame:
+    """Count what learns in each stage of training.
+
+    Args:
+        model: a model from `build`; left as the last stage sets it.
+        settings: the run's parameters.
+
+    Returns:
+        One row per stage: `backbone` (the part that learns), `parameters` (that learn, head included),
+        `learning_rate` and `epochs`.
+    """
+    rows = {}
+    for name, stage in settings.train.stages.items():
+        if stage:
+            unfreeze(model, stage.trainable, settings.model)
+            count = sum(weight.shape.num_elements() for weight in model.trainable_weights)
+            rows[name] = {"backbone": stage.trainable, "parameters": count, "learning_rate": stage.learning_rate, "epochs": stage.epochs}
+    return pd.DataFrame(rows).T.rename_axis("stage")
 
 
 def weights_sha256(model: keras.Model) -> str:

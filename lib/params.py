@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from functools import reduce
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Literal, get_args
 
 import pandas as pd
@@ -330,10 +330,10 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
     if not re.fullmatch(NAME, str(name)):
         raise ValueError(f"`name` must be the name of a file in params/: letters, digits, - and _. Received: {name!r}")
     files = _chain(name)
-    given = {key: _numbers(value) for key, value in (overrides or {}).items() if value is not None}
+    given = {key: _numbers(value) if isinstance(value, Mapping) else value for key, value in (overrides or {}).items() if value is not None}
     over = [("the command line", _environment()), (origin, given)]
     data = _named_defaults(reduce(merge, (values for _, values in files)))
-    data = reduce(merge, (values for _, values in over), data)
+    data = _without_removed(reduce(merge, (values for _, values in over), data))
     if isinstance(data.get("source"), Mapping):  # recipes that extend one file share its photos
         data["source"] = {"name": files[0][1]["name"], **data["source"]}
     try:
@@ -372,7 +372,11 @@ def parse_assignments(text: str) -> dict:
         ValueError: a part is not `key=value`.
     """
     result = {}
-    for part in shlex.split(text or ""):
+    try:
+        parts = shlex.split(text or "")
+    except ValueError:
+        raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed, in {text!r}") from None
+    for part in parts:
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(rf"{NAME}(\.{NAME})*", key):
             raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: {part!r}")
@@ -427,7 +431,7 @@ def _cut(value):
     if isinstance(value, dict):
         return {key: _cut(item) for key, item in value.items()}
     if isinstance(value, str) and (value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value)):
-        return Path(value).name
+        return PureWindowsPath(value).name  # it takes both kinds of slashes
     return value
 
 
@@ -464,6 +468,16 @@ def _named_defaults(data: dict) -> dict:
         if isinstance(data.get(section, {}), Mapping):
             written = {name: item.model_dump(exclude_defaults=True) for name, item in defaults.items()}
             data = {**data, section: {key: written, **data.get(section, {})}}
+    return data
+
+
+def _without_removed(data: dict) -> dict:
+    """Leave out the named layers, stages and tables that were set to null."""
+    for section, key in (("model", "head"), ("train", "stages"), ("source", "tables")):
+        named = data[section].get(key) if isinstance(data.get(section), Mapping) else None
+        if isinstance(named, Mapping):
+            kept = {name: item for name, item in named.items() if item is not None}
+            data = {**data, section: {**data[section], key: kept}}
     return data
 
 

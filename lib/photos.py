@@ -54,7 +54,7 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
                 raise ValueError(f"{width} x {height} pixels are more than {LARGEST_PIXELS // 1_000_000} million")
             if side:
                 image.draft(None, (2 * side, 2 * side))
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # of a TIFF, Pillow gives the upright size
             pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except ValueError:
         raise

@@ -44,9 +44,10 @@ def run(name: str, *, assignments: str = "", run_name: str | None = None, resume
     with _alone(folder):
         for stage in runs.STAGES.values():
             if reasons(stage, settings):
-                print(f"{stage.name:<12} ...", end="", flush=True)
+                if sys.stdout.isatty():
+                    print(f"{stage.name:<12} ...", end="\r", flush=True)
                 seconds = _execute(stage, settings, overrides)
-                print(f"\r{stage.name:<12} {_duration(seconds)}")
+                print(f"{stage.name:<12} {_duration(seconds)}", flush=True)
                 executed = True
             else:
                 print(f"{stage.name:<12} up to date")

@@ -18,6 +18,7 @@ COLOURS = {"train": "#2a6f97", "val": "#e9a23b", "test": "#5aa469", "excluded": 
 DOTS = 80
 WIDTH = 10  # inches
 LARGEST_ANNOTATED = 25
+pd.set_option("display.max_colwidth", None)  # tables are read to their ends too
 sns.set_theme(style="whitegrid", rc={"axes.edgecolor": MUTED, "text.color": INK, "axes.labelcolor": INK, "font.size": 10})
 
 

@@ -41,6 +41,11 @@ def write(rows: pd.DataFrame, path: Path) -> None:
     cache.write(path, lambda partial: rows.to_csv(partial, index=False, float_format=f"%.{DIGITS}g"))
 
 
+def read(path: Path) -> pd.DataFrame:
+    """Read what `table` gave and `write` wrote; labels are text, whatever they look like."""
+    return pd.read_csv(path, dtype=dict.fromkeys(["path", "split", "label", "predicted"], str), keep_default_na=False)
+
+
 def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     """Return the photos whose true class got the least probability, worst first.
 

@@ -1,0 +1,91 @@
+# Every target sets up .venv first where it must. `make` alone prints this list.
+SHELL := /bin/bash
+PYTHON ?= python3
+NAMES := $(filter-out template,$(basename $(notdir $(wildcard params/*.yaml))))
+RUNNER = CHRYSALIS_ARCHIVE="$$ARCHIVE" CHRYSALIS_WEIGHTS="$$WEIGHTS" CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python -m lib.pipeline
+SETUP := .venv/ready
+# Through the environment, so that a path or a value may hold spaces and quotes.
+export ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test test-slow lint notebooks gpu-check acceptance lock $(NAMES) $(foreach verb,resume why remove predict,$(NAMES:%=$(verb)-%))
+
+help:
+	@echo "make demo                        the whole pipeline on drawn butterflies: no account, no GPU"
+	@echo "make <name>                      the whole pipeline on a data set: $(NAMES)"
+	@echo "     ARCHIVE=file.zip            photos from an archive that you downloaded by hand"
+	@echo "     WEIGHTS=file                backbone weights from a file"
+	@echo "     SET=\"key=value ...\"         other parameters, in a folder of their own; RUN=name names it"
+	@echo "     OUTPUTS=folder              runs and photos elsewhere than in outputs/"
+	@echo "make resume-<name> SET=\"...\"     more epochs, or another rate, on top of the finished training"
+	@echo "make predict-<name> PHOTOS=dir   predict a folder of photos with the trained model"
+	@echo "make why-<name>                  why a stage would be executed again"
+	@echo "make remove-<name>               remove the run, never the photos"
+	@echo "make lab                         JupyterLab on notebooks/"
+	@echo "make test, test-slow, lint       tests and notebooks; the long ones; style"
+	@echo "make notebooks                   execute the committed notebooks again, in place"
+	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
+	@echo "make gpu-check                   one mixed-precision step and the photos per second on the GPU"
+
+setup: $(SETUP)
+
+# A machine with an NVIDIA GPU gets TensorFlow's CUDA libraries too, and must then see the GPU.
+$(SETUP): requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f'Python 3.11 to 3.13 is needed. This is {v[0]}.{v[1]}: make PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+		grep -v '^-e' requirements.txt > .venv/constraints.txt; \
+		.venv/bin/pip install --quiet --disable-pip-version-check -c .venv/constraints.txt 'tensorflow[and-cuda]' && \
+		.venv/bin/python -c "import sys; from lib import device; sys.exit(0 if device.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver')"; \
+	fi
+	@touch $@
+
+$(NAMES): $(SETUP)
+	@$(RUNNER) run $@ --set "$$SET" --run "$$RUN"
+
+$(NAMES:%=resume-%): resume-%: $(SETUP)
+	@$(RUNNER) resume $* --set "$$SET" --run "$$RUN"
+
+$(NAMES:%=why-%): why-%: $(SETUP)
+	@$(RUNNER) why $* --set "$$SET" --run "$$RUN"
+
+$(NAMES:%=remove-%): remove-%: $(SETUP)
+	@$(RUNNER) remove $* --run "$$RUN"
+
+$(NAMES:%=predict-%): predict-%: $(SETUP)
+	@$(RUNNER) predict $* --photos "$$PHOTOS" --run "$$RUN"
+
+lab: $(SETUP)
+	.venv/bin/jupyter lab notebooks
+
+# The notebooks write into a folder of their own, never into a user's outputs/demo.
+test: $(SETUP)
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest -m "not slow" tests notebooks \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
+test-slow: $(SETUP)
+	.venv/bin/python -m pytest -m slow tests
+
+lint: $(SETUP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+notebooks: $(SETUP)
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
+
+acceptance: $(SETUP)
+	@$(MAKE) --no-print-directory butterfly RUN=acceptance ARCHIVE=../shared/data/butterfly.zip \
+		WEIGHTS=../shared/weights/mobilenet_v2_1.0_224_no_top.weights.h5 \
+		SET="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
+	.venv/bin/python tests/acceptance.py
+
+gpu-check: $(SETUP)
+	.venv/bin/python benchmarks/gpu.py
+
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --quiet -o requirements.txt
+	echo "-e ." >> requirements.txt

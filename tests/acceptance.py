@@ -1,0 +1,31 @@
+"""Check what `make acceptance` made: the butterfly recipe on real photos."""
+
+import csv
+import json
+import sys
+
+from lib import runs
+
+LEAST_TOP_1 = 0.95
+UNLABELLED = 167
+
+
+def main() -> int:
+    """Print the figures, and whether they meet what is asked; return the exit code."""
+    folder = runs.outputs() / "acceptance"
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    with (folder / "test_predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    low, high = metrics["intervals"]["top_1"]
+    checks = {
+        f"top-1 on test {metrics['top_1']:.3f} ({low:.3f} to {high:.3f}, {metrics['n']} photos), at least {LEAST_TOP_1}": metrics["top_1"] >= LEAST_TOP_1,
+        f"{len(rows)} predictions for photos without labels, {UNLABELLED} asked": len(rows) == UNLABELLED,
+    }
+    for text, passed in checks.items():
+        print("passed" if passed else "FAILED", text)
+    print(f"\n{sum(checks.values())} passed, {len(checks) - sum(checks.values())} failed")
+    return 0 if all(checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

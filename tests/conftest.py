@@ -1,0 +1,46 @@
+"""Small sources of photos, drawn in the folder of the test."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def scene(seed: int, width: int = 80, height: int = 60) -> np.ndarray:
+    """Draw smooth random shapes, as photos have them; two seeds look nothing alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
+    """Return the bytes of an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+class Drawing:
+    """A folder to put files into."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def put(self, path: str, content: bytes = b"x"):
+        """Write a file and the folders above it."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return file
+
+    def photo(self, path: str, seed: int, **options):
+        """Write the photo that a seed draws."""
+        return self.put(path, encoded(scene(seed, **options)))
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """The empty `raw/` of a source."""
+    (tmp_path / "source/raw").mkdir(parents=True)
+    return Drawing(tmp_path / "source/raw")

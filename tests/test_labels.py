@@ -1,0 +1,263 @@
+"""Labels: what folders and tables say of the photos, however their authors laid them out."""
+
+import pytest
+
+from lib import labels
+from lib.params import Source
+
+FOLDERS = Source(kind="sample")
+
+
+def tables(**given):
+    return Source(kind="sample", tables=given)
+
+
+def one(**options):
+    return tables(labelled={"file": "labels.csv", "photos": "photos", "label": "label"} | options)
+
+
+def found(raw, source=FOLDERS):
+    """Return {path: (label, split, problem)}."""
+    table = labels.find(raw.folder, source)
+    assert list(table.columns) == labels.COLUMNS and list(table.path) == sorted(table.path) and table.path.is_unique
+    return {row.path: (row.label, row.split, row.problem) for row in table.itertuples()}
+
+
+def refusal(raw, source=FOLDERS, error=ValueError):
+    with pytest.raises(error) as caught:
+        labels.find(raw.folder, source)
+    assert str(raw.folder) not in str(caught.value)
+    return str(caught.value)
+
+
+def put(raw, *paths):
+    for path in paths:
+        raw.put(path)
+
+
+# Folders
+
+
+def test_class_folders(raw):
+    put(raw, "cat/1.jpg", "dog/1.JPG", "dog/2.jpeg")
+    assert found(raw) == {"cat/1.jpg": ("cat", "", ""), "dog/1.JPG": ("dog", "", ""), "dog/2.jpeg": ("dog", "", "")}
+
+
+def test_folders_that_all_files_share_are_no_classes(raw):
+    put(raw, "archive/images/cat/1.jpg", "archive/images/dog/1.jpg", "archive/readme.txt")
+    assert {label for label, _, _ in found(raw).values()} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("train", "train"), ("Training", None), ("val", "val"), ("valid", "val"), ("Validation", "val"), ("TEST", "test"), ("train.X1", "train"), ("val.X", "val"), ("train.X23", "train")],
+)
+def test_split_folders(raw, folder, split):
+    put(raw, f"{folder}/cat/1.jpg", f"{folder}/dog/1.jpg", "test/cat/3.jpg", "test/dog/3.jpg")
+    rows = found(raw)
+    if split:
+        assert rows[f"{folder}/cat/1.jpg"] == ("cat", split, "") and rows["test/dog/3.jpg"] == ("dog", "test", "")
+    else:
+        assert "outside the folders train, val and test" in rows[f"{folder}/cat/1.jpg"][2]
+
+
+def test_parts_of_train_belong_together(raw):
+    put(raw, "in100/train.X1/n01/1.jpg", "in100/train.X2/n02/1.jpg", "in100/val.X/n01/2.jpg")
+    assert found(raw) == {
+        "in100/train.X1/n01/1.jpg": ("n01", "train", ""),
+        "in100/train.X2/n02/1.jpg": ("n02", "train", ""),
+        "in100/val.X/n01/2.jpg": ("n01", "val", ""),
+    }
+
+
+def test_train_alone_is_still_a_split_folder(raw):
+    put(raw, "data/train/cat/1.jpg", "data/train/dog/1.jpg")
+    assert set(found(raw).values()) == {("cat", "train", ""), ("dog", "train", "")}
+
+
+def test_flat_test_folder_is_to_be_predicted(raw):
+    put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg", "test/2.jpg")
+    rows = found(raw)
+    assert rows["test/1.jpg"] == rows["test/2.jpg"] == ("", "predict", "")
+    assert rows["train/cat/1.jpg"] == ("cat", "train", "")
+
+
+def test_loose_photos_beside_class_folders_are_to_be_predicted(raw):
+    put(raw, "cat/1.jpg", "dog/1.jpg", "unknown.jpg")
+    assert found(raw)["unknown.jpg"] == ("", "predict", "")
+
+
+def test_photos_outside_the_split_folders_say_so(raw):
+    put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "extra/cat/2.jpg")
+    assert found(raw)["extra/cat/2.jpg"] == ("cat", "", "it lies outside the folders train, val and test")
+
+
+def test_nested_files_belong_to_the_outermost_class(raw):
+    put(raw, "cat/2023/may/1.jpg", "dog/1.jpg", "train.jpg")
+    assert found(raw)["cat/2023/may/1.jpg"] == ("cat", "", "")
+
+
+def test_odd_class_names(raw):
+    names = ["Éléphant d'Asie", 'a, "b"', "蝶", "#1", " x", "NA", "True", "007"]
+    put(raw, *(f"{name}/1.jpg" for name in names))
+    assert {label for label, _, _ in found(raw).values()} == set(names)
+
+
+def test_hidden_files_links_and_other_files_are_left_out(raw, tmp_path):
+    put(raw, "cat/1.jpg", "dog/1.jpg", "cat/._1.jpg", ".hidden/2.jpg", "__MACOSX/cat/1.jpg", "cat/notes.txt", "cat/Thumbs.db", "dog/.DS_Store")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "3.jpg").write_bytes(b"x")
+    (raw.folder / "cat/link.jpg").symlink_to(outside / "3.jpg")
+    (raw.folder / "bird").symlink_to(outside)
+    assert set(found(raw)) == {"cat/1.jpg", "dog/1.jpg"}
+
+
+@pytest.mark.parametrize("paths", [[], ["cat/1.jpg"], ["1.jpg", "2.jpg"], ["a/cat/1.jpg", "a/cat/2.jpg"], ["notes/a.txt", "b/c.txt"]])
+def test_fewer_than_two_classes(raw, paths):
+    put(raw, *paths)
+    assert "at least two classes" in refusal(raw)
+
+
+def test_classes_are_sorted_numbers_by_value():
+    assert labels.classes(["10", "9", "1", "9", ""]) == ["1", "9", "10"]
+    assert labels.classes(["010", "9", "10"]) == ["9", "010", "10"]
+    assert labels.classes(["b", "10", "9", "a"]) == ["10", "9", "a", "b"]
+    assert labels.classes([]) == []
+
+
+def test_numeric_class_folders(raw):
+    put(raw, *(f"train/{number}/1.jpg" for number in range(12)))
+    assert labels.classes(label for label, _, _ in found(raw).values()) == [str(number) for number in range(12)]
+
+
+# Tables
+
+
+TABLES = {
+    "plain": b"filename,label\n1.jpg,cat\n2.jpg,dog\n",
+    "bom": b"\xef\xbb\xbffilename,label\n1.jpg,cat\n2.jpg,dog\n",
+    "semicolons": b"filename;label\n1.jpg;cat\n2.jpg;dog\n",
+    "tabs": b"filename\tlabel\n1.jpg\tcat\n2.jpg\tdog\n",
+    "crlf": b"filename,label\r\n1.jpg,cat\r\n2.jpg,dog\r\n",
+    "old mac": b"filename,label\r1.jpg,cat\r2.jpg,dog\r",
+    "no last line end": b"filename,label\n1.jpg,cat\n2.jpg,dog",
+    "blank lines": b"\nfilename,label\n\n1.jpg,cat\n2.jpg,dog\n\n",
+    "spaces": b" filename , label \n 1.jpg , cat \n2.jpg,dog\n",
+    "another column": b"id,filename,label\n0,1.jpg,cat\n1,2.jpg,dog\n",
+    "quoted": b'"filename","label"\n"1.jpg","cat"\n"2.jpg","dog"\n',
+}
+
+
+@pytest.mark.parametrize("content", TABLES.values(), ids=TABLES)
+def test_tables_of_every_kind(raw, content):
+    put(raw, "photos/1.jpg", "photos/2.jpg")
+    raw.put("labels.csv", content)
+    assert found(raw, one()) == {"photos/1.jpg": ("cat", "", ""), "photos/2.jpg": ("dog", "", "")}
+
+
+def test_tables_with_commas_and_letters_in_names(raw):
+    put(raw, "photos/a, b.jpg", "photos/ö.jpg")
+    raw.put("labels.csv", 'filename,label\n"a, b.jpg","cat, ""big"""\nö.jpg,Bär\n'.encode())
+    assert found(raw, one()) == {"photos/a, b.jpg": ('cat, "big"', "", ""), "photos/ö.jpg": ("Bär", "", "")}
+
+
+def test_tables_in_latin_1(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg")
+    raw.put("labels.csv", "filename,label\n1.jpg,Bär\n2.jpg,Élan\n".encode("latin-1"))
+    assert {label for label, _, _ in found(raw, one()).values()} == {"Bär", "Élan"}
+
+
+def test_labels_stay_text(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg", "photos/4.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,007\n2.jpg,NA\n3.jpg,1e5\n4.jpg,True\n")
+    assert [label for label, _, _ in found(raw, one()).values()] == ["007", "NA", "1e5", "True"]
+
+
+def test_two_tables_one_without_labels(raw):
+    put(raw, "train/1.jpg", "train/2.jpg", "test/1.jpg")
+    raw.put("a.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    raw.put("b.csv", b"filename\n1.jpg\n")
+    source = tables(
+        known={"file": "a.csv", "photos": "train", "label": "label", "split": "val"}, asked={"file": "b.csv", "photos": "test"}
+    )
+    assert found(raw, source) == {"train/1.jpg": ("cat", "val", ""), "train/2.jpg": ("dog", "val", ""), "test/1.jpg": ("", "predict", "")}
+
+
+def test_photos_that_no_table_lists(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/sub/3.jpg", "elsewhere/4.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    rows = found(raw, one())
+    assert rows["photos/sub/3.jpg"] == ("", "", "no table lists it") and "elsewhere/4.jpg" not in rows
+
+
+def test_rows_twice_with_the_same_label_count_once(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n1.jpg,cat\n2.jpg,dog\n./1.jpg,cat\n")
+    assert found(raw, one()) == {"photos/1.jpg": ("cat", "", ""), "photos/2.jpg": ("dog", "", "")}
+
+
+@pytest.mark.parametrize("rows", [b"1.jpg,cat\n1.jpg,dog\n", b"1.jpg,cat\n1.jpg,dog\n1.jpg,dog\n", b"1.jpg,cat\n1.jpg,dog\n1.jpg,cat\n"])
+def test_a_photo_with_two_labels_is_a_problem(raw, rows):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg")
+    raw.put("labels.csv", b"filename,label\n" + rows + b"2.jpg,cat\n3.jpg,dog\n")
+    problem = found(raw, one())["photos/1.jpg"][2]
+    assert "two labels" in problem and "cat" in problem and "dog" in problem
+
+
+def test_an_empty_label_is_a_problem(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg, \n2.jpg,cat\n3.jpg,dog\n")
+    assert found(raw, one())["photos/1.jpg"] == ("", "", "labels.csv gives no label")
+
+
+def test_no_files_of_a_table_without_labels_stop_anything(raw):
+    put(raw, "cat/1.jpg")
+    raw.put("labels.csv", b"filename,label\n")
+    assert "at least two classes" in refusal(raw, one(photos=""))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"filename,species\n1.jpg,cat\n", "labels.csv has no column 'label'. Its columns: 'filename', 'species'"),
+        (b"file,label\n1.jpg,cat\n", "labels.csv has no column 'filename'"),
+        (b"", "labels.csv is empty"),
+        (b"\xef\xbb\xbf \n", "labels.csv is empty"),
+        (b"filename,label\n1.jpg,cat\n2.jpg\n", "labels.csv, row 3: expected 2 columns. Received: 1"),
+        (b"filename,label\n1.jpg,cat,x\n", "labels.csv, row 2: expected 2 columns. Received: 3"),
+        (b"filename,label\ngone.jpg,cat\n1.jpg,dog\n", "names 1 of 2 files that are not in photos/: gone.jpg"),
+        (b"filename,label\n../../etc/passwd,cat\n", "names '../../etc/passwd'"),
+        (b"filename,label\n/etc/passwd,cat\n", "names '/etc/passwd'"),
+        (b"filename,label\n..\\1.jpg,cat\n", "names '..\\\\1.jpg'"),
+        (b"filename,label\n,cat\n", "names ''"),
+        (b"filename,label\nsub,cat\n", "not in photos/: sub"),
+    ],
+)
+def test_tables_that_cannot_be_used(raw, content, words):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/sub/3.jpg")
+    raw.put("labels.csv", content)
+    assert words in refusal(raw, one())
+
+
+def test_a_missing_table_lists_those_there_are(raw):
+    put(raw, "photos/1.jpg", "deep/other.csv")
+    message = refusal(raw, one(), error=FileNotFoundError)
+    assert "no labels.csv" in message and "deep/other.csv" in message
+
+
+@pytest.mark.parametrize("setting", [{"file": "../labels.csv"}, {"photos": ".."}, {"photos": "../../x"}, {"photos": "/etc"}])
+def test_tables_and_folders_outside_the_source(raw, setting):
+    put(raw, "photos/1.jpg", "1.jpg", "../1.jpg", "../../x/1.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n")
+    raw.put("../labels.csv", b"filename,label\n1.jpg,cat\n")
+    message = refusal(raw, one(**setting))
+    assert "inside the source" in message and repr(next(iter(setting.values()))) in message
+
+
+def test_links_that_a_table_names_are_refused(raw, tmp_path):
+    put(raw, "photos/1.jpg")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    (raw.folder / "photos/2.jpg").symlink_to(tmp_path / "secret.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    assert "2.jpg" in refusal(raw, one())

@@ -1,0 +1,407 @@
+"""Photos as people store them: decoded upright and in 8-bit RGB, or refused with the reason."""
+
+import hashlib
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import fft
+
+from lib import photos
+
+CORNERS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (128, 128, 128)}
+
+
+def picture(width=48, height=32):
+    """Draw a picture whose four quarters differ: red green / blue grey."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    for index, colour in enumerate(CORNERS.values()):
+        row, column = divmod(index, 2)
+        pixels[row * height // 2 : (row + 1) * height // 2, column * width // 2 : (column + 1) * width // 2] = colour
+    return pixels
+
+
+def scene(seed, width=320, height=240):
+    """Draw smooth random shapes, as photos have them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def saved(image, form, **options):
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def corners(pixels):
+    """Name the four quarters of a picture, row by row, by their nearest colour."""
+    height, width = pixels.shape[:2]
+    names = []
+    for row in (height // 4, 3 * height // 4):
+        for column in (width // 4, 3 * width // 4):
+            gaps = {name: np.abs(pixels[row, column].astype(int) - colour).sum() for name, colour in CORNERS.items()}
+            names.append(min(gaps, key=gaps.get))
+    return names
+
+
+def refusal(data, side=None):
+    with pytest.raises(ValueError) as caught:
+        photos.decode(data, side=side)
+    return str(caught.value)
+
+
+def is_photo(pixels):
+    return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+# Orientation. How a camera stores each orientation, from the EXIF standard: the stored picture of an upright one.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_decode_turns_the_picture_upright(orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if form in ("JPEG", "AVIF") else {"lossless": True} if form == "WEBP" else {}
+    data = saved(np.ascontiguousarray(STORED[orientation](picture())), form, exif=exif, **options)
+    pixels, size = photos.decode(data)
+    assert pixels.shape == (32, 48, 3) and size == (48, 32)
+    assert corners(pixels) == ["red", "green", "blue", "grey"]
+    if form not in ("JPEG", "AVIF"):
+        assert (pixels == picture()).all()
+
+
+@pytest.mark.parametrize("value", [0, 9, 300])
+def test_decode_takes_an_unknown_orientation_for_upright(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    pixels, size = photos.decode(saved(picture(), "PNG", exif=exif))
+    assert (pixels == picture()).all() and size == (48, 32)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_small_upright_and_measured_whole(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](picture(1600, 1200)))
+    pixels, size = photos.decode(saved(stored, "JPEG", exif=exif, quality=90), side=96)
+    assert size == (1600, 1200)
+    assert 192 <= min(pixels.shape[:2]) < 600 and pixels.shape[1] > pixels.shape[0]
+    assert corners(pixels) == ["red", "green", "blue", "grey"]
+
+
+def test_draft_decoding_changes_the_resized_photo_little():
+    data = saved(scene(1, 1600, 1200), "JPEG", quality=92)
+    drafted, whole = (photos.resize(photos.decode(data, side=side)[0], size=96, fit="crop") for side in (96, None))
+    assert np.abs(drafted.astype(int) - whole).mean() < 2
+
+
+# Modes and formats
+
+
+def test_decode_scales_16_bit_grey_and_does_not_clip_it():
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    pixels, _ = photos.decode(saved(Image.fromarray(values), "PNG"))
+    assert is_photo(pixels) and (pixels[..., 0] == pixels[..., 2]).all()
+    assert np.abs(pixels[..., 0] - values / 257).max() < 1.01
+    assert len(np.unique(pixels)) == 64
+
+
+def test_decode_composites_transparency_on_white():
+    clear = np.dstack([picture(), np.full((32, 48), 255, np.uint8)])
+    clear[:16, :24, 3] = 0
+    clear[:16, 24:, 3] = 128
+    for form in ("PNG", "WEBP", "TIFF"):
+        pixels, _ = photos.decode(saved(clear, form, **({"lossless": True} if form == "WEBP" else {})))
+        assert is_photo(pixels) and (pixels[0, 0] == 255).all(), form
+        half = np.array(CORNERS["green"]) * 128 / 255 + 255 * 127 / 255
+        assert np.abs(pixels[0, -1] - half).max() <= 1
+        assert tuple(pixels[-1, 0]) == CORNERS["blue"]
+
+
+def test_decode_grey_with_alpha():
+    values = np.zeros((8, 8, 2), np.uint8)
+    values[:4, :, 1], values[4:, :, 0], values[4:, :, 1] = 0, 90, 255
+    pixels, _ = photos.decode(saved(Image.fromarray(values, "LA"), "PNG"))
+    assert (pixels[:4] == 255).all() and (pixels[4:] == 90).all()
+
+
+def test_decode_palette_with_a_transparent_colour():
+    image = Image.fromarray(picture()).quantize(4)
+    red = image.getpixel((0, 0))
+    pixels, _ = photos.decode(saved(image, "PNG", transparency=red))
+    assert (pixels[0, 0] == 255).all() and np.abs(pixels[-1, 0].astype(int) - CORNERS["blue"]).max() < 8
+
+
+def test_decode_grey_and_black_and_white():
+    assert (photos.decode(saved(np.full((4, 4), 77, np.uint8), "PNG"))[0] == 77).all()
+    pixels, _ = photos.decode(saved(Image.fromarray(picture()[..., 1]).convert("1"), "PNG"))
+    assert is_photo(pixels) and set(np.unique(pixels)) <= {0, 255}
+
+
+def test_decode_cmyk_jpeg():
+    pixels, _ = photos.decode(saved(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95))
+    assert is_photo(pixels) and corners(pixels) == ["red", "green", "blue", "grey"]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+def test_decode_takes_the_first_frame(form):
+    frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (40, 200)]
+    pixels, size = photos.decode(saved(frames[0], form, save_all=True, append_images=frames[1:]))
+    assert size == (16, 16) and np.abs(pixels.astype(int) - 40).max() < 4
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
+def test_decode_reads_the_formats_by_content(form):
+    pixels, size = photos.decode(saved(picture(), form))
+    assert is_photo(pixels) and size == (48, 32) and corners(pixels) == ["red", "green", "blue", "grey"]
+
+
+def test_decode_refuses_floating_point_pixels():
+    assert "floating-point" in refusal(saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+
+
+# What is no usable photo
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_truncated_jpeg(tenth):
+    data = saved(scene(2), "JPEG", quality=90)
+    message = refusal(data[: len(data) * tenth // 10])
+    assert message and (tenth > 0 or message == "the file is empty")
+
+
+@pytest.mark.parametrize("tenth", range(1, 10))
+@pytest.mark.parametrize("options", [{"progressive": True}, {}])
+def test_truncated_jpeg_that_would_be_drafted(tenth, options):
+    data = saved(scene(3, 1600, 1200), "JPEG", quality=80, **options)
+    assert refusal(data[: len(data) * tenth // 10], side=96)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("tenth", [1, 5, 9])
+def test_other_truncated_files(form, tenth):
+    data = saved(scene(4), form)
+    assert refusal(data[: len(data) * tenth // 10])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
+        (b"\n  <html>sign in</html>", "HTML"),
+        (b'{"error": "not found"}', "text"),
+        (b"\0" * 500, "not a photo in a known format"),
+        (b"plain words", "not a photo in a known format"),
+        (b"\xff\xd8\xff\xe0", ""),
+        (b"%PDF-1.4\n", "not a photo in a known format"),
+        (b"PK\x03\x04" + b"\0" * 40, "not a photo in a known format"),
+    ],
+)
+def test_what_is_no_photo(data, words):
+    message = refusal(data)
+    assert message and words in message
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    assert refusal(bomb) == "50000 x 50000 pixels are more than 200 million"
+
+
+# Resizing
+
+
+def test_resize_gives_the_size_asked_for():
+    for fit in ("crop", "squash", "pad"):
+        for width, height in ((100, 40), (40, 100), (7, 7), (1, 300), (300, 1), (33, 64), (64, 63)):
+            image = np.full((height, width, 3), 9, np.uint8)
+            assert photos.resize(image, size=64, fit=fit).shape == (64, 64, 3), (fit, width, height)
+            assert photos.resize(image, size=33, fit=fit).dtype == np.uint8
+
+
+def test_resize_crop_keeps_the_centre():
+    image = np.zeros((40, 120, 3), np.uint8)
+    image[:, 40:80] = 200
+    assert (photos.resize(image, size=40, fit="crop") == 200).all()
+    assert (photos.resize(image.transpose(1, 0, 2), size=40, fit="crop") == 200).all()
+
+
+def test_resize_squash_keeps_everything():
+    small = photos.resize(picture(120, 40), size=20, fit="squash")
+    assert (small == picture(20, 20)).all()
+
+
+def test_resize_pad_adds_black_bars():
+    padded = photos.resize(np.full((20, 80, 3), 250, np.uint8), size=40, fit="pad")
+    assert (padded[:15] == 0).all() and (padded[15:25] == 250).all() and (padded[25:] == 0).all()
+    turned = photos.resize(np.full((80, 20, 3), 250, np.uint8), size=40, fit="pad")
+    assert (turned == padded.transpose(1, 0, 2)).all()
+
+
+def test_resize_averages_areas_where_it_shrinks():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert (photos.resize(stripes, size=32, fit="crop") == 100).all()
+    blocks = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    means = blocks.reshape(10, 4, 10, 4, 3).mean(axis=(1, 3))
+    assert np.abs(photos.resize(blocks, size=10, fit="squash") - means).max() <= 0.51
+
+
+def test_resize_at_the_same_size_changes_nothing():
+    assert (photos.resize(picture(32, 32), size=32, fit="crop") == picture(32, 32)).all()
+
+
+# Perceptual hash
+
+
+def test_perceptual_hash_is_the_sign_of_the_lowest_frequencies():
+    for seed in range(5):
+        image = scene(seed)
+        grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+        low = fft.dctn(grey.astype(np.float64), norm="ortho")[:8, :8]
+        bits = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
+        found = photos.perceptual_hash(image)
+        assert len(found) == 16
+        assert bits_between(found, f"{int(bits, 2):016x}") <= 1  # float32 may move one bit across the median
+
+
+def bits_between(one, two):
+    return (int(one, 16) ^ int(two, 16)).bit_count()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_perceptual_hash_of_copies_and_of_others(seed):
+    image = scene(seed)
+    known = photos.perceptual_hash(image)
+    again, _ = photos.decode(saved(cv2.resize(image, (200, 150), interpolation=cv2.INTER_AREA), "JPEG", quality=50))
+    assert bits_between(known, photos.perceptual_hash(again)) <= 6
+    assert min(bits_between(known, photos.perceptual_hash(scene(other))) for other in range(20, 40)) > 10
+
+
+def test_perceptual_hash_of_a_plain_picture():
+    assert len(photos.perceptual_hash(np.full((50, 50, 3), 128, np.uint8))) == 16
+
+
+# Whole folders
+
+
+NAMES = ["a b/it's, \"it\".jpg", "蝶/Ünï.png", "new\nline.jpg", "#1;2.bmp", "NA", "nan.webp", "007.gif"]
+
+
+def fill(root, names=NAMES):
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(saved(scene(number, 60 + number, 40), "PNG"))
+    return names
+
+
+def test_scan_describes_every_file(tmp_path):
+    names = fill(tmp_path / "raw")
+    (tmp_path / "raw/empty.jpg").write_bytes(b"")
+    (tmp_path / "raw/page.jpg").write_bytes(b"<html>\n</html>")
+    paths = [*names, "empty.jpg", "page.jpg"]
+    table, images = photos.scan(tmp_path / "raw", paths, folder=tmp_path / "cache", size=32, fit="squash")
+    assert list(table.columns) == photos.COLUMNS and list(table.path) == paths
+    for row, path in enumerate(paths):
+        data = (tmp_path / "raw" / path).read_bytes()
+        assert table.sha1[row] == hashlib.sha1(data).hexdigest()
+    for row in range(len(names)):
+        assert (table.width[row], table.height[row], table.problem[row]) == (60 + row, 40, "")
+        assert (images[row] == photos.resize(scene(row, 60 + row, 40), size=32, fit="squash")).all()
+        assert table.phash[row] == photos.perceptual_hash(scene(row, 60 + row, 40))
+    assert list(table.problem[-2:]) == ["the file is empty", "not a photo: the file holds a text such as HTML"]
+    assert list(table.phash[-2:]) == ["", ""] and not images[-2:].any() and not table.width[-2:].any()
+    assert images.shape == (len(paths), 32, 32, 3) and images.dtype == np.uint8 and not images.flags.writeable
+
+
+def test_scan_reads_back_without_the_photos(tmp_path):
+    names = fill(tmp_path / "raw")
+    first = photos.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    for name in names:
+        (tmp_path / "raw" / name).unlink()
+    again = photos.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    pd.testing.assert_frame_equal(first[0], again[0])
+    assert (first[1] == again[1]).all() and len(again[1]) == len(names)
+
+
+@pytest.mark.parametrize("phash", ["0" * 16, "1234567890123456", "12345678e1234567"])
+def test_scan_keeps_hashes_that_look_like_numbers_as_text(tmp_path, monkeypatch, phash):
+    fill(tmp_path / "raw", ["1.png"])
+    monkeypatch.setattr(photos, "perceptual_hash", lambda image: phash)
+    table, _ = photos.scan(tmp_path / "raw", ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    assert list(table.phash) == [phash]
+
+
+def test_a_killed_scan_leaves_nothing_that_passes_for_whole(tmp_path, monkeypatch):
+    names = fill(tmp_path / "raw")
+    whole = photos.resize
+    seen = []
+
+    def killed(image, **options):
+        seen.append(1)
+        if len(seen) > 3:
+            raise KeyboardInterrupt
+        return whole(image, **options)
+
+    monkeypatch.setattr(photos, "resize", killed)
+    with pytest.raises(KeyboardInterrupt):
+        photos.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(photos, "resize", whole)
+    table, images = photos.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    assert len(table) == len(names) and all(image.any() for image in images)
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_scan_of_many_files_keeps_their_order(tmp_path):
+    names = [f"{number}.png" for number in range(60)]
+    (tmp_path / "raw").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "raw" / name).write_bytes(saved(np.full((20, 20, 3), number * 4, np.uint8), "PNG"))
+    table, images = photos.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=4, fit="crop")
+    assert list(table.path) == names and list(images[:, 0, 0, 0]) == [number * 4 for number in range(60)]
+
+
+def test_cache_key_changes_with_each_part():
+    known = photos.cache_key("abc", ["a", "b"], size=8, fit="crop")
+    others = [
+        photos.cache_key("abd", ["a", "b"], size=8, fit="crop"),
+        photos.cache_key("abc", ["a", "c"], size=8, fit="crop"),
+        photos.cache_key("abc", ["b", "a"], size=8, fit="crop"),
+        photos.cache_key("abc", ["a", "b"], size=9, fit="crop"),
+        photos.cache_key("abc", ["a", "b"], size=8, fit="pad"),
+    ]
+    assert len({known, *others}) == 6
+    assert known == photos.cache_key("abc", ["a", "b"], size=8, fit="crop")
+
+
+def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(saved(scene(number), "PNG"))
+    table = pd.DataFrame({"path": ["bad.jpg", "0.png", "1.png", "2.png", "0.png"], "label": ["a", "a", "", "b", "c"]})
+    found = photos.first_of_each(tmp_path, table, limit=2)
+    assert [label for label, _ in found] == ["a", "b"]
+    assert (found[0][1] == photos.resize(scene(0), size=256, fit="crop")).all() and found[1][1].shape == (256, 256, 3)
