@@ -5,6 +5,7 @@ that a dictionary of tensors needs and refuses everything else before it is call
 are read: the zip archive that PyTorch writes since 1.6, and the legacy stream before it.
 """
 
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -56,7 +57,7 @@ class _Tensor:
         if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
             raise ValueError(f"a tensor's offset, shape and stride must be whole numbers from 0 up. Received: {self}")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if 0 not in self.shape and last >= self.storage.numel:
+        if 0 not in self.shape and (last >= self.storage.numel or math.prod(self.shape) > self.storage.numel):
             raise ValueError(f"a tensor of shape {self.shape} reaches outside its {self.storage.numel} numbers")
         values = self.storage.values
         strides = tuple(s * values.itemsize for s in self.stride)
@@ -139,8 +140,11 @@ def _load_zip(path: Path):
 
         def load_storage(dtype, key, numel):
             if key not in storages:
+                info = archive.getinfo(f"{root}data/{key}")
+                if info.file_size != numel * dtype.itemsize:  # before it is unpacked
+                    raise ValueError(f"storage {key} must hold {numel * dtype.itemsize} bytes. Received: {info.file_size}")
                 storages[key] = _Storage(dtype, numel)
-                storages[key].fill(archive.read(f"{root}data/{key}"))
+                storages[key].fill(archive.read(info))
             return storages[key]
 
         with archive.open(pickles[0]) as file:

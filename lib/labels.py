@@ -94,24 +94,28 @@ def _row_of_folder(path, parts, fixed):
 
 
 def _from_tables(raw: Path, tables: dict[str, Table]) -> list[tuple]:
-    rows, listed = {}, set()
+    rows, given = {}, {}
     for table in tables.values():
         for filename, label in _read_table(raw, table):
             path = str(PurePosixPath(table.photos) / filename)
             split = "predict" if table.label is None else table.split or ""
             problem = "" if table.label is None or label else f"{table.file} gives no label"
-            if path in rows and rows[path][1] != label:
-                problem = f"{table.file} gives two labels: {rows[path][1]}, {label}"
+            several = given.setdefault(path, {})
+            several[label] = None
+            if len(several) > 1:
+                problem = f"{table.file} gives two labels: {', '.join(several)}"
             rows[path] = (path, label, split, problem)
-            listed.add(path)
     folders = tuple({table.photos.strip("/") for table in tables.values()})
     for path in map(str, files(raw)):
-        if path not in listed and any(not folder or path.startswith(f"{folder}/") for folder in folders):
+        if path not in rows and any(not folder or path.startswith(f"{folder}/") for folder in folders):
             rows[path] = (path, "", "", "no table lists it")
     return list(rows.values())
 
 
 def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
+    for key, value in (("file", table.file), ("photos", table.photos)):
+        if not _stays_inside(value):
+            raise ValueError(f"`{key}` of a table must be a path inside the source. Received: {value!r}")
     file = raw / table.file
     if not file.is_file():
         there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.csv"))
@@ -146,11 +150,15 @@ def _read_csv(file: Path) -> pd.DataFrame:
 def _check_files(raw: Path, table: Table, names: list[str]) -> None:
     folder = raw / table.photos
     for name in names:
-        if not name or ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute() or "\\" in name or "\0" in name:
+        if not name or not _stays_inside(name) or "\\" in name or "\0" in name:
             raise ValueError(f"{table.file} names {name!r}. Expected: the path of a file inside {table.photos or 'the source'}")
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not (folder / name).is_file() or (folder / name).is_symlink()]
     if missing:
         raise ValueError(
             f"{table.file} names {len(missing)} of {len(names)} files that are not in "
             f"{table.photos or 'the source'}/: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
         )
+
+
+def _stays_inside(path: str) -> bool:
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts

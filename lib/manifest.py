@@ -41,7 +41,7 @@ def build(data: Path, settings: Params, content: str) -> tuple[pd.DataFrame, np.
     _exclude_copies(table, settings.split.on_leak)
     _split(table, settings)
     if table.query("split == 'train'").label.nunique() < 2:
-        raise ValueError(f"after cleaning, fewer than two classes are left to train on. Counts: {dict(table.status.value_counts())}")
+        raise ValueError(f"after cleaning, fewer than two classes are left to train on. Counts: {table.status.value_counts().to_dict()}")
     return table[COLUMNS], images
 
 
@@ -154,13 +154,13 @@ def _exclude_copies(table, on_leak) -> None:
     conflict = pd.Series(False, table.index)
     conflict[kept.index] = labels_of > 1
     names = by_file.path.agg(", ".join)
-    _exclude(table, conflict, "conflict", table.sha1.map(names).radd("one photo under several labels: "))
+    _exclude(table, conflict, "conflict", table.sha1.map(names).map("one photo under several labels: {}".format))
     kept = kept[~conflict[kept.index]].sort_values("split", key=lambda s: s.map({"train": 0, "": 0, "val": 1, "test": 2}), kind="stable")
     same = ["sha1", "split"] if on_leak == "keep" else ["sha1"]
     copy = pd.Series(False, table.index)
     copy[kept.index[kept.duplicated(same)]] = True
     first = kept.groupby("sha1").path.first()
-    _exclude(table, copy, "duplicate", table.sha1.map(first).radd("the same file as "))
+    _exclude(table, copy, "duplicate", table.sha1.map(first).map("the same file as {}".format))
 
 
 def _split(table, settings) -> None:

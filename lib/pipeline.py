@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -75,7 +76,9 @@ def _settings(name, assignments, run_name, resume):
 
 def run_from_change(name: str, assignments: str) -> str:
     """Return a folder name for a changed run: `butterfly-image_size-96`, cut and fingerprinted where it is long."""
-    change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(part.rpartition(".")[2] for part in assignments.split())).strip("-")
+    parts = [part.partition("=") for part in shlex.split(assignments)]
+    short = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, _, value in parts]  # of two stages, which one
+    change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(short)).strip("-")
     if len(change) > 40:
         change = f"{change[:31].rstrip('-')}-{cache.fingerprint(assignments)[:8]}"
     return f"{name}-{change}"

@@ -4,6 +4,7 @@ What is under way lies in `*.partial`; `raw/` is there only when all of it is, w
 """
 
 import contextlib
+import csv
 import hashlib
 import inspect
 import json
@@ -279,27 +280,16 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _kaggle(source: params.Source, download: Path) -> tuple[Path, str | None]:
-    """Run Kaggle's client; return the archive and the licence that it names.
-
-    The client does not tell the size of a data set without a key, nor of a competition at all: only a minimum of
-    free space can be checked before; the rest is when the archive is unpacked.
-    """
+    """Run Kaggle's client; return the archive and the licence that it names."""
     what = "datasets" if source.dataset else "competitions"
     name = source.dataset or source.competition
     # a folder for this name alone: the client takes any complete file of the same last part for it
     folder = download / re.sub(r"\W+", "_", name)
     folder.mkdir(parents=True, exist_ok=True)
-    archives.require_space(folder, UNKNOWN_SIZE, what=f"downloading {name}")
-    command = [*KAGGLE, what, "download", name, "-p", str(folder), "-q"]
+    size = _kaggle_size(source.dataset)
+    archives.require_space(folder, UNPACKED * size if size else UNKNOWN_SIZE, what=f"downloading {name}")
     try:
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=KAGGLE_TIMEOUT,
-        )
+        result = _client(what, "download", name, "-p", str(folder), "-q", timeout=KAGGLE_TIMEOUT)
         failed, reason = result.returncode != 0, _reason(result.stdout, result.stderr, folder=folder)
     except subprocess.TimeoutExpired:
         failed, reason = True, f"no end after {KAGGLE_TIMEOUT // 3600} hours"
@@ -311,6 +301,33 @@ def _kaggle(source: params.Source, download: Path) -> tuple[Path, str | None]:
         raise Unfinished(_kaggle_help(source, reason if failed else "no archive"))
     licence = re.search(r"^License\(s\): ((?!Error).+)$", result.stdout, re.MULTILINE)
     return complete[0], licence and licence[1].strip()
+
+
+def _client(*arguments: str, timeout: int) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*KAGGLE, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+    )
+
+
+def _kaggle_size(dataset: str | None) -> int | None:
+    """Return the bytes of a data set as Kaggle's list says them; None where it does not: without a key, for a competition."""
+    if dataset is None:
+        return None
+    owner_and_name = "/".join(dataset.split("/")[:2])
+    try:
+        listed = _client("datasets", "list", "-s", owner_and_name.split("/")[1], "-v", timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return None
+    for row in csv.reader(listed.stdout.splitlines()):
+        sizes = [cell for cell in row if cell.isdecimal()]
+        if row[:1] == [owner_and_name] and sizes:
+            return int(sizes[0])
+    return None
 
 
 def _kaggle_help(source: params.Source, reason: str) -> str:

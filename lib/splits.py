@@ -75,6 +75,10 @@ def _fill(order, members, quotas) -> dict[str, list]:
                 taken[split].append(cluster)
                 left.remove(cluster)
                 room -= size
+        if not taken[split] and len(order) > len(quotas):  # every cluster is larger than the quota: the smallest is nearest to it
+            smallest = min(left, key=lambda cluster: len(members[cluster]))
+            taken[split].append(smallest)
+            left.remove(smallest)
     return taken
 
 

@@ -110,6 +110,8 @@ class _Trainer:
         if settings.train.resume_stages:
             stages = {name: stages[name] for name in settings.train.resume_stages if name in stages}
         self.stages = stages
+        weights = {id(variable) for variable in network.weights}
+        self.seeds = [(variable, np.asarray(variable)) for variable in network.variables if id(variable) not in weights]
 
     def train(self, parent: Path | None) -> None:
         """Run the stages that are left."""
@@ -164,6 +166,8 @@ class _Trainer:
         self.save(stage=index + 1, epoch=0)
 
     def _start_from_best(self):
+        for variable, value in self.seeds:  # of dropout: a stage starts with them alike, interrupted before it or not
+            variable.assign(value)
         if (self.place / "best.npz").is_file():
             with np.load(self.place / "best.npz") as best:
                 self.network.set_weights([best[name] for name in best])

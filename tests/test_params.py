@@ -81,15 +81,27 @@ def test_names_leaves_the_template_out(folder):
         ("model: {fit: stretch}", ["`model.fit`", "'crop', 'squash' or 'pad'", "'stretch'"]),
         ("model: resnet", ["`model`", "'resnet'"]),
         ("train: {stages: {head: {trainable: last ten}}}", ["`train.stages.head.trainable`", "'last ten'"]),
-        ("train: {stages: {new: {epochs: 3}}}", ["`train.stages.new.trainable` is missing", "part of the backbone"]),
+        (
+            "train: {stages: {new: {epochs: 3}}}",
+            ["`train.stages.new.trainable` is missing", "part of the backbone"],
+        ),
         ("train: {stages: {head: null, fine_tune: null}}", ["`train`", "at least one stage"]),
         ("train: {resume_stages: [tail]}", ["`train`", "names tail", "head, fine_tune"]),
         ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "use kind adamw"]),
         ("model: {head: {classes: null}}", ["`model`", "last layer"]),
         ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout`", "a dropout layer needs it"]),
-        ("model: {head: {classes: {layer: dense, rate: 0.5}}}", ["`model.head.classes`", "belongs to a dropout layer"]),
-        ("model: {head: {classes: {layer: dense, activation: relu}}}", ["`model.head.classes`", "takes no `activation`"]),
-        ("model: {head: {pool: {layer: flatten, units: 3}}}", ["`model.head.pool`", "belong to a dense layer"]),
+        (
+            "model: {head: {classes: {layer: dense, rate: 0.5}}}",
+            ["`model.head.classes`", "belongs to a dropout layer"],
+        ),
+        (
+            "model: {head: {classes: {layer: dense, activation: relu}}}",
+            ["`model.head.classes`", "takes no `activation`"],
+        ),
+        (
+            "model: {head: {pool: {layer: flatten, units: 3}}}",
+            ["`model.head.pool`", "belong to a dense layer"],
+        ),
         ("evaluate: {predictions: {file: ../../x.csv}}", ["`evaluate.predictions.file`", "'../../x.csv'"]),
         ("run: ../elsewhere", ["`run`", "'../elsewhere'"]),
     ],
@@ -127,7 +139,9 @@ def test_wrong_sources_are_refused(folder, source, words):
 def test_every_problem_is_named_at_once(folder):
     put(folder, text="modle: 1\nseed: x\n")
     lines = refusal().splitlines()
-    assert len(lines) == 2 and any("modle" in line for line in lines) and any("`seed`" in line for line in lines)
+    assert (
+        len(lines) == 2 and any("modle" in line for line in lines) and any("`seed`" in line for line in lines)
+    )
 
 
 def test_missing_file_lists_the_files_there_are(folder):
@@ -184,7 +198,12 @@ def test_yaml_without_its_surprises(folder, tmp_path):
 
 
 def test_empty_list_and_binary_files(folder):
-    for content, words in ((b"", "NoneType"), (b"# only a comment\n", "NoneType"), (b"- a\n", "list"), (b"\xff\xfe\x00", "not valid YAML")):
+    for content, words in (
+        (b"", "NoneType"),
+        (b"# only a comment\n", "NoneType"),
+        (b"- a\n", "list"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ):
         (folder / "mine.yaml").write_bytes(content)
         assert words in refusal()
 
@@ -194,7 +213,9 @@ def test_empty_list_and_binary_files(folder):
 
 def test_extends_merges_key_by_key(folder):
     put(folder, "base", "seed: 7\nmodel: {image_size: 96, fit: pad}\naugment: {rotation: 90}\n")
-    (folder / "mine.yaml").write_text("name: mine\nextends: base\nmodel: {image_size: 64}\n", encoding="utf-8")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nextends: base\nmodel: {image_size: 64}\n", encoding="utf-8"
+    )
     found = params.load("mine")
     assert (found.seed, found.model.image_size, found.model.fit, found.augment.rotation) == (7, 64, "pad", 90)
     assert found.name == "mine" and found.run_name == "mine"
@@ -224,7 +245,9 @@ def test_extends_over_three_files_and_its_errors(folder):
 
 def test_an_error_names_the_file_that_holds_it(folder):
     put(folder, "base", "seed: x\n")
-    (folder / "mine.yaml").write_text("name: mine\nextends: base\nclean: {minimum_sid: 3}\n", encoding="utf-8")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nextends: base\nclean: {minimum_sid: 3}\n", encoding="utf-8"
+    )
     message = refusal()
     assert "params/base.yaml: `seed`" in message
     assert "params/mine.yaml: unknown key `clean.minimum_sid`" in message
@@ -232,7 +255,7 @@ def test_an_error_names_the_file_that_holds_it(folder):
 
 def test_an_error_names_the_overrides(folder):
     put(folder)
-    with pytest.raises(ValueError, match="^SET: unknown key `modle`"):
+    with pytest.raises(ValueError, match=r"^SET: unknown key `modle`"):
         params.load("mine", {"modle": {}}, origin="SET")
 
 
@@ -265,7 +288,9 @@ def test_a_file_that_names_stages_replaces_the_default_ones(folder):
 
 def test_one_key_of_a_default_stage_or_layer_can_change(folder):
     put(folder)
-    found = params.load("mine", params.parse_assignments("train.stages.fine_tune.epochs=2 model.head.dropout.rate=0.5"))
+    found = params.load(
+        "mine", params.parse_assignments("train.stages.fine_tune.epochs=2 model.head.dropout.rate=0.5")
+    )
     assert list(found.train.stages) == ["head", "fine_tune"] and found.train.stages["fine_tune"].epochs == 2
     assert found.train.stages["fine_tune"].schedule == params.STAGES["fine_tune"].schedule
     assert found.model.head["dropout"].rate == 0.5
@@ -283,10 +308,16 @@ def test_merge_leaves_its_arguments_alone():
 
 
 def test_1e_4_is_a_number_in_yaml_in_a_cell_and_in_set(folder):
-    put(folder, text="train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1e-4}}, optimizer: {weight_decay: 2E-5}}\n")
+    put(
+        folder,
+        text="train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1e-4}}, optimizer: {weight_decay: 2E-5}}\n",
+    )
     found = params.load("mine")
     assert (found.train.stages["head"].learning_rate, found.train.optimizer.weight_decay) == (1e-4, 2e-5)
-    cell = {"name": "mine", "train": {"stages": {"head": {"learning_rate": "3e-4"}}}}  # papermill's YAML gives a string
+    cell = {
+        "name": "mine",
+        "train": {"stages": {"head": {"learning_rate": "3e-4"}}},
+    }  # papermill's YAML gives a string
     assert params.resolve(cell).train.stages["head"].learning_rate == 3e-4
     given = params.parse_assignments("train.stages.head.learning_rate=5e-4")
     assert params.load("mine", given).train.stages["head"].learning_rate == 5e-4
@@ -299,10 +330,15 @@ def test_a_run_may_be_called_like_a_number(folder):
 
 def test_a_cell_overrides_the_file_and_ignores_none_and_other_variables(folder):
     put(folder, text="seed: 5\nmodel: {image_size: 96, fit: pad}\n")
-    cell = dict.fromkeys(params.Params.model_fields) | {"name": "mine", "model": {"image_size": 64}, "pd": object(), "modle": 1}
+    cell = dict.fromkeys(params.Params.model_fields) | {
+        "name": "mine",
+        "model": {"image_size": 64},
+        "pd": object(),
+        "modle": 1,
+    }
     found = params.resolve(cell)
     assert (found.seed, found.model.image_size, found.model.fit) == (5, 64, "pad")
-    with pytest.raises(ValueError, match="^the notebook's parameters cell: unknown key `model.size`"):
+    with pytest.raises(ValueError, match=r"^the notebook's parameters cell: unknown key `model.size`"):
         params.resolve(cell | {"model": {"size": 64}})
 
 
@@ -329,9 +365,13 @@ def test_parse_assignments(text, expected):
     assert params.parse_assignments(text) == expected
 
 
-@pytest.mark.parametrize("text", ["train.batch_size", "=3", "a..b=1", ".a=1", "a.=1", "a b=1", "a,b=1", "a='open", 'a="'])
+@pytest.mark.parametrize(
+    "text", ["train.batch_size", "=3", "a..b=1", ".a=1", "a.=1", "a b=1", "a,b=1", "a='open", 'a="']
+)
 def test_parse_assignments_refuses_what_is_not_key_value(text):
-    with pytest.raises(ValueError, match=r"SET takes key=value pairs such as train.batch_size=16. Received: "):
+    with pytest.raises(
+        ValueError, match=r"SET takes key=value pairs such as train.batch_size=16. Received: "
+    ):
         params.parse_assignments(text)
 
 
@@ -342,7 +382,9 @@ def test_parse_assignments_runs_nothing(tmp_path):
 
 
 def test_paths_from_the_environment(folder, monkeypatch):
-    (folder / "mine.yaml").write_text("name: mine\nsource: {kind: archive, archive: theirs.zip}\n", encoding="utf-8")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nsource: {kind: archive, archive: theirs.zip}\n", encoding="utf-8"
+    )
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", "/data/my photos.zip")
     monkeypatch.setenv("CHRYSALIS_WEIGHTS", "~/weights.h5")
     found = params.load("mine")
@@ -374,12 +416,22 @@ def test_loading_twice_gives_equal_and_unshared_values(folder):
 
 
 def test_public_cuts_paths_to_their_last_part(folder):
-    put(folder, text="model: {weights: ~/secret/w.h5}\ngradcam: {masks: ../x/masks.zip, photo: 'C:\\Users\\ann\\p.jpg'}\n")
+    put(
+        folder,
+        text="model: {weights: ~/secret/w.h5}\ngradcam: {masks: ../x/masks.zip, photo: 'C:\\Users\\ann\\p.jpg'}\n",
+    )
     (folder / "mine.yaml").write_text(
-        (folder / "mine.yaml").read_text().replace("{kind: sample}", "{kind: folder, folder: /home/ann/photos}"), encoding="utf-8"
+        (folder / "mine.yaml")
+        .read_text()
+        .replace("{kind: sample}", "{kind: folder, folder: /home/ann/photos}"),
+        encoding="utf-8",
     )
     shown = params.public(params.load("mine"))
-    assert (shown["source"]["folder"], shown["model"]["weights"], shown["gradcam"]["masks"]) == ("photos", "w.h5", "masks.zip")
+    assert (shown["source"]["folder"], shown["model"]["weights"], shown["gradcam"]["masks"]) == (
+        "photos",
+        "w.h5",
+        "masks.zip",
+    )
     text = json.dumps(shown)
     assert not [word for word in ("/home", "ann", "~", "secret", "..", "Users") if word in text]
 
@@ -387,7 +439,8 @@ def test_public_cuts_paths_to_their_last_part(folder):
 def test_public_keeps_urls_data_sets_and_relative_paths(folder):
     put(folder, text="gradcam: {masks: masks/all}\n")
     (folder / "mine.yaml").write_text(
-        (folder / "mine.yaml").read_text().replace("{kind: sample}", "{kind: kaggle, dataset: owner/name}"), encoding="utf-8"
+        (folder / "mine.yaml").read_text().replace("{kind: sample}", "{kind: kaggle, dataset: owner/name}"),
+        encoding="utf-8",
     )
     shown = params.public(params.load("mine"))
     assert (shown["source"]["dataset"], shown["gradcam"]["masks"]) == ("owner/name", "masks/all")
@@ -403,7 +456,11 @@ def test_pick_and_table(folder):
         params.pick(found, "model.size")
     table = params.table(found, "seed", "split", "model.image_size", "train", "model.head")
     assert table.index.name == "parameter" and list(table.columns) == ["value", "meaning"]
-    assert table.value["split.val"] == 0.15 and table.value["model.image_size"] == 96 and table.value["seed"] == 42
+    assert (
+        table.value["split.val"] == 0.15
+        and table.value["model.image_size"] == 96
+        and table.value["seed"] == 42
+    )
     assert "in pixels" in table.meaning["model.image_size"]
     assert table.value["train.stages.head.epochs"] == 12 and table.value["model.head.dropout.rate"] == 0.25
     assert table.value["train.optimizer.kind"] == "adamw"

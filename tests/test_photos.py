@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import scene
 from PIL import Image
 from scipy import fft
 
@@ -22,14 +23,10 @@ def picture(width=48, height=32):
     pixels = np.empty((height, width, 3), np.uint8)
     for index, colour in enumerate(CORNERS.values()):
         row, column = divmod(index, 2)
-        pixels[row * height // 2 : (row + 1) * height // 2, column * width // 2 : (column + 1) * width // 2] = colour
+        pixels[
+            row * height // 2 : (row + 1) * height // 2, column * width // 2 : (column + 1) * width // 2
+        ] = colour
     return pixels
-
-
-def scene(seed, width=320, height=240):
-    """Draw smooth random shapes, as photos have them."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def saved(image, form, **options):
@@ -44,7 +41,10 @@ def corners(pixels):
     names = []
     for row in (height // 4, 3 * height // 4):
         for column in (width // 4, 3 * width // 4):
-            gaps = {name: np.abs(pixels[row, column].astype(int) - colour).sum() for name, colour in CORNERS.items()}
+            gaps = {
+                name: np.abs(pixels[row, column].astype(int) - colour).sum()
+                for name, colour in CORNERS.items()
+            }
             names.append(min(gaps, key=gaps.get))
     return names
 
@@ -107,7 +107,9 @@ def test_a_large_jpeg_is_decoded_small_upright_and_measured_whole(orientation):
 
 def test_draft_decoding_changes_the_resized_photo_little():
     data = saved(scene(1, 1600, 1200), "JPEG", quality=92)
-    drafted, whole = (photos.resize(photos.decode(data, side=side)[0], size=96, fit="crop") for side in (96, None))
+    drafted, whole = (
+        photos.resize(photos.decode(data, side=side)[0], size=96, fit="crop") for side in (96, None)
+    )
     assert np.abs(drafted.astype(int) - whole).mean() < 2
 
 
@@ -181,7 +183,7 @@ def test_decode_refuses_floating_point_pixels():
 
 @pytest.mark.parametrize("tenth", range(10))
 def test_truncated_jpeg(tenth):
-    data = saved(scene(2), "JPEG", quality=90)
+    data = saved(scene(2, 320, 240), "JPEG", quality=90)
     message = refusal(data[: len(data) * tenth // 10])
     assert message and (tenth > 0 or message == "the file is empty")
 
@@ -196,7 +198,7 @@ def test_truncated_jpeg_that_would_be_drafted(tenth, options):
 @pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("tenth", [1, 5, 9])
 def test_other_truncated_files(form, tenth):
-    data = saved(scene(4), form)
+    data = saved(scene(4, 320, 240), form)
     assert refusal(data[: len(data) * tenth // 10])
 
 
@@ -277,7 +279,7 @@ def test_resize_at_the_same_size_changes_nothing():
 
 def test_perceptual_hash_is_the_sign_of_the_lowest_frequencies():
     for seed in range(5):
-        image = scene(seed)
+        image = scene(seed, 320, 240)
         grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
         low = fft.dctn(grey.astype(np.float64), norm="ortho")[:8, :8]
         bits = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
@@ -292,11 +294,16 @@ def bits_between(one, two):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_perceptual_hash_of_copies_and_of_others(seed):
-    image = scene(seed)
+    image = scene(seed, 320, 240)
     known = photos.perceptual_hash(image)
-    again, _ = photos.decode(saved(cv2.resize(image, (200, 150), interpolation=cv2.INTER_AREA), "JPEG", quality=50))
+    again, _ = photos.decode(
+        saved(cv2.resize(image, (200, 150), interpolation=cv2.INTER_AREA), "JPEG", quality=50)
+    )
     assert bits_between(known, photos.perceptual_hash(again)) <= 6
-    assert min(bits_between(known, photos.perceptual_hash(scene(other))) for other in range(20, 40)) > 10
+    assert (
+        min(bits_between(known, photos.perceptual_hash(scene(other, 320, 240))) for other in range(20, 40))
+        > 10
+    )
 
 
 def test_perceptual_hash_of_a_plain_picture():
@@ -306,7 +313,7 @@ def test_perceptual_hash_of_a_plain_picture():
 # Whole folders
 
 
-NAMES = ["a b/it's, \"it\".jpg", "蝶/Ünï.png", "new\nline.jpg", "#1;2.bmp", "NA", "nan.webp", "007.gif"]
+NAMES = ['a b/it\'s, "it".jpg', "蝶/Ünï.png", "new\nline.jpg", "#1;2.bmp", "NA", "nan.webp", "007.gif"]
 
 
 def fill(root, names=NAMES):
@@ -331,7 +338,10 @@ def test_scan_describes_every_file(tmp_path):
         assert (table.width[row], table.height[row], table.problem[row]) == (60 + row, 40, "")
         assert (images[row] == photos.resize(scene(row, 60 + row, 40), size=32, fit="squash")).all()
         assert table.phash[row] == photos.perceptual_hash(scene(row, 60 + row, 40))
-    assert list(table.problem[-2:]) == ["the file is empty", "not a photo: the file holds a text such as HTML"]
+    assert list(table.problem[-2:]) == [
+        "the file is empty",
+        "not a photo: the file holds a text such as HTML",
+    ]
     assert list(table.phash[-2:]) == ["", ""] and not images[-2:].any() and not table.width[-2:].any()
     assert images.shape == (len(paths), 32, 32, 3) and images.dtype == np.uint8 and not images.flags.writeable
 
@@ -401,7 +411,13 @@ def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(saved(scene(number), "PNG"))
-    table = pd.DataFrame({"path": ["bad.jpg", "0.png", "1.png", "2.png", "0.png"], "label": ["a", "a", "", "b", "c"]})
+    table = pd.DataFrame(
+        {"path": ["bad.jpg", "0.png", "1.png", "2.png", "0.png"], "label": ["a", "a", "", "b", "c"]}
+    )
     found = photos.first_of_each(tmp_path, table, limit=2)
     assert [label for label, _ in found] == ["a", "b"]
-    assert (found[0][1] == photos.resize(scene(0), size=256, fit="crop")).all() and found[1][1].shape == (256, 256, 3)
+    assert (found[0][1] == photos.resize(scene(0), size=256, fit="crop")).all() and found[1][1].shape == (
+        256,
+        256,
+        3,
+    )

@@ -98,6 +98,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("GetDatasetMetadata"):
             info = {"info": {"licenses": [{"name": "CC0-1.0"}]}}
             return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+        if self.path.endswith("ListDatasets"):
+            others = {"ref": "another/butterflies", "totalBytes": "1"}
+            found = {"ref": "someone/butterflies", "title": "Some, butterflies", "totalBytes": str(self.server.listed)}
+            listed = json.dumps({"datasets": [others, found]}).encode()
+            return self.answer(200, listed, Content_Type="application/json")
         return self.answer(302, Location="http://localhost/files/archive.zip")
 
 
@@ -105,6 +110,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.seen, server.files, server.cuts, server.failures, server.refusal = [], {}, [], [], None
+    server.listed = 1000
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -339,6 +345,15 @@ def test_kaggle_without_a_key_at_a_version(kaggle, folder, archive):
     assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
 
 
+def test_kaggle_says_the_size_before_the_download(kaggle, folder, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    kaggle.listed = 10**18
+    with pytest.raises(ValueError, match="downloading someone/butterflies.*free"):
+        sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert not any(path.endswith("/DownloadDataset") for path, _, _ in kaggle.seen)
+
+
 def test_kaggle_with_a_key(kaggle, folder, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
@@ -367,7 +382,8 @@ def test_kaggle_refuses(kaggle, folder, monkeypatch, status, body, reason):
     assert reason in said and KEY not in said
     assert "(1) a Kaggle key: create an API token at kaggle.com/settings" in said
     assert "(2) download the zip in a browser and run `make butterfly ARCHIVE=path`" in said
-    assert len(kaggle.seen) == 1  # it stops at once
+    asked = [path.rpartition("/")[2] for path, _, _ in kaggle.seen]
+    assert asked == ["ListDatasets", "GetDatasetMetadata"]  # it stops at once
 
 
 def test_a_competition_needs_a_key_and_its_rules(kaggle, folder):

@@ -1,0 +1,210 @@
+"""Splits: near-duplicates stay together, quotas are met, and neither names nor order decide."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import splits
+
+
+def random_hashes(random, count, *, families, flips):
+    """Draw hashes around a few centres, each with some bits flipped."""
+    centres = random.integers(0, 2**63, families, dtype=np.uint64)
+    hashes = []
+    for _ in range(count):
+        value = int(random.choice(centres))
+        for bit in random.choice(64, random.integers(0, flips + 1), replace=False):
+            value ^= 1 << int(bit)
+        hashes.append(f"{value:016x}")
+    return hashes
+
+
+def groups_by_brute_force(hashes, bits):
+    """Join every pair that is near enough, one by one."""
+    parent = list(range(len(hashes)))
+
+    def root(item):
+        while parent[item] != item:
+            item = parent[item]
+        return item
+
+    for one, two in itertools.combinations(range(len(hashes)), 2):
+        if bin(int(hashes[one], 16) ^ int(hashes[two], 16)).count("1") <= bits:
+            parent[root(one)] = root(two)
+    return {
+        frozenset(item for item in range(len(hashes)) if root(item) == top)
+        for top in set(map(root, range(len(hashes))))
+    }
+
+
+def as_groups(numbers):
+    return {frozenset(np.flatnonzero(numbers == number).tolist()) for number in set(numbers.tolist())}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_clusters_are_those_of_a_brute_force_search(seed, monkeypatch):
+    random = np.random.default_rng(seed)
+    bits = int(random.integers(0, 9))
+    hashes = random_hashes(random, int(random.integers(1, 70)), families=8, flips=6)
+    expected = groups_by_brute_force(hashes, bits)
+    for at_once in (1024, 16, 1):
+        monkeypatch.setattr(splits, "ROWS_AT_ONCE", at_once)
+        found = splits.clusters(hashes, bits=bits)
+        assert found.dtype == np.int64 and found.shape == (len(hashes),)
+        assert as_groups(found) == expected, (at_once, bits)
+        assert set(found.tolist()) == set(range(len(expected)))
+
+
+def test_clusters_by_hand():
+    chain = [
+        "0000000000000000",
+        "0000000000000003",
+        "000000000000000f",
+        "ffffffffffffffff",
+        "fffffffffffffffe",
+    ]
+    assert as_groups(splits.clusters(chain, bits=2)) == {frozenset({0, 1, 2}), frozenset({3, 4})}
+    assert len(set(splits.clusters(chain, bits=0).tolist())) == 5
+    assert len(set(splits.clusters([chain[0], chain[0]], bits=0).tolist())) == 1
+    assert splits.clusters([], bits=6).shape == (0,)
+
+
+# Assignment
+
+
+def table(random, classes=5, *, largest=40):
+    """Draw labelled photos in clusters of one to three; now and then a cluster spans two classes."""
+    rows, cluster = [], 0
+    for label in range(classes):
+        for _ in range(int(random.integers(1, largest))):
+            for _ in range(int(random.choice([1, 1, 1, 2, 3]))):
+                stray = random.random() < 0.02
+                rows.append(
+                    (f"c{(label + 1) % classes if stray else label}", random.bytes(20).hex(), cluster)
+                )
+            cluster += 1
+    return pd.DataFrame(rows, columns=["label", "sha1", "cluster"]).assign(split="")
+
+
+def test_assign_keeps_its_promises_on_random_tables():
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        photos = table(random)
+        given = splits.assign(photos, val=0.2, test=0.1, seed=seed)
+        assert given.index.equals(photos.index) and set(given) <= {"train", "val", "test"}
+        assert given.groupby(photos.cluster).nunique().max() == 1, "a cluster is in two splits"
+        home = photos.groupby("cluster").label.agg(lambda labels: labels.mode().iloc[0])
+        for label, names in home.groupby(home):
+            mine = given[photos.cluster.isin(names.index)]
+            n, counts = len(mine), mine.value_counts()
+            assert counts.get("train", 0) >= 1, (seed, label)
+            for split, share in (("val", 0.2), ("test", 0.1)):
+                if len(names) >= 3:
+                    assert counts.get(split, 0) >= 1, (seed, label, split)
+                assert counts.get(split, 0) <= max(3, round(n * share)), (
+                    "more than its quota, or one cluster of three"
+                )
+                if len(names) >= 20:
+                    assert abs(counts.get(split, 0) - n * share) <= 2.5, (seed, label, split)
+
+
+def test_assign_gives_each_class_of_three_clusters_val_and_test():
+    for size in range(3, 30):
+        photos = pd.DataFrame(
+            {"label": "a", "sha1": [f"{i:040x}" for i in range(size)], "cluster": range(size), "split": ""}
+        )
+        counts = splits.assign(photos, val=0.15, test=0.15, seed=1).value_counts()
+        assert counts["val"] == counts["test"] == max(1, round(size * 0.15)) and counts.sum() == size
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (3, 3, 3), (1, 2, 3), (5, 4, 4), (2, 2, 2, 2)])
+def test_a_class_of_three_large_clusters_still_has_val_and_test(sizes):
+    clusters = [number for number, size in enumerate(sizes) for _ in range(size)]
+    photos = pd.DataFrame(
+        {"label": "a", "sha1": [f"{i:040x}" for i in range(len(clusters))], "cluster": clusters, "split": ""}
+    )
+    for seed in range(10):
+        assert set(splits.assign(photos, val=0.15, test=0.15, seed=seed)) == {"train", "val", "test"}, seed
+
+
+def test_assign_of_very_small_classes():
+    photos = pd.DataFrame(
+        {"label": ["a", "b", "b"], "sha1": ["1", "2", "3"], "cluster": [0, 1, 2], "split": ""}
+    )
+    given = splits.assign(photos, val=0.4, test=0.4, seed=0)
+    assert given[0] == "train" and "train" in set(given[1:])
+
+
+def test_assign_without_a_test_split():
+    photos = table(np.random.default_rng(3))
+    assert set(splits.assign(photos, val=0.2, test=0, seed=0)) == {"train", "val"}
+
+
+def test_assign_depends_on_neither_order_nor_index():
+    photos = table(np.random.default_rng(4))
+    given = splits.assign(photos, val=0.2, test=0.2, seed=7)
+    order = np.random.default_rng(5).permutation(len(photos))
+    shuffled = photos.iloc[order].reset_index(drop=True)
+    again = splits.assign(shuffled, val=0.2, test=0.2, seed=7)
+    assert (again.to_numpy() == given.to_numpy()[order]).all()
+    renumbered = photos.assign(cluster=photos.cluster.max() - photos.cluster)
+    assert (splits.assign(renumbered, val=0.2, test=0.2, seed=7) == given).all()
+
+
+def test_assign_depends_on_the_seed_alone():
+    photos = table(np.random.default_rng(6))
+    first = splits.assign(photos, val=0.2, test=0.2, seed=1)
+    assert (splits.assign(photos, val=0.2, test=0.2, seed=1) == first).all()
+    assert (splits.assign(photos, val=0.2, test=0.2, seed=2) != first).any()
+
+
+def test_one_more_class_changes_nothing_for_the_others():
+    photos = table(np.random.default_rng(8), classes=3)
+    more = pd.DataFrame(
+        {"label": "new", "sha1": [f"{i:040x}" for i in range(9)], "cluster": range(1000, 1009), "split": ""}
+    )
+    both = splits.assign(pd.concat([photos, more], ignore_index=True), val=0.2, test=0.2, seed=1)
+    assert (both[: len(photos)] == splits.assign(photos, val=0.2, test=0.2, seed=1)).all()
+
+
+def test_splits_that_the_source_fixes_stay():
+    photos = table(np.random.default_rng(9))
+    photos.loc[:9, "split"] = "test"
+    given = splits.assign(photos, val=0.2, test=0.2, seed=1)
+    assert (given[:10] == "test").all() and set(given[10:]) == {"train", "val"}
+    photos["split"] = np.resize(["train", "val", "test"], len(photos))
+    assert (splits.assign(photos, val=0.2, test=0.2, seed=1) == photos.split).all()
+
+
+def test_val_is_taken_from_a_train_that_the_source_fixes():
+    photos = table(np.random.default_rng(10)).assign(split="train")
+    photos.loc[photos.index[::7], "split"] = "test"
+    given = splits.assign(photos, val=0.2, test=0.2, seed=1)
+    assert (given[photos.split.eq("test")] == "test").all()
+    assert set(given[photos.split.eq("train")]) == {"train", "val"}
+    free = photos[photos.split.eq("train")]
+    assert given[free.index].groupby(free.cluster).nunique().max() == 1
+
+
+def test_a_cluster_of_two_classes_goes_where_its_largest_class_goes():
+    photos = pd.DataFrame(
+        {"label": ["a", "a", "b"], "sha1": ["1", "2", "3"], "cluster": [0, 0, 0], "split": ""}
+    )
+    assert set(splits.assign(photos, val=0.2, test=0.2, seed=1)) == {"train"}
+
+
+def test_leaks_by_hand():
+    rows = [
+        (0, "train", False), (0, "val", True), (0, "test", True),
+        (1, "val", False), (1, "test", True), (1, "test", True),
+        (2, "test", False), (2, "test", False),
+        (3, "train", False), (3, "train", False),
+        (4, "val", False),
+    ]  # fmt: skip
+    photos = pd.DataFrame(
+        [row[:2] for row in rows], columns=["cluster", "split"], index=range(50, 50 + len(rows))
+    )
+    found = splits.leaks(photos)
+    assert found.index.equals(photos.index) and found.tolist() == [leak for _, _, leak in rows]
