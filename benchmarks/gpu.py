@@ -33,7 +33,9 @@ def main() -> int:
         for _ in range(STEPS):
             network.train_on_batch(photos, labels)
         rates.append(STEPS * BATCH / (time.perf_counter() - began))
-    print(f"training: {statistics.median(rates):.0f} photos a second at {SIZE} pixels (median of {ROUNDS} rounds)")
+    print(
+        f"training: {statistics.median(rates):.0f} photos a second at {SIZE} pixels (median of {ROUNDS} rounds)"
+    )
     return 0
 
 

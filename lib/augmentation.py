@@ -31,7 +31,9 @@ def images(batch: tf.Tensor, settings: Augment, seed: tf.Tensor) -> tf.Tensor:
     return batch
 
 
-def mixup(batch: tf.Tensor, labels: tf.Tensor, *, alpha: float, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def mixup(
+    batch: tf.Tensor, labels: tf.Tensor, *, alpha: float, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Blend each photo and its label with those of another photo of the batch (https://arxiv.org/abs/1710.09412).
 
     Args:
@@ -86,5 +88,7 @@ def _light(batch, settings, seed):
     """Change contrast about each photo's mean, and brightness."""
     contrast, brightness = (value[:, None, None, None] for value in _uniform(tf.shape(batch)[0], 2, seed))
     mean = tf.reduce_mean(batch, axis=[1, 2, 3], keepdims=True)
-    batch = (batch - mean) * (1 + contrast * settings.contrast) + mean + brightness * (255 * settings.brightness)
+    batch = (
+        (batch - mean) * (1 + contrast * settings.contrast) + mean + brightness * (255 * settings.brightness)
+    )
     return tf.clip_by_value(batch, 0.0, 255.0)

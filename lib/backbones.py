@@ -63,10 +63,18 @@ def build(name: str, *, weights: str | None, image_size: int) -> keras.Model:
     make = _maker(name)
     if weights not in (None, "imagenet"):
         weights = str(weights_file(weights))
-    options = {"include_preprocessing": False} if "include_preprocessing" in inspect.signature(make).parameters else {}
+    options = (
+        {"include_preprocessing": False}
+        if "include_preprocessing" in inspect.signature(make).parameters
+        else {}
+    )
     try:
-        with warnings.catch_warnings(action="ignore"):  # MobileNetV2 warns of each size that it was not published for
-            return make(include_top=False, weights=weights, input_shape=(image_size, image_size, 3), **options)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # MobileNetV2 warns of each size that it was not published for
+            return make(
+                include_top=False, weights=weights, input_shape=(image_size, image_size, 3), **options
+            )
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         if weights == "imagenet" and "fetch failure" in message:
@@ -86,7 +94,9 @@ def weights_file(weights: str) -> Path:
     """
     path = params.find_file(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"`model.weights`: there is no file {weights}. Expected: imagenet, null or the path of a file of weights")
+        raise FileNotFoundError(
+            f"`model.weights`: there is no file {weights}. Expected: imagenet, null or the path of a file of weights"
+        )
     return path
 
 
@@ -118,7 +128,9 @@ def scale(x, name: str):
 def _maker(name: str):
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
-        raise ValueError(f"`model.backbone` must be one of our own or of keras.applications. Received: {name}. Near it: {', '.join(near) or 'none'}")
+        raise ValueError(
+            f"`model.backbone` must be one of our own or of keras.applications. Received: {name}. Near it: {', '.join(near) or 'none'}"
+        )
     return OWN.get(name) or getattr(keras.applications, name)
 
 

@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +46,7 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")  # the suffix stays: writers choose the format by it
     save(partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_json(path: Path, value) -> None:

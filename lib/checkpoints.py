@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -55,10 +56,14 @@ class _Tensor:
 
     def array(self) -> np.ndarray:
         if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
-            raise ValueError(f"a tensor's offset, shape and stride must be whole numbers from 0 up. Received: {self}")
+            raise ValueError(
+                f"a tensor's offset, shape and stride must be whole numbers from 0 up. Received: {self}"
+            )
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if 0 not in self.shape and (last >= self.storage.numel or math.prod(self.shape) > self.storage.numel):
-            raise ValueError(f"a tensor of shape {self.shape} reaches outside its {self.storage.numel} numbers")
+            raise ValueError(
+                f"a tensor of shape {self.shape} reaches outside its {self.storage.numel} numbers"
+            )
         values = self.storage.values
         strides = tuple(s * values.itemsize for s in self.stride)
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
@@ -77,7 +82,7 @@ def _parameter(data, *_):
 class _Unpickler(pickle.Unpickler):
     """Admits tensors, dictionaries and plain values; refuses any other name that the file mentions."""
 
-    ADMITTED = {
+    ADMITTED: ClassVar[dict] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -90,13 +95,17 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither a tensor nor a dictionary")
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which is neither a tensor nor a dictionary"
+            )
         return self.ADMITTED[module, name]
 
     def persistent_load(self, identity):
         kind, storage_type, key, _location, numel, *view = identity
         if kind != "storage" or storage_type not in DTYPES or any(v is not None for v in view):
-            raise pickle.UnpicklingError(f"it refers to {identity!r}, which is not a whole storage of numbers")
+            raise pickle.UnpicklingError(
+                f"it refers to {identity!r}, which is not a whole storage of numbers"
+            )
         return self.load_storage(np.dtype(DTYPES[storage_type]), str(key), int(numel))
 
 
@@ -142,7 +151,9 @@ def _load_zip(path: Path):
             if key not in storages:
                 info = archive.getinfo(f"{root}data/{key}")
                 if info.file_size != numel * dtype.itemsize:  # before it is unpacked
-                    raise ValueError(f"storage {key} must hold {numel * dtype.itemsize} bytes. Received: {info.file_size}")
+                    raise ValueError(
+                        f"storage {key} must hold {numel * dtype.itemsize} bytes. Received: {info.file_size}"
+                    )
                 storages[key] = _Storage(dtype, numel)
                 storages[key].fill(archive.read(info))
             return storages[key]

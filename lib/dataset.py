@@ -59,12 +59,19 @@ def training(
         return photos, labels, tf.linalg.matvec(labels, weights)
 
     stream = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch)
-    stream = stream.map(lambda seed_of_batch, picks: (seed_of_batch, picks, _read(images, tf.gather(rows, picks))))
+    stream = stream.map(
+        lambda seed_of_batch, picks: (seed_of_batch, picks, _read(images, tf.gather(rows, picks)))
+    )
     return stream.map(finish, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
 
 
 def evaluation(
-    images: np.ndarray, rows: Sequence[int], *, targets: Sequence[int] | None = None, classes: int = 0, batch_size: int
+    images: np.ndarray,
+    rows: Sequence[int],
+    *,
+    targets: Sequence[int] | None = None,
+    classes: int = 0,
+    batch_size: int,
 ) -> tf.data.Dataset:
     """Make one pass over photos in the order given, never shuffled or changed.
 

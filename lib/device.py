@@ -19,8 +19,9 @@ def quiet():
     """Drop what C++ code writes to file descriptor 2, which no Python setting silences."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     try:
         yield
     finally:

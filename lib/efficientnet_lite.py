@@ -83,7 +83,9 @@ def _block(inputs, name, kernel, stride, expansion, filters):
     x, channels = inputs, inputs.shape[-1]
     if expansion != 1:
         x = _convolution(x, f"{name}_expand", filters=channels * expansion, kernel=1)
-    x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")(x)
+    x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")(
+        x
+    )
     x = _normalise(x, f"{name}_depthwise")
     x = _convolution(x, f"{name}_project", filters=filters, kernel=1, activate=False)
     return layers.Add(name=f"{name}_add")([x, inputs]) if stride == 1 and channels == filters else x
@@ -92,7 +94,13 @@ def _block(inputs, name, kernel, stride, expansion, filters):
 def _sources(model):
     """Yield each layer that has weights with the prefix of its tensors in the PyTorch checkpoint."""
     torch_norm = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-    outer = {"stem_conv": "_conv_stem", "stem_norm": "_bn0", "top_conv": "_conv_head", "top_norm": "_bn1", "logits": "_fc"}
+    outer = {
+        "stem_conv": "_conv_stem",
+        "stem_norm": "_bn0",
+        "top_conv": "_conv_head",
+        "top_norm": "_bn1",
+        "logits": "_fc",
+    }
     for layer in model.layers:
         if not layer.weights:
             continue
@@ -113,9 +121,15 @@ def _assign(model, tensors):
         layers.Dense: lambda t: [t["weight"].T, t["bias"]],
     }
     for layer, prefix in _sources(model):
-        own = {name.removeprefix(prefix + "."): tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+        own = {
+            name.removeprefix(prefix + "."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix + ".")
+        }
         try:
             values = [np.asarray(value, dtype=np.float32) for value in order[type(layer)](own)]
             layer.set_weights(values)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"the checkpoint's tensors under {prefix} do not fit layer {layer.name}: {error}") from None
+            raise ValueError(
+                f"the checkpoint's tensors under {prefix} do not fit layer {layer.name}: {error}"
+            ) from None

@@ -12,7 +12,9 @@ from lib import photos as photo_files
 MOST_MASKED = 256  # photos whose heat is measured against masks: enough for two digits of a mean
 
 
-def choose(photos: manifest.Photos, predictions: pd.DataFrame, settings: params.Params) -> dict[str, pd.DataFrame]:
+def choose(
+    photos: manifest.Photos, predictions: pd.DataFrame, settings: params.Params
+) -> dict[str, pd.DataFrame]:
     """Choose the photos to explain, from the test split or, where there is none, from val.
 
     Args:
@@ -40,7 +42,9 @@ def _split(photos):
 
 
 def _title(row) -> str:
-    return f"{row.predicted} {row.confidence:.2f}" + ("" if row.label == row.predicted else f"\nlabel: {row.label}")
+    return f"{row.predicted} {row.confidence:.2f}" + (
+        "" if row.label == row.predicted else f"\nlabel: {row.label}"
+    )
 
 
 def single(photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path) -> Image | str:
@@ -57,10 +61,17 @@ def single(photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folde
     image, heat = photos.images[rows.row.iloc[0]], heats[0]
     titles = [Path(rows.path.iloc[0]).name, "heat", _title(rows.iloc[0])]
     black = np.zeros_like(image)
-    return plots.photo_grid([image, plots.overlay(black, heat, strength=1), plots.overlay(image, heat)], titles, columns=3, path=folder / "single.png")
+    return plots.photo_grid(
+        [image, plots.overlay(black, heat, strength=1), plots.overlay(image, heat)],
+        titles,
+        columns=3,
+        path=folder / "single.png",
+    )
 
 
-def grid(photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path, name: str) -> Image | str:
+def grid(
+    photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path, name: str
+) -> Image | str:
     """Show photos beside the same photos with their heat; write `<name>.png`.
 
     Args:
@@ -103,8 +114,12 @@ def inside_masks(network, photos: manifest.Photos, settings: params.Params, run:
     size = photos.images.shape[1]
     stems = [Path(photos.table.path.iloc[row]).stem for row in rows]
     masks = heatmaps.masks(place, stems, size=size, fit=settings.model.fit)
-    chosen = [(row, masks[stem]) for row, stem in zip(rows, stems, strict=True) if stem in masks][:MOST_MASKED]
-    targets = pd.Categorical(photos.table.label.iloc[[row for row, _ in chosen]], photos.classes).codes.astype(np.int64)
+    chosen = [(row, masks[stem]) for row, stem in zip(rows, stems, strict=True) if stem in masks][
+        :MOST_MASKED
+    ]
+    targets = pd.Categorical(
+        photos.table.label.iloc[[row for row, _ in chosen]], photos.classes
+    ).codes.astype(np.int64)
     heats = heatmaps.compute(network, photos.images[[row for row, _ in chosen]], targets)
     centre = heatmaps.centre_prior(size)
     return pd.DataFrame(
@@ -136,7 +151,12 @@ def summary(shares: pd.DataFrame) -> dict:
     better = int((measured.inside > measured.centre).sum())
     means = {name: round(float(measured[name].mean()), 4) for name in ("inside", "even", "centre", "hit")}
     interval = [round(value, 4) for value in metrics.interval(better, len(measured))]
-    return {"photos": len(measured), **means, "better_than_centre": round(better / len(measured), 4), "interval": interval}
+    return {
+        "photos": len(measured),
+        **means,
+        "better_than_centre": round(better / len(measured), 4),
+        "interval": interval,
+    }
 
 
 def own_photo(network, card: dict, photos: manifest.Photos, settings: params.Params) -> Image:
@@ -155,11 +175,17 @@ def own_photo(network, card: dict, photos: manifest.Photos, settings: params.Par
         FileNotFoundError, ValueError: there is no such photo, or it cannot be read.
     """
     image, name = _own_image(card, photos, settings.gradcam.photo)
-    probabilities = metrics.apply_temperature(network(image[None].astype(np.float32), training=False).numpy(), card["temperature"])[0]
+    probabilities = metrics.apply_temperature(
+        network(image[None].astype(np.float32), training=False).numpy(), card["temperature"]
+    )[0]
     best = np.argsort(-probabilities)[:3]
     heats = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), best)
     images = [image, *(plots.overlay(image, heat) for heat in heats)]
-    return plots.photo_grid(images, [name, *(f"{card['classes'][target]} {probabilities[target]:.2f}" for target in best)], columns=4)
+    return plots.photo_grid(
+        images,
+        [name, *(f"{card['classes'][target]} {probabilities[target]:.2f}" for target in best)],
+        columns=4,
+    )
 
 
 def _own_image(card, photos, given):

@@ -15,7 +15,9 @@ from lib import models, photos
 from lib.device import keras, tf
 
 
-def compute(network: keras.Model, images: np.ndarray, targets: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+def compute(
+    network: keras.Model, images: np.ndarray, targets: np.ndarray, *, batch_size: int = 16
+) -> np.ndarray:
     """Compute where a network sees a class in photos.
 
     Args:
@@ -52,7 +54,9 @@ def feature_map(network: keras.Model) -> keras.KerasTensor:
         shapes = [getattr(tensor, "shape", ()) for tensor in (layer.input, layer.output)]
         if [len(shape) for shape in shapes] == [4, 2]:
             return layer.input
-    raise ValueError("Grad-CAM needs a network in which a layer pools or flattens a feature map. This one has none")
+    raise ValueError(
+        "Grad-CAM needs a network in which a layer pools or flattens a feature map. This one has none"
+    )
 
 
 def _heat(explainer, batch, targets):
@@ -99,7 +103,9 @@ def masks(place: Path, stems: list[str], *, size: int, fit: str) -> dict[str, np
         FileNotFoundError: there is no such folder or file.
     """
     if not place.exists():
-        raise FileNotFoundError(f"`gradcam.masks`: there is no {place.name}. Expected: a folder or a zip of masks, or null")
+        raise FileNotFoundError(
+            f"`gradcam.masks`: there is no {place.name}. Expected: a folder or a zip of masks, or null"
+        )
     root = zipfile.Path(place) if place.is_file() else place
     files = {Path(file.name).stem: file for file in sorted(root.iterdir(), key=str) if file.is_file()}
     result = {}

@@ -61,7 +61,8 @@ def files(folder: Path) -> list[PurePosixPath]:
     return sorted(
         PurePosixPath(path.as_posix())
         for path in relative
-        if path.suffix.lower() in photos.SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if path.suffix.lower() in photos.SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
     )
 
 
@@ -75,7 +76,11 @@ def _from_folders(raw: Path) -> list[tuple]:
 def _shared_depth(found) -> int:
     """Count the folders that all files share, such as the one folder that many archives wrap around the rest."""
     depth = 0
-    while found and all(len(path.parts) > depth + 1 for path in found) and len({path.parts[depth] for path in found}) == 1:
+    while (
+        found
+        and all(len(path.parts) > depth + 1 for path in found)
+        and len({path.parts[depth] for path in found}) == 1
+    ):
         if SPLIT_FOLDER.fullmatch(found[0].parts[depth]):
             break
         depth += 1
@@ -119,11 +124,15 @@ def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
     file = raw / table.file
     if not file.is_file():
         there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.csv"))
-        raise FileNotFoundError(f"the source has no {table.file}. CSV files in it: {', '.join(there) or 'none'}")
+        raise FileNotFoundError(
+            f"the source has no {table.file}. CSV files in it: {', '.join(there) or 'none'}"
+        )
     data = _read_csv(file)
     for column in filter(None, (table.filename, table.label)):
         if column not in data.columns:
-            raise ValueError(f"{table.file} has no column {column!r}. Its columns: {', '.join(map(repr, data.columns))}")
+            raise ValueError(
+                f"{table.file} has no column {column!r}. Its columns: {', '.join(map(repr, data.columns))}"
+            )
     names = [name.strip() for name in data[table.filename]]
     labels = [label.strip() for label in data[table.label]] if table.label else [""] * len(names)
     _check_files(raw, table, names)
@@ -138,12 +147,16 @@ def _read_csv(file: Path) -> pd.DataFrame:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     if not text.strip():
-        raise ValueError(f"{file.name} is empty. Expected: a line with the column names, then one line per photo")
+        raise ValueError(
+            f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
+        )
     separator = max(",;\t", key=text.lstrip().splitlines()[0].count)
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(row)]
     header = [name.strip() for name in rows[0]]
     if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
-        raise ValueError(f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}")
+        raise ValueError(
+            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
+        )
     return pd.DataFrame(rows[1:], columns=header, dtype=str)
 
 
@@ -151,7 +164,9 @@ def _check_files(raw: Path, table: Table, names: list[str]) -> None:
     folder = raw / table.photos
     for name in names:
         if not name or not _stays_inside(name) or "\\" in name or "\0" in name:
-            raise ValueError(f"{table.file} names {name!r}. Expected: the path of a file inside {table.photos or 'the source'}")
+            raise ValueError(
+                f"{table.file} names {name!r}. Expected: the path of a file inside {table.photos or 'the source'}"
+            )
     missing = [name for name in names if not (folder / name).is_file() or (folder / name).is_symlink()]
     if missing:
         raise ValueError(

@@ -36,19 +36,28 @@ def build(data: Path, settings: Params, content: str) -> tuple[pd.DataFrame, np.
     table = found.join(scanned.drop(columns=["path", "problem"])).assign(status="kept", reason="", cluster=-1)
     _exclude(table, scanned.problem.ne(""), "corrupt", scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
-    _exclude(table, smallest < settings.clean.minimum_side, "small", smallest.map("the shorter side has {} pixels".format))
+    _exclude(
+        table,
+        smallest < settings.clean.minimum_side,
+        "small",
+        smallest.map("the shorter side has {} pixels".format),
+    )
     _exclude(table, found.problem.ne(""), "mislabelled", found.problem)
     _exclude_copies(table, settings.split.on_leak)
     _split(table, settings)
     if table.query("split == 'train'").label.nunique() < 2:
-        raise ValueError(f"after cleaning, fewer than two classes are left to train on. Counts: {table.status.value_counts().to_dict()}")
+        raise ValueError(
+            f"after cleaning, fewer than two classes are left to train on. Counts: {table.status.value_counts().to_dict()}"
+        )
     return table[COLUMNS], images
 
 
 def resized(data: Path, settings: Params, content: str, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """Return what `photos.scan` says of the source's files, from its cache where it was read before."""
     form = {"size": settings.model.image_size, "fit": settings.model.fit}
-    return photos.scan(data / "raw", paths, folder=data / "cache" / photos.cache_key(content, paths, **form), **form)
+    return photos.scan(
+        data / "raw", paths, folder=data / "cache" / photos.cache_key(content, paths, **form), **form
+    )
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -87,7 +96,9 @@ class Photos:
     def identity(self, *names: str) -> str:
         """Return a fingerprint of what is in some splits: the photos' content and labels."""
         chosen = self.table[self.table.split.isin(names)]
-        return cache.fingerprint(self.images.shape[1:], self.classes, chosen[["sha1", "label", "split"]].values.tolist())
+        return cache.fingerprint(
+            self.images.shape[1:], self.classes, chosen[["sha1", "label", "split"]].values.tolist()
+        )
 
 
 def load(run: runs.Run) -> Photos:
@@ -102,7 +113,9 @@ def clusters(table: pd.DataFrame) -> list[list[int]]:
     """Return the rows of each cluster of near-duplicates, the largest cluster first."""
     groups = table[table.cluster.ge(0)].groupby("cluster").indices.values()
     kept = np.flatnonzero(table.cluster.ge(0))
-    return sorted((kept[group].tolist() for group in groups if len(group) > 1), key=lambda rows: (-len(rows), rows))
+    return sorted(
+        (kept[group].tolist() for group in groups if len(group) > 1), key=lambda rows: (-len(rows), rows)
+    )
 
 
 def summary(table: pd.DataFrame) -> dict:
@@ -154,8 +167,12 @@ def _exclude_copies(table, on_leak) -> None:
     conflict = pd.Series(False, table.index)
     conflict[kept.index] = labels_of > 1
     names = by_file.path.agg(", ".join)
-    _exclude(table, conflict, "conflict", table.sha1.map(names).map("one photo under several labels: {}".format))
-    kept = kept[~conflict[kept.index]].sort_values("split", key=lambda s: s.map({"train": 0, "": 0, "val": 1, "test": 2}), kind="stable")
+    _exclude(
+        table, conflict, "conflict", table.sha1.map(names).map("one photo under several labels: {}".format)
+    )
+    kept = kept[~conflict[kept.index]].sort_values(
+        "split", key=lambda s: s.map({"train": 0, "": 0, "val": 1, "test": 2}), kind="stable"
+    )
     same = ["sha1", "split"] if on_leak == "keep" else ["sha1"]
     copy = pd.Series(False, table.index)
     copy[kept.index[kept.duplicated(same)]] = True
@@ -165,7 +182,9 @@ def _exclude_copies(table, on_leak) -> None:
 
 def _split(table, settings) -> None:
     kept = table[table.status.eq("kept") & table.label.ne("")]
-    table.loc[kept.index, "cluster"] = splits.clusters(list(kept.phash), bits=settings.clean.near_duplicate_bits)
+    table.loc[kept.index, "cluster"] = splits.clusters(
+        list(kept.phash), bits=settings.clean.near_duplicate_bits
+    )
     kept = table.loc[kept.index]
     shares = {"val": settings.split.val, "test": settings.split.test}
     table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed)
@@ -173,6 +192,11 @@ def _split(table, settings) -> None:
         leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
         _exclude(table, leak, "leak", "a near-duplicate of it is in an earlier split")
     trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
-    _exclude(table, table.label.ne("") & ~table.label.isin(trained), "untrained", "no photo of its class is in train")
+    _exclude(
+        table,
+        table.label.ne("") & ~table.label.isin(trained),
+        "untrained",
+        "no photo of its class is in train",
+    )
     table.loc[table.status.ne("kept"), "split"] = ""
     table.loc[table.status.ne("kept"), "cluster"] = -1

@@ -31,8 +31,13 @@ def report(targets: np.ndarray, probabilities: np.ndarray, classes: list[str], *
     hits = {f"top_{k}": top_hits(targets, probabilities, k) for k in (1, 3, 5)}
     result = {"n": len(targets)} | {name: float(hit.mean()) for name, hit in hits.items()}
     for average in ("macro", "weighted"):
-        values = sk.precision_recall_fscore_support(targets, predicted, average=average, zero_division=0, labels=_present(targets, predicted))
-        result |= {f"{name}_{average}": float(value) for name, value in zip(("precision", "recall", "f1"), values, strict=False)}
+        values = sk.precision_recall_fscore_support(
+            targets, predicted, average=average, zero_division=0, labels=_present(targets, predicted)
+        )
+        result |= {
+            f"{name}_{average}": float(value)
+            for name, value in zip(("precision", "recall", "f1"), values, strict=False)
+        }
     result |= {
         "log_loss": float(_log_losses(targets, probabilities).mean()),
         "roc_auc": _roc_auc(targets, probabilities),
@@ -123,7 +128,9 @@ def _roc_auc(targets, probabilities):
         return None
     if probabilities.shape[1] == 2:
         return float(sk.roc_auc_score(targets, probabilities[:, 1]))
-    return float(sk.roc_auc_score(targets, probabilities / probabilities.sum(axis=1, keepdims=True), multi_class="ovr"))
+    return float(
+        sk.roc_auc_score(targets, probabilities / probabilities.sum(axis=1, keepdims=True), multi_class="ovr")
+    )
 
 
 def _bootstrap(targets, probabilities, seed):
@@ -140,7 +147,9 @@ def _bootstrap(targets, probabilities, seed):
 
 
 def _per_class(targets, predicted, classes):
-    values = sk.precision_recall_fscore_support(targets, predicted, labels=range(len(classes)), zero_division=0)
+    values = sk.precision_recall_fscore_support(
+        targets, predicted, labels=range(len(classes)), zero_division=0
+    )
     return {
         name: {"n": int(n), "precision": float(precision), "recall": float(recall), "f1": float(f1)}
         for name, precision, recall, f1, n in zip(classes, *values, strict=True)

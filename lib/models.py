@@ -36,7 +36,11 @@ def build(settings: params.Model, *, classes: int, seed: int) -> keras.Model:
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
     backbone = backbones.build(settings.backbone, weights=settings.weights, image_size=settings.image_size)
     backbone.name = BACKBONE
-    x = keras.layers.Rescaling(1 / 255, name="scaling")(inputs) if settings.scaling == "unit" else backbones.scale(inputs, settings.backbone)
+    x = (
+        keras.layers.Rescaling(1 / 255, name="scaling")(inputs)
+        if settings.scaling == "unit"
+        else backbones.scale(inputs, settings.backbone)
+    )
     x = backbone(x)
     head = {name: layer for name, layer in settings.head.items() if layer}
     for index, (name, layer) in enumerate(head.items()):
@@ -74,7 +78,11 @@ def unfreeze(model: keras.Model, part: str, settings: params.Model) -> None:
     """
     backbone = model.get_layer(BACKBONE)
     learning = {id(layer) for layer in backbones.trainable_layers(backbone, part)}
-    frozen = keras.layers.BatchNormalization if settings.weights and settings.batch_normalization == "inference" else ()
+    frozen = (
+        keras.layers.BatchNormalization
+        if settings.weights and settings.batch_normalization == "inference"
+        else ()
+    )
     backbone.trainable = True
     for layer in backbone.layers:
         layer.trainable = id(layer) in learning and not isinstance(layer, frozen)
@@ -96,7 +104,12 @@ def learning(model: keras.Model, settings: params.Params) -> pd.DataFrame:
         if stage:
             unfreeze(model, stage.trainable, settings.model)
             count = sum(weight.shape.num_elements() for weight in model.trainable_weights)
-            rows[name] = {"backbone": stage.trainable, "parameters": count, "learning_rate": stage.learning_rate, "epochs": stage.epochs}
+            rows[name] = {
+                "backbone": stage.trainable,
+                "parameters": count,
+                "learning_rate": stage.learning_rate,
+                "epochs": stage.epochs,
+            }
     return pd.DataFrame(rows).T.rename_axis("stage")
 
 
@@ -108,7 +121,15 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def publish(model: keras.Model, folder: Path, *, settings: params.Model, classes: list[str], training: str, temperature: float) -> dict:
+def publish(
+    model: keras.Model,
+    folder: Path,
+    *,
+    settings: params.Model,
+    classes: list[str],
+    training: str,
+    temperature: float,
+) -> dict:
     """Write `model.keras` and `model.json`: all that one who takes the model on needs to know.
 
     Args:
@@ -135,7 +156,11 @@ def publish(model: keras.Model, folder: Path, *, settings: params.Model, classes
         "weights_sha256": weights_sha256(model),
     }
     path = folder / "model.json"
-    if not (folder / "model.keras").is_file() or not path.is_file() or cache.read_json(path)["weights_sha256"] != card["weights_sha256"]:
+    if (
+        not (folder / "model.keras").is_file()
+        or not path.is_file()
+        or cache.read_json(path)["weights_sha256"] != card["weights_sha256"]
+    ):
         save(model, folder / "model.keras")
     cache.write_json(path, card)
     return card

@@ -26,7 +26,13 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-SOURCE_NEEDS = {"kaggle": ("dataset", "competition"), "archive": ("archive",), "drive": ("drive",), "folder": ("folder",), "sample": ()}
+SOURCE_NEEDS = {
+    "kaggle": ("dataset", "competition"),
+    "archive": ("archive",),
+    "drive": ("drive",),
+    "folder": ("folder",),
+    "sample": (),
+}
 TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
 
 
@@ -42,32 +48,51 @@ class Table(Section):
     file: str = Field(description="path of the CSV file inside the source")
     photos: str = Field("", description="folder of the photos that it lists, inside the source")
     filename: str = Field("filename", description="column with the photos' file names")
-    label: str | None = Field(None, description="column with the labels; without one the photos are to be predicted")
-    split: Literal["train", "val", "test"] | None = Field(None, description="split that the table fixes; none: split here")
+    label: str | None = Field(
+        None, description="column with the labels; without one the photos are to be predicted"
+    )
+    split: Literal["train", "val", "test"] | None = Field(
+        None, description="split that the table fixes; none: split here"
+    )
 
 
 class Source(Section):
     """Where the photos come from."""
 
     kind: Literal["kaggle", "archive", "drive", "folder", "sample"]
-    name: Name | None = Field(None, description="folder under outputs/data that keeps the photos; default: the parameter file's name")
-    dataset: Annotated[str, Field(pattern=r"^[\w-]+/[\w.-]+(/\d+)?$")] | None = Field(None, description="Kaggle data set: owner/name or owner/name/version")
-    competition: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = Field(None, description="Kaggle competition")
+    name: Name | None = Field(
+        None,
+        description="folder under outputs/data that keeps the photos; default: the parameter file's name",
+    )
+    dataset: Annotated[str, Field(pattern=r"^[\w-]+/[\w.-]+(/\d+)?$")] | None = Field(
+        None, description="Kaggle data set: owner/name or owner/name/version"
+    )
+    competition: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = Field(
+        None, description="Kaggle competition"
+    )
     archive: str | None = Field(None, description="path or URL of a zip, tar or tar.gz file")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="SHA-256 of the archive; needed for a URL")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 of the archive; needed for a URL"
+    )
     drive: str | None = Field(None, description="link or id of a Google Drive folder")
     folder: str | None = Field(None, description="path of a folder of photos")
     seed: int = Field(0, ge=0, description="seed of the drawn sample")
-    photos_per_class: int = Field(36, ge=8, le=2000, description="size of the drawn sample, in photos of its largest class")
+    photos_per_class: int = Field(
+        36, ge=8, le=2000, description="size of the drawn sample, in photos of its largest class"
+    )
     licence: str | None = Field(None, description="licence of the photos, for the record")
-    tables: dict[str, Table | None] = Field({}, description="CSV files with the labels; none: labels are the folders' names")
+    tables: dict[str, Table | None] = Field(
+        {}, description="CSV files with the labels; none: labels are the folders' names"
+    )
 
     @model_validator(mode="after")
     def _complete(self):
         needs = SOURCE_NEEDS[self.kind]
         given = [key for key in needs if getattr(self, key)]
         if needs and len(given) != 1:
-            raise ValueError(f"kind {self.kind} needs exactly one of: {', '.join(needs)}. Received: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"kind {self.kind} needs exactly one of: {', '.join(needs)}. Received: {', '.join(given) or 'none'}"
+            )
         if self.kind == "archive" and re.match(r"https?://", self.archive) and not self.sha256:
             raise ValueError("an archive from a URL needs its sha256, so that what arrives can be checked")
         return self
@@ -77,15 +102,27 @@ class Clean(Section):
     """What counts as a duplicate or as unusable."""
 
     minimum_side: int = Field(16, ge=1, description="smallest height and width of a usable photo, in pixels")
-    near_duplicate_bits: int = Field(6, ge=0, le=20, description="photos whose 64-bit perceptual hashes differ in at most so many bits are near-duplicates")
+    near_duplicate_bits: int = Field(
+        6,
+        ge=0,
+        le=20,
+        description="photos whose 64-bit perceptual hashes differ in at most so many bits are near-duplicates",
+    )
 
 
 class Split(Section):
     """How photos are divided; photos that the source has already divided stay so."""
 
-    val: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.15, description="share of photos that choose: checkpoint, rates, temperature")
-    test: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.15, description="share of photos held back for the headline; 0: none")
-    on_leak: Literal["drop", "keep"] = Field("drop", description="what happens to val and test photos whose near-duplicate the source put into another split")
+    val: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.15, description="share of photos that choose: checkpoint, rates, temperature"
+    )
+    test: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.15, description="share of photos held back for the headline; 0: none"
+    )
+    on_leak: Literal["drop", "keep"] = Field(
+        "drop",
+        description="what happens to val and test photos whose near-duplicate the source put into another split",
+    )
 
 
 class HeadLayer(Section):
@@ -93,9 +130,15 @@ class HeadLayer(Section):
 
     layer: Literal["average_pooling", "max_pooling", "flatten", "dropout", "dense", "batch_normalization"]
     rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="rate of a dropout layer")
-    units: Annotated[int, Field(ge=1)] | None = Field(None, description="units of a dense layer; none: the number of classes, with softmax")
-    activation: Literal["relu", "gelu", "swish", "tanh"] | None = Field(None, description="activation of a dense layer with units")
-    l2: Annotated[float, Field(ge=0)] | None = Field(None, description="L2 penalty on a dense layer's weights")
+    units: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="units of a dense layer; none: the number of classes, with softmax"
+    )
+    activation: Literal["relu", "gelu", "swish", "tanh"] | None = Field(
+        None, description="activation of a dense layer with units"
+    )
+    l2: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="L2 penalty on a dense layer's weights"
+    )
 
     @model_validator(mode="after")
     def _complete(self):
@@ -118,19 +161,29 @@ HEAD = {
 class Model(Section):
     """The network."""
 
-    backbone: str = Field("EfficientNetLite0", description="EfficientNetLite0, or any model of keras.applications")
+    backbone: str = Field(
+        "EfficientNetLite0", description="EfficientNetLite0, or any model of keras.applications"
+    )
     weights: str | None = Field("imagenet", description="imagenet, a path, or null for random weights")
     image_size: int = Field(160, ge=32, le=1024, description="height and width of the input, in pixels")
-    fit: Literal["crop", "squash", "pad"] = Field("crop", description="how a photo becomes a square: centre crop, change of aspect, or black bars")
-    scaling: Literal["backbone", "unit"] = Field("backbone", description="what the backbone's weights were trained with, or pixels divided by 255")
-    batch_normalization: Literal["inference", "train"] = Field("inference", description="whether a pretrained backbone keeps its statistics")
+    fit: Literal["crop", "squash", "pad"] = Field(
+        "crop", description="how a photo becomes a square: centre crop, change of aspect, or black bars"
+    )
+    scaling: Literal["backbone", "unit"] = Field(
+        "backbone", description="what the backbone's weights were trained with, or pixels divided by 255"
+    )
+    batch_normalization: Literal["inference", "train"] = Field(
+        "inference", description="whether a pretrained backbone keeps its statistics"
+    )
     head: dict[str, HeadLayer | None] = Field(HEAD, description="layers after the backbone, in order")
 
     @model_validator(mode="after")
     def _ends_in_classes(self):
         layers = [layer for layer in self.head.values() if layer]
         if not layers or layers[-1].layer != "dense" or layers[-1].units:
-            raise ValueError("the last layer of `head` must be a dense layer without units, which gets the classes")
+            raise ValueError(
+                "the last layer of `head` must be a dense layer without units, which gets the classes"
+            )
         return self
 
 
@@ -140,9 +193,15 @@ class Augment(Section):
     flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="mirror half of the photos")
     rotation: float = Field(15.0, ge=0, le=180, description="largest angle, in degrees")
     zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest change of scale, as a share")
-    translation: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="largest shift, as a share of the size")
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="largest change of contrast, as a share")
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="largest change of brightness, as a share of the range")
+    translation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="largest shift, as a share of the size"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2, description="largest change of contrast, as a share"
+    )
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="largest change of brightness, as a share of the range"
+    )
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp's Beta distribution")
 
 
@@ -163,10 +222,14 @@ class Optimizer(Section):
 class Stage(Section):
     """One stage of training."""
 
-    trainable: Annotated[str, Field(pattern=TRAINABLE)] = Field(description="part of the backbone that learns: none, all, last 30 layers, last 40 %")
+    trainable: Annotated[str, Field(pattern=TRAINABLE)] = Field(
+        description="part of the backbone that learns: none, all, last 30 layers, last 40 %"
+    )
     epochs: int = Field(ge=0, le=10000, description="largest number of epochs; 0 leaves the stage out")
     learning_rate: float = Field(gt=0, le=10, description="learning rate, or its start")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="course of the rate within the stage")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="course of the rate within the stage"
+    )
 
 
 class EarlyStopping(Section):
@@ -194,12 +257,16 @@ class Train(Section):
     batch_size: int = Field(32, ge=1, le=4096)
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     class_weights: bool = Field(True, description="weigh classes by the inverse of their number of photos")
-    monitor: Literal["val_loss", "val_accuracy"] = Field("val_loss", description="value that chooses the best weights and drives the two below")
+    monitor: Literal["val_loss", "val_accuracy"] = Field(
+        "val_loss", description="value that chooses the best weights and drives the two below"
+    )
     optimizer: Optimizer = Optimizer()
     stages: dict[str, Stage | None] = Field(STAGES, description="stages of training, in order")
     early_stopping: EarlyStopping | None = EarlyStopping()
     reduce_learning_rate: ReduceLearningRate | None = None
-    resume_stages: list[str] = Field([], description="stages to run once more on top of the finished training (make resume-<name>)")
+    resume_stages: list[str] = Field(
+        [], description="stages to run once more on top of the finished training (make resume-<name>)"
+    )
 
     @model_validator(mode="after")
     def _stages(self):
@@ -207,7 +274,9 @@ class Train(Section):
         if not stages:
             raise ValueError("`stages` must name at least one stage")
         if unknown := set(self.resume_stages) - set(stages):
-            raise ValueError(f"`resume_stages` names {', '.join(sorted(unknown))}. Stages: {', '.join(stages)}")
+            raise ValueError(
+                f"`resume_stages` names {', '.join(sorted(unknown))}. Stages: {', '.join(stages)}"
+            )
         return self
 
 
@@ -223,15 +292,22 @@ class Predictions(Section):
 class Evaluate(Section):
     """What the evaluation writes."""
 
-    hardest: int = Field(20, ge=1, le=200, description="photos in the list and gallery of the hardest examples")
+    hardest: int = Field(
+        20, ge=1, le=200, description="photos in the list and gallery of the hardest examples"
+    )
     predictions: Predictions = Predictions()
 
 
 class GradCam(Section):
     """What the explanations show."""
 
-    examples: int = Field(8, ge=1, le=64, description="photos in each of the two grids: right and wrong predictions")
-    masks: str | None = Field(None, description="masks of the objects (white = object), named as the photos: a folder or zip; a relative path starts at the source's folder")
+    examples: int = Field(
+        8, ge=1, le=64, description="photos in each of the two grids: right and wrong predictions"
+    )
+    masks: str | None = Field(
+        None,
+        description="masks of the objects (white = object), named as the photos: a folder or zip; a relative path starts at the source's folder",
+    )
     photo: str | None = Field(None, description="path of a photo of one's own to explain")
 
 
@@ -262,13 +338,17 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key) for key, _ in node.value]
         if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"the key `{twice[0]}` stands twice", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key `{twice[0]}` stands twice", problem_mark=node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -298,7 +378,9 @@ def read(path: Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{_short(path)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise ValueError(f"{_short(path)} must be a mapping with `name` and `source`. Received: {type(data).__name__}")
+        raise ValueError(
+            f"{_short(path)} must be a mapping with `name` and `source`. Received: {type(data).__name__}"
+        )
     return data
 
 
@@ -328,9 +410,15 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
             file's. The message says where, what was expected and what was received.
     """
     if not re.fullmatch(NAME, str(name)):
-        raise ValueError(f"`name` must be the name of a file in params/: letters, digits, - and _. Received: {name!r}")
+        raise ValueError(
+            f"`name` must be the name of a file in params/: letters, digits, - and _. Received: {name!r}"
+        )
     files = _chain(name)
-    given = {key: _numbers(value) if isinstance(value, Mapping) else value for key, value in (overrides or {}).items() if value is not None}
+    given = {
+        key: _numbers(value) if isinstance(value, Mapping) else value
+        for key, value in (overrides or {}).items()
+        if value is not None
+    }
     over = [("the command line", _environment()), (origin, given)]
     data = _named_defaults(reduce(merge, (values for _, values in files)))
     data = _without_removed(reduce(merge, (values for _, values in over), data))
@@ -339,7 +427,9 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
     try:
         params = Params.model_validate_json(json.dumps(data, default=str), strict=True)
     except pydantic.ValidationError as error:
-        raise ValueError("\n".join(_explain(problem, [*files, *over]) for problem in error.errors())) from None
+        raise ValueError(
+            "\n".join(_explain(problem, [*files, *over]) for problem in error.errors())
+        ) from None
     for field, value in (("name", params.name), ("run", params.run_name)):
         if value in RESERVED:
             raise ValueError(f"`{field}` must not be {value}: the names {', '.join(RESERVED)} are reserved")
@@ -375,7 +465,9 @@ def parse_assignments(text: str) -> dict:
     try:
         parts = shlex.split(text or "")
     except ValueError:
-        raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed, in {text!r}") from None
+        raise ValueError(
+            f"SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed, in {text!r}"
+        ) from None
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(rf"{NAME}(\.{NAME})*", key):
@@ -444,7 +536,9 @@ def _chain(name: str) -> list[tuple[str, dict]]:
         seen.append(name)
         data = read(FOLDER / f"{name}.yaml")
         if data.get("name") != name:
-            raise ValueError(f"params/{name}.yaml: `name` must be the file's name, {name}. Received: {data.get('name')!r}")
+            raise ValueError(
+                f"params/{name}.yaml: `name` must be the file's name, {name}. Received: {data.get('name')!r}"
+            )
         chain.insert(0, (f"params/{name}.yaml", data))
         name = data.get("extends")
         if name is not None and not re.fullmatch(NAME, str(name)):

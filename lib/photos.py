@@ -51,10 +51,17 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > LARGEST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels are more than {LARGEST_PIXELS // 1_000_000} million")
+                raise ValueError(
+                    f"{width} x {height} pixels are more than {LARGEST_PIXELS // 1_000_000} million"
+                )
             if side:
                 image.draft(None, (2 * side, 2 * side))
-            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # of a TIFF, Pillow gives the upright size
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (
+                5,
+                6,
+                7,
+                8,
+            )  # of a TIFF, Pillow gives the upright size
             pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except ValueError:
         raise
@@ -66,7 +73,9 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it instead of scaling
         values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values // 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(
+            (values // 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8)
+        )
     elif image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
     if image.has_transparency_data:
@@ -124,7 +133,9 @@ def perceptual_hash(image: np.ndarray) -> str:
         64 bits as 16 hexadecimal digits. Copies that were resized or compressed again differ in few
         bits. Source: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html
     """
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA
+    )
     low = cv2.dct(grey.astype(np.float32))[:HASH_SIDE, :HASH_SIDE]
     return np.packbits(low > np.median(low)).tobytes().hex()
 
@@ -156,7 +167,9 @@ def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
     return cache.fingerprint(content, paths, size, fit, cache.code(Path(__file__)))
 
 
-def scan(root: Path, paths: list[str], *, folder: Path, size: int, fit: str) -> tuple[pd.DataFrame, np.ndarray]:
+def scan(
+    root: Path, paths: list[str], *, folder: Path, size: int, fit: str
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Read every file once: hash it, decode it, and keep it resized.
 
     Args:
@@ -176,8 +189,13 @@ def scan(root: Path, paths: list[str], *, folder: Path, size: int, fit: str) -> 
         partial.mkdir(parents=True)
         _scan(root, paths, partial, size, fit)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    table = pd.read_csv(folder / "scan.csv", dtype={"path": str, "sha1": str, "phash": str}, keep_default_na=False, encoding="utf-8")
+        partial.replace(folder)
+    table = pd.read_csv(
+        folder / "scan.csv",
+        dtype={"path": str, "sha1": str, "phash": str},
+        keep_default_na=False,
+        encoding="utf-8",
+    )
     return table, np.load(folder / "photos.npy", mmap_mode="r")
 
 

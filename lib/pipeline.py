@@ -77,7 +77,9 @@ def _settings(name, assignments, run_name, resume):
 def run_from_change(name: str, assignments: str) -> str:
     """Return a folder name for a changed run: `butterfly-image_size-96`, cut and fingerprinted where it is long."""
     parts = [part.partition("=") for part in shlex.split(assignments)]
-    short = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, _, value in parts]  # of two stages, which one
+    short = [
+        f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, _, value in parts
+    ]  # of two stages, which one
     change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(short)).strip("-")
     if len(change) > 40:
         change = f"{change[:31].rstrip('-')}-{cache.fingerprint(assignments)[:8]}"
@@ -114,9 +116,15 @@ def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
     """Yield the files and folders of the user's own that a stage reads, by the key that names them."""
     source, weights = settings.source, settings.model.weights
     mine = {
-        "01_download": [("the files of source.folder", source.folder), ("the file of source.archive", source.archive)],
+        "01_download": [
+            ("the files of source.folder", source.folder),
+            ("the file of source.archive", source.archive),
+        ],
         "03_train": [("the file of model.weights", None if weights == "imagenet" else weights)],
-        "05_gradcam": [("the files of gradcam.masks", settings.gradcam.masks), ("the file of gradcam.photo", settings.gradcam.photo)],
+        "05_gradcam": [
+            ("the files of gradcam.masks", settings.gradcam.masks),
+            ("the file of gradcam.photo", settings.gradcam.photo),
+        ],
     }
     for key, given in mine.get(stage.name, []):
         if given and "://" not in given:
@@ -126,7 +134,13 @@ def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
 def _listing(path: Path) -> str:
     """Return a fingerprint of a file's or folder's names, sizes and times: cheap, and enough to look closer."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return cache.fingerprint([(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()])
+    return cache.fingerprint(
+        [
+            (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
+            for file in files
+            if file.is_file()
+        ]
+    )
 
 
 def _execute(stage, settings, overrides) -> float:
@@ -147,14 +161,20 @@ def _execute(stage, settings, overrides) -> float:
             parameters={"name": settings.name, **overrides},
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # the kernel warns of a socket that only this machine can reach
+            extra_arguments=[
+                "--log-level=ERROR"
+            ],  # the kernel warns of a socket that only this machine can reach
         )
     except papermill.PapermillExecutionError as error:
         problem = f"{error.ename}: {error.evalue}"
-    except Exception as error:  # a kernel that died, a disk that is full: the partial notebook still says how far it came
+    except (
+        Exception
+    ) as error:  # a kernel that died, a disk that is full: the partial notebook still says how far it came
         problem = f"{type(error).__name__}: {error}"
     if problem is None and stage.name not in runs.provenance(at.folder)["stages"]:
-        problem = "the notebook ended before its last cell"  # as sys.exit() does, which papermill takes for success
+        problem = (
+            "the notebook ended before its last cell"  # as sys.exit() does, which papermill takes for success
+        )
     if partial.is_file():
         _publish(partial, final if problem is None else failed)
     if problem is not None:
@@ -196,7 +216,9 @@ def _alone(folder: Path):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"another process is at work in {_shown(folder)}: wait for it, or give this run a name of its own (RUN=...)") from None
+            raise ValueError(
+                f"another process is at work in {_shown(folder)}: wait for it, or give this run a name of its own (RUN=...)"
+            ) from None
         yield
 
 
@@ -226,7 +248,9 @@ def why(name: str, *, assignments: str = "", run_name: str | None = None) -> Non
     settings, _ = _settings(name, assignments, run_name, resume=False)
     earlier = False
     for stage in runs.STAGES.values():
-        found = reasons(stage, settings) or (["maybe: an earlier stage may change what it reads"] if earlier else [])
+        found = reasons(stage, settings) or (
+            ["maybe: an earlier stage may change what it reads"] if earlier else []
+        )
         earlier = earlier or bool(found)
         print(f"{stage.name:<12} {'; '.join(found) or 'up to date'}")
 
@@ -241,7 +265,9 @@ def predict(name: str, photos: str) -> None:
     rows = predictions.of_folder(folder, params.find_file(photos))
     predictions.write(rows, folder / "photo_predictions.csv")
     print(rows.head(10).to_string(index=False))
-    print(f"{len(rows)} photos, {int(rows.problem.ne('').sum())} unreadable: {_shown(folder / 'photo_predictions.csv')}")
+    print(
+        f"{len(rows)} photos, {int(rows.problem.ne('').sum())} unreadable: {_shown(folder / 'photo_predictions.csv')}"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -19,7 +19,10 @@ DOTS = 80
 WIDTH = 10  # inches
 LARGEST_ANNOTATED = 25
 pd.set_option("display.max_colwidth", None)  # tables are read to their ends too
-sns.set_theme(style="whitegrid", rc={"axes.edgecolor": MUTED, "text.color": INK, "axes.labelcolor": INK, "font.size": 10})
+sns.set_theme(
+    style="whitegrid",
+    rc={"axes.edgecolor": MUTED, "text.color": INK, "axes.labelcolor": INK, "font.size": 10},
+)
 
 
 def _picture(figure: Figure, path: Path | None = None, *, photo: bool = False) -> Image:
@@ -53,7 +56,9 @@ def class_counts(summary: dict) -> Image:
     return _picture(figure)
 
 
-def photo_grid(images: list[np.ndarray], titles: list[str], *, columns: int = 6, path: Path | None = None) -> Image:
+def photo_grid(
+    images: list[np.ndarray], titles: list[str], *, columns: int = 6, path: Path | None = None
+) -> Image:
     """Draw photos in a grid with a title above each.
 
     Args:
@@ -145,7 +150,9 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray) -> Image:
         targets: `int64` of shape `(n,)`.
         probabilities: `float` of shape `(n, classes)`.
     """
-    table = pd.DataFrame({"confidence": probabilities.max(axis=1), "accuracy": probabilities.argmax(axis=1) == targets})
+    table = pd.DataFrame(
+        {"confidence": probabilities.max(axis=1), "accuracy": probabilities.argmax(axis=1) == targets}
+    )
     bins = table.groupby(np.minimum((table.confidence * 10).astype(int), 9)).agg(["mean", "size"])
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()

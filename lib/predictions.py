@@ -24,7 +24,9 @@ def table(run_photos: manifest.Photos, probabilities: dict[str, np.ndarray]) -> 
     """
     parts = []
     for split, values in probabilities.items():
-        part = run_photos.table.iloc[run_photos.rows(split)][["path", "split", "label"]].reset_index(drop=True)
+        part = run_photos.table.iloc[run_photos.rows(split)][["path", "split", "label"]].reset_index(
+            drop=True
+        )
         part["predicted"] = np.take(run_photos.classes, values.argmax(axis=1))
         part["confidence"] = values.max(axis=1)
         parts.append(pd.concat([part, pd.DataFrame(values, columns=columns(run_photos.classes))], axis=1))
@@ -43,7 +45,9 @@ def write(rows: pd.DataFrame, path: Path) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """Read what `table` gave and `write` wrote; labels are text, whatever they look like."""
-    return pd.read_csv(path, dtype=dict.fromkeys(["path", "split", "label", "predicted"], str), keep_default_na=False)
+    return pd.read_csv(
+        path, dtype=dict.fromkeys(["path", "split", "label", "predicted"], str), keep_default_na=False
+    )
 
 
 def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -57,11 +61,15 @@ def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
         The columns `path`, `label`, `predicted`, `confidence` and `probability_of_label`.
     """
     own = np.array([row[f"p({row['label']})"] for row in rows.to_dict("records")])
-    worst = rows.assign(probability_of_label=own).sort_values("probability_of_label", kind="stable").head(count)
+    worst = (
+        rows.assign(probability_of_label=own).sort_values("probability_of_label", kind="stable").head(count)
+    )
     return worst[["path", "label", "predicted", "confidence", "probability_of_label"]]
 
 
-def unlabelled(run_photos: manifest.Photos, probabilities: np.ndarray, form: params.Predictions) -> pd.DataFrame:
+def unlabelled(
+    run_photos: manifest.Photos, probabilities: np.ndarray, form: params.Predictions
+) -> pd.DataFrame:
     """List the predictions for the photos without labels, in the form that the parameters name.
 
     Photos are named by their file's name, or by their path where two have one name.
@@ -103,7 +111,9 @@ def of_folder(run: Path, folder: Path) -> pd.DataFrame:
     if not paths:
         raise ValueError(f"{folder.name} holds no photo. Expected files such as .jpg or .png")
     card, network = cache.read_json(run / "model.json"), models.load(run / "model.keras")
-    return pd.DataFrame([_predict_file(folder / path, str(path), card, network) for path in tqdm(paths, disable=None)])
+    return pd.DataFrame(
+        [_predict_file(folder / path, str(path), card, network) for path in tqdm(paths, disable=None)]
+    )
 
 
 def _predict_file(file: Path, name: str, card: dict, network) -> dict:
@@ -112,6 +122,13 @@ def _predict_file(file: Path, name: str, card: dict, network) -> dict:
     except ValueError as error:
         return {"filename": name, "label": "", "confidence": 0.0, "problem": str(error)}
     square = photos.resize(pixels, size=card["size"], fit=card["fit"])
-    probabilities = metrics.apply_temperature(network(square[None].astype(np.float32), training=False).numpy(), card["temperature"])[0]
+    probabilities = metrics.apply_temperature(
+        network(square[None].astype(np.float32), training=False).numpy(), card["temperature"]
+    )[0]
     best = int(probabilities.argmax())
-    return {"filename": name, "label": card["classes"][best], "confidence": round(float(probabilities[best]), 4), "problem": ""}
+    return {
+        "filename": name,
+        "label": card["classes"][best],
+        "confidence": round(float(probabilities[best]), 4),
+        "problem": "",
+    }

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -54,7 +55,11 @@ class Bar:
 
     def _text(self, final=False) -> str:
         filled = round(WIDTH * self.done / max(1, self.total))
-        bar = [] if final else [f"{self.title} [{'#' * filled}{'.' * (WIDTH - filled)}] {self.done}/{self.total}"]
+        bar = (
+            []
+            if final
+            else [f"{self.title} [{'#' * filled}{'.' * (WIDTH - filled)}] {self.done}/{self.total}"]
+        )
         return "\n".join([*self.lines, *bar])
 
     def _draw(self, final=False) -> None:
@@ -66,7 +71,7 @@ class Bar:
 def _terminal():
     path = os.environ.get("CHRYSALIS_TERMINAL")
     try:
-        return open(path, "w") if path else None
+        return Path(path).open("w") if path else None
     except OSError:
         return None
 

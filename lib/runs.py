@@ -12,7 +12,16 @@ from pathlib import Path
 
 from lib import cache, params
 
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "pandas", "papermill")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "scikit-learn",
+    "pandas",
+    "papermill",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,9 @@ STAGES = {
             ("manifest.csv", "model.json"),
             ("metrics.json", "predictions.csv", "confusion_matrix.png", "class_accuracies.png"),
         ),
-        Stage("05_gradcam", ("gradcam",), ("manifest.csv", "model.json", "predictions.csv"), ("gradcam.json",)),
+        Stage(
+            "05_gradcam", ("gradcam",), ("manifest.csv", "model.json", "predictions.csv"), ("gradcam.json",)
+        ),
     )
 }
 
@@ -104,7 +115,9 @@ class Run:
         """
         for name in self.stage.writes:
             if not self.path(name).exists():
-                raise FileNotFoundError(f"{self.stage.name} ended without writing {name}: run all its cells in order")
+                raise FileNotFoundError(
+                    f"{self.stage.name} ended without writing {name}: run all its cells in order"
+                )
         cache.write_json(self.folder / "params.json", params.public(self.settings))
         record = provenance(self.folder)
         record["stages"][self.stage.name] = {
@@ -162,6 +175,8 @@ def _git() -> str | None:
     """Return the commit of the project, with a mark where files differ from it; None outside a checkout."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, cwd=params.ROOT, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            command, cwd=params.ROOT, capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

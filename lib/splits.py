@@ -52,7 +52,11 @@ def assign(photos: pd.DataFrame, *, val: float, test: float, seed: int) -> pd.Se
     free = photos[result.eq("train")]
     home = free.groupby("cluster").label.agg(lambda labels: labels.mode().iloc[0])
     members = {cluster: group.index for cluster, group in free.groupby("cluster")}
-    rank = free.groupby("cluster").sha1.min().map(lambda sha1: hashlib.sha256(f"{seed}:{sha1}".encode()).hexdigest())
+    rank = (
+        free.groupby("cluster")
+        .sha1.min()
+        .map(lambda sha1: hashlib.sha256(f"{seed}:{sha1}".encode()).hexdigest())
+    )
     for _, names in home.groupby(home):
         order = sorted(names.index, key=rank.get)
         for split, taken in _fill(order, members, quotas).items():
@@ -71,11 +75,15 @@ def _fill(order, members, quotas) -> dict[str, list]:
         taken[split] = []
         for cluster in list(left):
             size = len(members[cluster])
-            if size <= room and len(left) > len(quotas) - len(taken) + 1:  # train and the splits to come keep one each
+            if (
+                size <= room and len(left) > len(quotas) - len(taken) + 1
+            ):  # train and the splits to come keep one each
                 taken[split].append(cluster)
                 left.remove(cluster)
                 room -= size
-        if not taken[split] and len(order) > len(quotas):  # every cluster is larger than the quota: the smallest is nearest to it
+        if not taken[split] and len(order) > len(
+            quotas
+        ):  # every cluster is larger than the quota: the smallest is nearest to it
             smallest = min(left, key=lambda cluster: len(members[cluster]))
             taken[split].append(smallest)
             left.remove(smallest)

@@ -59,7 +59,9 @@ def fit(settings: Params, photos: manifest.Photos, folder: Path, *, finished: st
         with device.strategy().scope():
             network = _build(settings, photos)
         _Trainer(settings, photos, network, place).train(folder / parent if parent else None)
-        cache.write_json(place / "finished.json", {"parent": parent, "network": _network_key(settings, photos)})
+        cache.write_json(
+            place / "finished.json", {"parent": parent, "network": _network_key(settings, photos)}
+        )
     network = _build(settings, photos)  # anew, so that it carries no optimizer
     with np.load(place / "best.npz") as best:
         network.set_weights(list(best.values()))
@@ -72,12 +74,19 @@ def _build(settings, photos):
 
 def _network_key(settings, photos):
     identity = backbones.weights_identity(settings.model.weights)
-    return cache.fingerprint(settings.model.model_dump() | {"weights": identity}, photos.identity("train", "val"))
+    return cache.fingerprint(
+        settings.model.model_dump() | {"weights": identity}, photos.identity("train", "val")
+    )
 
 
 def _key(settings, photos, parent):
     """Return the fingerprint of all that decides the result of a training."""
-    parts = [_network_key(settings, photos), settings.seed, settings.augment.model_dump(), settings.train.model_dump()]
+    parts = [
+        _network_key(settings, photos),
+        settings.seed,
+        settings.augment.model_dump(),
+        settings.train.model_dump(),
+    ]
     return cache.fingerprint(*parts, parent, cache.code(*CODE, Path(__file__)))
 
 
@@ -88,10 +97,14 @@ def _parent(settings, photos, folder, finished) -> str | None:
         return None
     record = folder / str(finished) / "finished.json"
     if not record.is_file():
-        raise ValueError("there is no finished training to go on from. Run the training without `train.resume_stages` first")
+        raise ValueError(
+            "there is no finished training to go on from. Run the training without `train.resume_stages` first"
+        )
     last = cache.read_json(record)
     if last["network"] != _network_key(settings, photos):
-        raise ValueError("the finished training was of another model or of other photos: it can go on only with the same `model` and data")
+        raise ValueError(
+            "the finished training was of another model or of other photos: it can go on only with the same `model` and data"
+        )
     if last["parent"] and _key(settings, photos, last["parent"]) == finished:
         return last["parent"]
     return finished
@@ -111,7 +124,9 @@ class _Trainer:
             stages = {name: stages[name] for name in settings.train.resume_stages if name in stages}
         self.stages = stages
         weights = {id(variable) for variable in network.weights}
-        self.seeds = [(variable, np.asarray(variable)) for variable in network.variables if id(variable) not in weights]
+        self.seeds = [
+            (variable, np.asarray(variable)) for variable in network.variables if id(variable) not in weights
+        ]
 
     def train(self, parent: Path | None) -> None:
         """Run the stages that are left."""
@@ -140,7 +155,9 @@ class _Trainer:
             models.unfreeze(self.network, stage.trainable, self.settings.model)
             self.network.compile(
                 optimizer=_optimizer(self.settings.train.optimizer, stage, self.steps),
-                loss=keras.losses.CategoricalCrossentropy(label_smoothing=self.settings.train.label_smoothing),
+                loss=keras.losses.CategoricalCrossentropy(
+                    label_smoothing=self.settings.train.label_smoothing
+                ),
                 metrics=["accuracy"],
                 jit_compile="auto" if device.GPUS else False,
             )
@@ -166,7 +183,10 @@ class _Trainer:
         self.save(stage=index + 1, epoch=0)
 
     def _start_from_best(self):
-        for variable, value in self.seeds:  # of dropout: a stage starts with them alike, interrupted before it or not
+        for (
+            variable,
+            value,
+        ) in self.seeds:  # of dropout: a stage starts with them alike, interrupted before it or not
             variable.assign(value)
         if (self.place / "best.npz").is_file():
             with np.load(self.place / "best.npz") as best:
@@ -179,13 +199,17 @@ class _Trainer:
             options = train.reduce_learning_rate.model_dump()
             callbacks.append(keras.callbacks.ReduceLROnPlateau(train.monitor, **options))
         if train.early_stopping:
-            callbacks.append(keras.callbacks.EarlyStopping(train.monitor, patience=train.early_stopping.patience))
+            callbacks.append(
+                keras.callbacks.EarlyStopping(train.monitor, patience=train.early_stopping.patience)
+            )
         return callbacks
 
     def _batches(self):
         targets = self.photos.targets("train")
         classes = len(self.photos.classes)
-        weights = dataset.class_weights(targets, classes) if self.settings.train.class_weights else np.ones(classes)
+        weights = (
+            dataset.class_weights(targets, classes) if self.settings.train.class_weights else np.ones(classes)
+        )
         return dataset.training(
             self.photos.images,
             self.photos.rows("train"),
@@ -200,7 +224,11 @@ class _Trainer:
     def _validation(self):
         rows, targets = self.photos.rows("val"), self.photos.targets("val")
         return dataset.evaluation(
-            self.photos.images, rows, targets=targets, classes=len(self.photos.classes), batch_size=self.settings.train.batch_size
+            self.photos.images,
+            rows,
+            targets=targets,
+            classes=len(self.photos.classes),
+            batch_size=self.settings.train.batch_size,
         )
 
     def _variables(self):
@@ -217,8 +245,12 @@ class _Trainer:
     def save(self, *, stage: int, epoch: int) -> None:
         """Write the state, whole or not at all."""
         self.meta |= {"stage": stage, "epoch": epoch}
-        values = {f"v{index}": np.asarray(value) for index, value in enumerate(self._variables())} if epoch else {}
-        cache.write(self.state, lambda partial: np.savez(partial, meta=np.array(json.dumps(self.meta)), **values))
+        values = (
+            {f"v{index}": np.asarray(value) for index, value in enumerate(self._variables())} if epoch else {}
+        )
+        cache.write(
+            self.state, lambda partial: np.savez(partial, meta=np.array(json.dumps(self.meta)), **values)
+        )
 
     def _keep_best(self, weights) -> None:
         cache.write(self.place / "best.npz", lambda partial: np.savez(partial, *weights))
@@ -227,14 +259,20 @@ class _Trainer:
         """Record an epoch, keep its weights if they are the best, and write the state."""
         row = [len(self.meta["history"]) + 1, stage, *(float(logs[key]) for key in COLUMNS[2:])]
         if not np.isfinite(row[2]):
-            raise ValueError(f"the loss of epoch {row[0]} is {row[2]}: lower the learning rate of stage {stage}")
+            raise ValueError(
+                f"the loss of epoch {row[0]} is {row[2]}: lower the learning rate of stage {stage}"
+            )
         self.meta["history"].append(row)
         value = self.sign * float(logs[self.settings.train.monitor])
         if self.meta["best"] is None or value < self.meta["best"]:
             self.meta["best"] = value
             self._keep_best(self.network.get_weights())
         self.meta["callbacks"] = [
-            {name: float(getattr(callback, name)) for name in CALLBACK_STATE if getattr(callback, name, None) is not None}
+            {
+                name: float(getattr(callback, name))
+                for name in CALLBACK_STATE
+                if getattr(callback, name, None) is not None
+            }
             for callback in callbacks
         ]
         self.meta["stopped"] = bool(self.network.stop_training)
@@ -270,11 +308,15 @@ def _optimizer(settings, stage: Stage, steps: int) -> keras.optimizers.Optimizer
     if stage.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, decay_steps=stage.epochs * steps)
     if settings.kind == "sgd":
-        return keras.optimizers.SGD(rate, momentum=settings.momentum, weight_decay=settings.weight_decay or None)
+        return keras.optimizers.SGD(
+            rate, momentum=settings.momentum, weight_decay=settings.weight_decay or None
+        )
     if settings.kind == "adam":
         return keras.optimizers.Adam(rate)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])  # decay pulls kernels to 0; a scale belongs at 1
+    optimizer.exclude_from_weight_decay(
+        var_names=["bias", "gamma", "beta"]
+    )  # decay pulls kernels to 0; a scale belongs at 1
     return optimizer
 
 
@@ -324,7 +366,9 @@ def frozen_layers_agree(trained: keras.Model, fresh: keras.Model, settings: Para
     )
 
 
-def predict(network: keras.Model, photos: manifest.Photos, rows: np.ndarray, *, folder: Path, batch_size: int) -> np.ndarray:
+def predict(
+    network: keras.Model, photos: manifest.Photos, rows: np.ndarray, *, folder: Path, batch_size: int
+) -> np.ndarray:
     """Predict photos, or read back what the same weights said of the same photos.
 
     Args:
@@ -338,11 +382,17 @@ def predict(network: keras.Model, photos: manifest.Photos, rows: np.ndarray, *, 
         Probabilities, `float32` of shape `(len(rows), classes)`, in the order of the rows.
     """
     content = photos.table.sha1.iloc[rows].tolist()
-    key = cache.fingerprint(models.weights_sha256(network), photos.images.shape, content, cache.code(dataset, Path(__file__)))
+    key = cache.fingerprint(
+        models.weights_sha256(network), photos.images.shape, content, cache.code(dataset, Path(__file__))
+    )
 
     def compute():
         stream = dataset.evaluation(photos.images, rows, batch_size=batch_size)
-        return {"probabilities": np.concatenate([tf.convert_to_tensor(network(batch, training=False)).numpy() for batch in stream])}
+        return {
+            "probabilities": np.concatenate(
+                [tf.convert_to_tensor(network(batch, training=False)).numpy() for batch in stream]
+            )
+        }
 
     if len(rows) == 0:
         return np.empty((0, len(photos.classes)), np.float32)

@@ -54,18 +54,23 @@ def history(epochs, stages=("head", "fine_tune")):
 
 @pytest.mark.parametrize("classes", COUNTS)
 def test_class_counts(classes):
-    drawn(plots.class_counts(summary(classes)))
+    picture = plots.class_counts(summary(classes))
+    drawn(picture)
+    assert len(picture.data) < 300_000
 
 
 @pytest.mark.parametrize(("count", "columns"), [(0, 6), (1, 6), (7, 3), (18, 6)])
 def test_photo_grid(count, columns, tmp_path):
     images = [np.full((30, 40, 3), 10 * number, np.uint8) for number in range(count)]
     titles = [f"a very long title of a photo number {number}\nsecond line" for number in range(count)]
-    picture = plots.photo_grid(images, titles, columns=columns, path=tmp_path / "grid.png")
-    assert (tmp_path / "grid.png").is_file()
+    path = tmp_path / "grid.png" if count < 2 else None
+    picture = plots.photo_grid(images, titles, columns=columns, path=path)
+    if path:
+        assert path.is_file()
     if count:
         drawn(picture, "JPEG")
-        written(tmp_path / "grid.png", picture)
+    if count == 1:
+        written(path, picture)
 
 
 def test_photo_grid_shows_the_photos_in_their_order():
@@ -118,10 +123,6 @@ def test_reliability(classes):
     probabilities = random.dirichlet(np.ones(classes) / 3, 200)
     drawn(plots.reliability(random.integers(0, classes, 200), probabilities))
     drawn(plots.reliability(np.array([0]), np.eye(classes)[:1]))  # one photo, entirely sure
-
-
-def test_pictures_are_light():
-    assert len(plots.class_counts(summary(100)).data) < 300_000
 
 
 def test_plots_open_no_windows_and_keep_no_figures():
