@@ -11,7 +11,7 @@ from lib.device import keras
 OWN = {"EfficientNetLite0": efficientnet_lite.EfficientNetLite0}
 
 # What each family's ImageNet weights were trained with, from 0..255: (pixel - mean) / deviation, in BGR order for some.
-# It is `preprocess_input` of each family's module, as layers that are saved with the model.
+# It is `preprocess_input` of each family's module, as layers that are saved with the model. Families under RAW scale inside.
 RAW = (0.0, 1.0)
 SIGNED = (127.5, 127.5)
 TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -63,18 +63,11 @@ def build(name: str, *, weights: str | None, image_size: int) -> keras.Model:
     make = _maker(name)
     if weights not in (None, "imagenet"):
         weights = str(weights_file(weights))
-    options = (
-        {"include_preprocessing": False}
-        if "include_preprocessing" in inspect.signature(make).parameters
-        else {}
-    )
     try:
         with warnings.catch_warnings(
             action="ignore"
         ):  # MobileNetV2 warns of each size that it was not published for
-            return make(
-                include_top=False, weights=weights, input_shape=(image_size, image_size, 3), **options
-            )
+            return make(include_top=False, weights=weights, input_shape=(image_size, image_size, 3))
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         if weights == "imagenet" and "fetch failure" in message:

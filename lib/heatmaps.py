@@ -61,6 +61,7 @@ def feature_map(network: keras.Model) -> keras.KerasTensor:
 
 def _heat(explainer, batch, targets):
     with tf.GradientTape() as tape:
+        tape.watch(batch)  # a tape follows what learns, and all of the network may be frozen
         features, logits = explainer(batch, training=False)
         score = tf.gather(tf.cast(logits, tf.float32), targets, batch_dims=1)
     gradient = tf.cast(tape.gradient(score, features), tf.float32)

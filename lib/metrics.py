@@ -134,16 +134,40 @@ def _roc_auc(targets, probabilities):
 
 
 def _bootstrap(targets, probabilities, seed):
-    predicted, losses = probabilities.argmax(axis=1), _log_losses(targets, probabilities)
+    """Return percentile intervals over photos drawn again with replacement.
+
+    Such a draw is a multinomial draw of the confusion matrix's cells: thousands of photos cost no more than ten.
+    """
     random = np.random.default_rng(seed)
-    rows = []
-    for _ in range(RESAMPLES):
-        pick = random.integers(0, len(targets), len(targets))
-        f1 = sk.f1_score(targets[pick], predicted[pick], average="macro", zero_division=0)
-        rows.append((f1, sk.matthews_corrcoef(targets[pick], predicted[pick]), losses[pick].mean()))
+    n, k = len(targets), probabilities.shape[1]
+    cells = np.bincount(targets * k + probabilities.argmax(axis=1), minlength=k * k)
+    draws = random.multinomial(n, cells / n, size=RESAMPLES).reshape(-1, k, k)
+    losses = _log_losses(targets, probabilities)
+    values = {
+        "f1_macro": [macro_f1(matrix) for matrix in draws],
+        "mcc": [matthews(matrix) for matrix in draws],
+        "log_loss": [losses[random.integers(0, n, n)].mean() for _ in range(RESAMPLES)],
+    }
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(rows, [tail, 100 - tail], axis=0)
-    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(("f1_macro", "mcc", "log_loss"))}
+    return {name: np.percentile(value, [tail, 100 - tail]).tolist() for name, value in values.items()}
+
+
+def macro_f1(matrix: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur in a confusion matrix of counts, `(classes, classes)`, true classes in rows."""
+    sums = matrix.sum(axis=0) + matrix.sum(axis=1)
+    occurs = sums > 0
+    return float((2 * np.diag(matrix)[occurs] / sums[occurs]).mean())
+
+
+def matthews(matrix: np.ndarray) -> float:
+    """Return the Matthews correlation of a confusion matrix, as scikit-learn defines it for several classes; 0 where one class alone occurs."""
+    true, predicted, n = (
+        matrix.sum(axis=1).astype(float),
+        matrix.sum(axis=0).astype(float),
+        float(matrix.sum()),
+    )
+    spread = (n**2 - true @ true) * (n**2 - predicted @ predicted)
+    return float((np.trace(matrix) * n - true @ predicted) / np.sqrt(spread)) if spread else 0.0
 
 
 def _per_class(targets, predicted, classes):

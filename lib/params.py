@@ -39,7 +39,7 @@ TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
 class Section(BaseModel):
     """A part of the parameters: frozen, and closed to keys that it does not list."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Table(Section):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import shlex
@@ -11,8 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import nbformat
 
 from lib import cache, params, runs
 
@@ -100,9 +99,9 @@ def reasons(stage: runs.Stage, settings: params.Params) -> list[str]:
 def _inputs(stage, settings) -> dict[str, str]:
     """Return a fingerprint of everything that a stage's notebook depends on, by name."""
     at = runs.Run(settings, stage)
-    cells = nbformat.read(NOTEBOOKS / f"{stage.name}.ipynb", as_version=4).cells
-    values = {"the notebook": cache.fingerprint([cell.source for cell in cells])}
-    values["lib"] = cache.code(*sorted((params.ROOT / "lib").glob("*.py")))
+    cells = cache.read_json(NOTEBOOKS / f"{stage.name}.ipynb")["cells"]
+    values = {"the notebook": cache.fingerprint(["".join(cell["source"]) for cell in cells])}
+    values["lib"] = _lib()
     for key in stage.uses:
         values[f"parameter {key}"] = cache.fingerprint(params.pick(settings, key))
     for name in stage.reads:
@@ -110,6 +109,11 @@ def _inputs(stage, settings) -> dict[str, str]:
     for key, path in _files_named(stage, settings):
         values[key] = _listing(path)
     return values
+
+
+@functools.cache
+def _lib() -> str:
+    return cache.code(*sorted((params.ROOT / "lib").glob("*.py")))
 
 
 def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
@@ -195,6 +199,8 @@ def _forget(at: runs.Run) -> None:
 
 def _publish(partial: Path, final: Path) -> None:
     """Move an executed notebook into place without what only this machine knows: times and folders."""
+    import nbformat  # takes seconds to import, which an up-to-date run does not need
+
     book = nbformat.read(partial, as_version=4)
     book.metadata.pop("papermill", None)
     for cell in book.cells:

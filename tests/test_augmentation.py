@@ -16,7 +16,9 @@ def photos(count=COUNT, size=SIZE):
 
 
 def changed(batch, seed=3, **settings):
-    return augmentation.images(tf.constant(batch), Augment(**NOTHING | settings), tf.constant([seed, 1], tf.int64)).numpy()
+    return augmentation.images(
+        tf.constant(batch), Augment(**NOTHING | settings), tf.constant([seed, 1], tf.int64)
+    ).numpy()
 
 
 def test_all_zero_changes_nothing():
@@ -28,7 +30,10 @@ def test_all_zero_changes_nothing():
 
 def test_a_flip_mirrors_exactly_about_half_of_the_photos():
     result = changed(photos(200), flip="horizontal")
-    mirrored = [np.abs(after - before[:, ::-1]).max() < 1e-3 for before, after in zip(photos(200), result, strict=True)]
+    mirrored = [
+        np.abs(after - before[:, ::-1]).max() < 1e-3
+        for before, after in zip(photos(200), result, strict=True)
+    ]
     same = [np.abs(after - before).max() < 1e-3 for before, after in zip(photos(200), result, strict=True)]
     assert sum(mirrored) + sum(same) == 200
     assert 70 < sum(mirrored) < 130
@@ -98,12 +103,16 @@ def test_brightness_adds_and_contrast_stretches_about_the_mean():
 
 
 def test_everything_together_stays_in_range():
-    result = changed(photos(), flip="both", rotation=180, zoom=0.9, translation=0.9, contrast=0.9, brightness=0.9)
+    result = changed(
+        photos(), flip="both", rotation=180, zoom=0.9, translation=0.9, contrast=0.9, brightness=0.9
+    )
     assert result.dtype == np.float32 and result.shape == photos().shape
     assert result.min() >= 0 and result.max() <= 255
 
 
-@pytest.mark.parametrize("settings", [{"rotation": 30}, {"translation": 0.3}, {"contrast": 0.5}, {"brightness": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"rotation": 30}, {"translation": 0.3}, {"contrast": 0.5}, {"brightness": 0.5}], ids=str
+)
 def test_photos_of_a_batch_are_changed_differently(settings):
     same = np.repeat(photos(1), 4, axis=0)
     result = changed(same, **settings)
@@ -111,7 +120,14 @@ def test_photos_of_a_batch_are_changed_differently(settings):
 
 
 def test_the_seed_alone_decides():
-    settings = {"flip": "both", "rotation": 30, "zoom": 0.2, "translation": 0.1, "contrast": 0.3, "brightness": 0.2}
+    settings = {
+        "flip": "both",
+        "rotation": 30,
+        "zoom": 0.2,
+        "translation": 0.1,
+        "contrast": 0.3,
+        "brightness": 0.2,
+    }
     first = changed(photos(), **settings)
     tf.random.uniform([3])  # whatever is drawn in between
     np.testing.assert_array_equal(changed(photos(), **settings), first)
@@ -121,12 +137,21 @@ def test_the_seed_alone_decides():
 def test_in_tf_data_it_gives_what_it_gives_eagerly():
     settings = Augment(rotation=40, zoom=0.3, flip="both")
     seed = tf.constant([3, 1], tf.int64)
-    stream = tf.data.Dataset.from_tensors(photos()).map(lambda batch: augmentation.images(batch, settings, seed))
-    np.testing.assert_allclose(next(iter(stream)), augmentation.images(tf.constant(photos()), settings, seed), atol=1e-3)
+    stream = tf.data.Dataset.from_tensors(photos()).map(
+        lambda batch: augmentation.images(batch, settings, seed)
+    )
+    np.testing.assert_allclose(
+        next(iter(stream)), augmentation.images(tf.constant(photos()), settings, seed), atol=1e-3
+    )
 
 
 def mixed(batch, labels, seed=3, alpha=0.4):
-    return [part.numpy() for part in augmentation.mixup(tf.constant(batch), tf.constant(labels), alpha=alpha, seed=tf.constant([seed, 1], tf.int64))]
+    return [
+        part.numpy()
+        for part in augmentation.mixup(
+            tf.constant(batch), tf.constant(labels), alpha=alpha, seed=tf.constant([seed, 1], tf.int64)
+        )
+    ]
 
 
 def test_mixup_blends_photos_as_it_blends_labels():
@@ -136,7 +161,9 @@ def test_mixup_blends_photos_as_it_blends_labels():
     blended, shares = mixed(batch, labels)
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     assert ((shares > 0.05) & (shares < 0.95)).any()
-    np.testing.assert_allclose(blended, (shares @ values)[:, None, None, None] * np.ones_like(batch), atol=0.01)
+    np.testing.assert_allclose(
+        blended, (shares @ values)[:, None, None, None] * np.ones_like(batch), atol=0.01
+    )
     assert ((shares > 0).sum(axis=1) <= 2).all()
 
 

@@ -63,10 +63,17 @@ def test_a_network_that_scales_itself_still_does():
     theirs = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(64, 64, 3))
     theirs.set_weights(ours.get_weights())
     expected = theirs(keras.applications.mobilenet_v3.preprocess_input(photos), training=False)
-    np.testing.assert_allclose(whole(photos, training=False), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole(photos, training=False), expected, atol=1e-3 * np.std(expected))
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES.values() if "include_preprocessing" in inspect.signature(getattr(keras.applications, name)).parameters])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in FAMILIES.values()
+        if "include_preprocessing" in inspect.signature(getattr(keras.applications, name)).parameters
+    ],
+)
 def test_no_family_loses_its_own_scaling(monkeypatch, name):
     given = {}
     original = getattr(keras.applications, name)
@@ -90,16 +97,32 @@ def network(count=10):
 
 @pytest.mark.parametrize(
     ("part", "count"),
-    [("none", 0), ("all", 10), ("last 3 layers", 3), ("last 99 layers", 10), ("last 40 %", 4), ("last 25 %", 2), ("last 36.5 %", 4), ("last 100 %", 10), ("last 0 %", 0), ("last 4 %", 0)],
+    [
+        ("none", 0),
+        ("all", 10),
+        ("last 3 layers", 3),
+        ("last 99 layers", 10),
+        ("last 40 %", 4),
+        ("last 25 %", 2),
+        ("last 36.5 %", 4),
+        ("last 100 %", 10),
+        ("last 0 %", 0),
+        ("last 4 %", 0),
+    ],
 )
 def test_the_last_layers_learn(part, count):
     backbone = network()
     assert backbones.trainable_layers(backbone, part) == backbone.layers[10 - count :]
 
 
-@pytest.mark.parametrize(("name", "near"), [("MobilNetV2", "MobileNetV2"), ("efficientnetlite0", "EfficientNetLite0"), ("ResNet-50", "ResNet50")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("MobilNetV2", "MobileNetV2"), ("efficientnetlite0", "EfficientNetLite0"), ("ResNet-50", "ResNet50")],
+)
 def test_an_unknown_name_suggests_a_known_one(name, near):
-    with pytest.raises(ValueError, match=f"`model.backbone` must be one of.*Received: {name}. Near it: .*{near}"):
+    with pytest.raises(
+        ValueError, match=f"`model.backbone` must be one of.*Received: {name}. Near it: .*{near}"
+    ):
         backbones.build(name, weights=None, image_size=64)
 
 
@@ -117,9 +140,14 @@ def failing(error):
 
 
 def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
-    error = Exception("URL fetch failure on https://storage.googleapis.com/x.h5: None -- [Errno -2] Name or service not known")
+    error = Exception(
+        "URL fetch failure on https://storage.googleapis.com/x.h5: None -- [Errno -2] Name or service not known"
+    )
     monkeypatch.setattr(keras.applications, "MobileNetV2", failing(error))
-    with pytest.raises(ValueError, match="MobileNetV2 could not be downloaded: URL fetch failure on https.*WEIGHTS=path.*EfficientNetLite0"):
+    with pytest.raises(
+        ValueError,
+        match="MobileNetV2 could not be downloaded: URL fetch failure on https.*WEIGHTS=path.*EfficientNetLite0",
+    ):
         backbones.build("MobileNetV2", weights="imagenet", image_size=64)
 
 
@@ -129,19 +157,26 @@ def test_a_size_that_does_not_suit_is_said_so():
 
 
 def test_a_missing_file_of_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`model.weights`: there is no file .*none.h5. Expected: imagenet, null or the path"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="`model.weights`: there is no file .*none.h5. Expected: imagenet, null or the path",
+    ):
         backbones.build("MobileNetV2", weights=str(tmp_path / "none.h5"), image_size=64)
 
 
 def test_a_file_that_is_not_one_of_weights(tmp_path):
     (tmp_path / "text.weights.h5").write_text("not found")
-    with pytest.raises(ValueError, match="MobileNetV2 at 32 pixels could not be built from text.weights.h5: "):
+    with pytest.raises(
+        ValueError, match="MobileNetV2 at 32 pixels could not be built from text.weights.h5: "
+    ):
         backbones.build("MobileNetV2", weights=str(tmp_path / "text.weights.h5"), image_size=32)
 
 
 def test_a_file_of_weights_of_another_network(tmp_path):
     network().save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ValueError, match="MobileNetV2 at 32 pixels could not be built from other.weights.h5: "):
+    with pytest.raises(
+        ValueError, match="MobileNetV2 at 32 pixels could not be built from other.weights.h5: "
+    ):
         backbones.build("MobileNetV2", weights=str(tmp_path / "other.weights.h5"), image_size=32)
 
 

@@ -28,7 +28,18 @@ def noise():
     return np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
 
 
-def batches(images, *, epochs=1, settings=NOTHING, weights=(1, 1, 1), seed=7, first_epoch=0, rows=ALL_ROWS, targets=TARGETS, batch_size=BATCH):
+def batches(
+    images,
+    *,
+    epochs=1,
+    settings=NOTHING,
+    weights=(1, 1, 1),
+    seed=7,
+    first_epoch=0,
+    rows=ALL_ROWS,
+    targets=TARGETS,
+    batch_size=BATCH,
+):
     """Returns the batches of some epochs as lists of arrays."""
     stream = dataset.training(
         images,
@@ -40,7 +51,9 @@ def batches(images, *, epochs=1, settings=NOTHING, weights=(1, 1, 1), seed=7, fi
         seed=seed,
         first_epoch=first_epoch,
     )
-    return [[part.numpy() for part in batch] for batch in stream.take(epochs * math.ceil(len(rows) / batch_size))]
+    return [
+        [part.numpy() for part in batch] for batch in stream.take(epochs * math.ceil(len(rows) / batch_size))
+    ]
 
 
 def rows_of(batch):
@@ -51,18 +64,26 @@ def test_every_photo_comes_once_per_epoch_with_its_label(images):
     found = batches(images, epochs=3)
     assert [len(batch[0]) for batch in found] == [5, 5, 3] * 3
     for epoch in range(3):
-        rows = sum((rows_of(batch) for batch in found[epoch * STEPS : (epoch + 1) * STEPS]), [])
+        rows = [row for batch in found[epoch * STEPS : (epoch + 1) * STEPS] for row in rows_of(batch)]
         assert sorted(rows) == ALL_ROWS.tolist()
         assert rows != sorted(rows)
     for photos, labels, weights in found:
         assert photos.dtype == labels.dtype == weights.dtype == np.float32
-        assert photos.shape[1:] == (SIZE, SIZE, 3) and labels.shape == (len(photos), 3) and weights.shape == (len(photos),)
+        assert (
+            photos.shape[1:] == (SIZE, SIZE, 3)
+            and labels.shape == (len(photos), 3)
+            and weights.shape == (len(photos),)
+        )
         assert labels.argmax(axis=1).tolist() == [(row - 3) % 3 for row in photos[:, 0, 0, 0]]
         assert (labels.sum(axis=1) == 1).all()
 
 
 def test_epochs_and_seeds_differ(images):
-    found = [sum((rows_of(batch) for batch in batches(images, first_epoch=epoch, seed=seed)), []) for seed in (7, 8) for epoch in (0, 1, 2)]
+    found = [
+        [row for batch in batches(images, first_epoch=epoch, seed=seed) for row in rows_of(batch)]
+        for seed in (7, 8)
+        for epoch in (0, 1, 2)
+    ]
     assert len({tuple(order) for order in found}) == 6
 
 
@@ -87,15 +108,22 @@ def test_a_batch_is_augmented_as_augmentation_says_eagerly():
     images = noise()
     (photos, labels, _), *_ = batches(images, settings=settings)
     seed, epoch, index = 7, 0, 0
-    order = tf.random.experimental.stateless_shuffle(tf.range(COUNT), tf.constant([seed, epoch], tf.int64)).numpy()[:BATCH]
-    seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, epoch], tf.int64), tf.constant(index, tf.int64)), 2)
+    order = tf.random.experimental.stateless_shuffle(
+        tf.range(COUNT), tf.constant([seed, epoch], tf.int64)
+    ).numpy()[:BATCH]
+    seeds = tf.random.split(
+        tf.random.fold_in(tf.constant([seed, epoch], tf.int64), tf.constant(index, tf.int64)), 2
+    )
     expected = augmentation.images(tf.constant(images[ALL_ROWS[order]]), settings, seeds[0])
     np.testing.assert_allclose(photos, expected, atol=1e-3)
     np.testing.assert_array_equal(labels.argmax(axis=1), TARGETS[order])
 
 
 def test_mixup_is_on_only_where_it_is_asked_for():
-    plain, mixed = (batches(noise(), settings=settings)[0][1] for settings in (NOTHING, NOTHING.model_copy(update={"mixup": 0.4})))
+    plain, mixed = (
+        batches(noise(), settings=settings)[0][1]
+        for settings in (NOTHING, NOTHING.model_copy(update={"mixup": 0.4}))
+    )
     assert set(np.unique(plain)) == {0, 1}
     assert ((mixed > 0.01) & (mixed < 0.99)).any()
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)

@@ -56,7 +56,10 @@ def test_without_weights_it_is_random():
     ("change", "message"),
     [
         (lambda found: found.pop("_bn0.running_mean"), "under _bn0 do not fit layer stem_norm"),
-        (lambda found: found.update({"_blocks.3._bn1.weight": np.ones(3, np.float32)}), "under _blocks.3._bn1 do not fit layer block3_depthwise_norm"),
+        (
+            lambda found: found.update({"_blocks.3._bn1.weight": np.ones(3, np.float32)}),
+            "under _blocks.3._bn1 do not fit layer block3_depthwise_norm",
+        ),
     ],
     ids=["a tensor is missing", "a tensor has another shape"],
 )

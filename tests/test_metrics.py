@@ -217,3 +217,13 @@ def test_apply_temperature_of_certainty_and_of_nothing():
     found = metrics.apply_temperature(np.array([[1.0, 0.0, 0.0]], np.float32), 0.05)
     assert np.isfinite(found).all() and found.sum() == pytest.approx(1) and found[0, 0] > 0.999
     assert metrics.apply_temperature(np.zeros((0, 3)), 2.0).shape == (0, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_the_values_of_a_confusion_matrix_are_those_of_scikit_learn(classes):
+    random = np.random.default_rng(classes)
+    targets = random.integers(0, classes, 60)
+    predicted = np.where(random.random(60) < 0.7, targets, random.integers(0, classes, 60))
+    matrix = sk.confusion_matrix(targets, predicted, labels=range(classes))
+    assert metrics.macro_f1(matrix) == pytest.approx(sk.f1_score(targets, predicted, average="macro"))
+    assert metrics.matthews(matrix) == pytest.approx(sk.matthews_corrcoef(targets, predicted))

@@ -29,7 +29,11 @@ WRITES = {
 def write_notebook(folder, name, body=NOTHING):
     """Writes a notebook of a stage that takes no time; `body` is a cell before its result."""
     cells = [
-        nbformat.v4.new_code_cell("\n".join(["name = 'demo'", *(f"{key} = None" for key in params.Params.model_fields if key != "name")])),
+        nbformat.v4.new_code_cell(
+            "\n".join(
+                ["name = 'demo'", *(f"{key} = None" for key in params.Params.model_fields if key != "name")]
+            )
+        ),
         nbformat.v4.new_code_cell(
             "from lib import params, runs\n"
             f"runs.STAGES = {{stage.name: stage for stage in (lambda Stage: {STAGES!r})(runs.Stage)}}\n"
@@ -74,7 +78,10 @@ def forbid_execution(monkeypatch):
 
 def executed(folder):
     """Returns what the record says of each executed notebook."""
-    return {path.stem: cache.read_json(folder / "provenance.json")["stages"][path.stem] for path in folder.glob("*.ipynb")}
+    return {
+        path.stem: cache.read_json(folder / "provenance.json")["stages"][path.stem]
+        for path in folder.glob("*.ipynb")
+    }
 
 
 def pretend(folder, monkeypatch, ran):
@@ -105,16 +112,23 @@ def test_a_run_executes_the_notebooks_in_order_and_the_next_one_nothing(place, m
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["one", "two", "three", "report:"]
     assert lines[0].endswith(" s")
-    assert (folder / "two.txt").read_text() == f"{params.load('demo').seed} {params.load('demo').evaluate.hardest}"
+    assert (
+        folder / "two.txt"
+    ).read_text() == f"{params.load('demo').seed} {params.load('demo').evaluate.hardest}"
     assert not list(folder.glob("*.partial.ipynb")) and not list(folder.glob("*.failed.ipynb"))
-    assert "current.finish" not in (folder / "report.html").read_text() and "provenance.json" in (folder / "report.html").read_text()
+    assert (
+        "current.finish" not in (folder / "report.html").read_text()
+        and "provenance.json" in (folder / "report.html").read_text()
+    )
     for stage in STAGES:
         book = nbformat.read(folder / f"{stage.name}.ipynb", as_version=4)
         assert [cell.execution_count for cell in book.cells if cell.cell_type == "code"] == [1, 2, 3, 4, 5]
     before = executed(folder)
     forbid_execution(monkeypatch)
     pipeline.run("demo")
-    assert [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[:3]] == ["up to date"] * 3
+    assert [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[:3]] == [
+        "up to date"
+    ] * 3
     assert executed(folder) == before
     pipeline.why("demo")
     assert [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()] == ["up to date"] * 3
@@ -172,7 +186,11 @@ def test_what_changed_is_executed_again_with_what_depends_on_it(place, monkeypat
 
     write_notebook(place / "notebooks", "three", "1 + 1")
     again, reasons = rerun()
-    assert again == ["three"] and reasons["three"] == "the notebook has changed" and reasons["one"] == "up to date"
+    assert (
+        again == ["three"]
+        and reasons["three"] == "the notebook has changed"
+        and reasons["one"] == "up to date"
+    )
 
     again, reasons = rerun(assignments="gradcam.examples=3")
     assert again == ["three"] and reasons["three"] == "parameter gradcam has changed"
@@ -180,7 +198,9 @@ def test_what_changed_is_executed_again_with_what_depends_on_it(place, monkeypat
 
     again, reasons = rerun(assignments="seed=7")  # `one` writes other content, which `two` reads
     assert again == ["one", "two"]
-    assert reasons["one"] == "parameter seed has changed" and reasons["two"].startswith("maybe: an earlier stage may change")
+    assert reasons["one"] == "parameter seed has changed" and reasons["two"].startswith(
+        "maybe: an earlier stage may change"
+    )
     assert rerun()[0] == ["one", "two"]
 
     (folder / "one.txt").write_text("by hand")
@@ -264,7 +284,10 @@ def test_the_stages_after_a_failure_are_not_executed(place, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "demo", "--set", "evaluate.hardst=3"], "unknown key `evaluate.hardst`. Did you mean `hardest`?"),
+        (
+            ["run", "demo", "--set", "evaluate.hardst=3"],
+            "unknown key `evaluate.hardst`. Did you mean `hardest`?",
+        ),
         (["run", "demo", "--set", "evaluate.hardest"], "SET takes key=value pairs"),
         (["run", "nothing"], "there is no params/nothing.yaml"),
         (["resume", "demo", "--set", "train.stages.head.epochs=-1"], "`train.stages.head.epochs` is wrong"),
@@ -274,7 +297,9 @@ def test_the_stages_after_a_failure_are_not_executed(place, monkeypatch):
     ],
     ids=str,
 )
-def test_a_wrong_command_is_one_line_and_stops_before_any_notebook(place, monkeypatch, capsys, arguments, message):
+def test_a_wrong_command_is_one_line_and_stops_before_any_notebook(
+    place, monkeypatch, capsys, arguments, message
+):
     forbid_execution(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
     assert pipeline.main() == 1
@@ -289,13 +314,18 @@ def test_two_runs_at_once_in_one_folder_are_refused(place, monkeypatch):
     (place / "outputs" / "demo").mkdir()
     with (place / "outputs" / "demo" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is at work in outputs/demo: wait for it, or give this run a name"):
+        with pytest.raises(
+            ValueError,
+            match="another process is at work in outputs/demo: wait for it, or give this run a name",
+        ):
             pipeline.run("demo")
         with pytest.raises(ValueError, match="another process"):
             pipeline.remove("demo")
         assert ran == []
         pipeline.run("demo", run_name="other")
     pipeline.run("demo")
+    with pipeline._alone(place / "outputs" / "demo"), pytest.raises(ValueError, match="another process"):
+        pipeline.run("demo")
 
 
 # Names of runs
@@ -304,9 +334,18 @@ def test_two_runs_at_once_in_one_folder_are_refused(place, monkeypatch):
 def test_a_change_gets_a_folder_of_its_own():
     assert pipeline.run_from_change("butterfly", "model.image_size=96") == "butterfly-image_size-96"
     assert pipeline.run_from_change("b", "model.image_size=96 seed=3") == "b-image_size-96-seed-3"
-    alike = ["augment.zoom=0.2", "augment.contrast=0.2", "augment.zoom=1.2", "train.stages.head.epochs=2", "train.stages.fine_tune.epochs=2"]
+    alike = [
+        "augment.zoom=0.2",
+        "augment.contrast=0.2",
+        "augment.zoom=1.2",
+        "train.stages.head.epochs=2",
+        "train.stages.fine_tune.epochs=2",
+    ]
     assert len({pipeline.run_from_change("b", change) for change in alike}) == len(alike)
-    long = [pipeline.run_from_change("b", "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16" + end) for end in (" seed=1", " seed=2")]
+    long = [
+        pipeline.run_from_change("b", "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16" + end)
+        for end in (" seed=1", " seed=2")
+    ]
     assert long[0] != long[1]
     for name in long:
         assert len(name) <= 2 + 40 and name.startswith("b-fine_tune-learning_rate-0-0001")
@@ -316,7 +355,9 @@ def test_a_change_gets_a_folder_of_its_own():
 
 def test_settings_of_the_command_line():
     def run_name(**change):
-        return pipeline._settings("demo", **{"assignments": "", "run_name": None, "resume": False} | change)[0].run_name
+        return pipeline._settings("demo", **{"assignments": "", "run_name": None, "resume": False} | change)[
+            0
+        ].run_name
 
     assert run_name() == "demo"
     assert run_name(assignments="seed=7") == "demo-seed-7"
@@ -348,7 +389,9 @@ def test_removing_a_run_leaves_the_photos_and_the_other_runs(place, capsys):
     assert capsys.readouterr().out == "removed outputs/demo; the photos are still in outputs/data\n"
 
 
-@pytest.mark.parametrize("name", ["data", "bench", "compare", "..", ".", "", "../outputs", "demo/x", "/tmp", "data/"])
+@pytest.mark.parametrize(
+    "name", ["data", "bench", "compare", "..", ".", "", "../outputs", "demo/x", "/tmp", "data/"]
+)
 def test_only_the_name_of_a_run_can_be_removed(place, name):
     for folder in ("data", "demo", "demo/x", "bench"):
         (place / "outputs" / folder).mkdir()
@@ -364,9 +407,18 @@ def test_lib_is_imported_where_the_current_folder_has_a_lib_of_its_own(tmp_path)
     (tmp_path / "lib").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     code = "import lib.params; print(lib.params.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).parts[-2:] == ("lib", "params.py") and not done.stdout.startswith(str(tmp_path))
+    assert Path(done.stdout.strip()).parts[-2:] == ("lib", "params.py") and not done.stdout.startswith(
+        str(tmp_path)
+    )
 
 
 def test_an_up_to_date_run_needs_no_tensorflow():

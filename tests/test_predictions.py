@@ -1,0 +1,161 @@
+"""Predictions: the table, the forms that are handed in, and photos from a folder."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import log_loss
+
+from lib import cache, manifest, metrics, models, params, predictions
+from lib.device import keras
+
+CLASSES = ["ant", "bee", "cat"]
+
+
+def make_photos(rows):
+    """Photos by (path, label, split); what they show does not matter."""
+    table = pd.DataFrame(rows, columns=["path", "label", "split"])
+    return manifest.Photos(table, np.zeros((len(rows), 4, 4, 3), np.uint8), CLASSES)
+
+
+LABELLED = make_photos(
+    [
+        ("a.jpg", "bee", "val"),
+        ("b.jpg", "ant", "test"),
+        ("c.jpg", "", ""),
+        ("d.jpg", "cat", "test"),
+        ("e.jpg", "", "predict"),
+        ("f.jpg", "bee", "test"),
+    ]
+)
+TEST = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.7, 0.1]])
+VAL = np.array([[0.1, 0.2, 0.7]])
+
+
+def test_table_lists_the_labelled_photos_by_split():
+    rows = predictions.table(LABELLED, {"val": VAL, "test": TEST})
+    assert list(rows.columns) == [
+        "path",
+        "split",
+        "label",
+        "predicted",
+        "confidence",
+        "p(ant)",
+        "p(bee)",
+        "p(cat)",
+    ]
+    assert rows.path.tolist() == ["a.jpg", "b.jpg", "d.jpg", "f.jpg"]
+    assert rows.split.tolist() == ["val", "test", "test", "test"]
+    assert rows.label.tolist() == ["bee", "ant", "cat", "bee"]
+    assert rows.predicted.tolist() == ["cat", "ant", "ant", "bee"]
+    assert rows.confidence.tolist() == [0.7, 0.6, 0.5, 0.7]
+    np.testing.assert_array_equal(rows[predictions.columns(CLASSES)], np.concatenate([VAL, TEST]))
+
+
+def test_hardest_are_those_whose_class_got_least():
+    rows = predictions.table(LABELLED, {"val": VAL, "test": TEST})
+    worst = predictions.hardest(rows, 3)
+    assert worst.path.tolist() == ["d.jpg", "a.jpg", "b.jpg"]
+    assert worst.probability_of_label.tolist() == [0.1, 0.2, 0.6]
+    assert list(worst.columns) == ["path", "label", "predicted", "confidence", "probability_of_label"]
+    assert len(predictions.hardest(rows, 99)) == 4
+
+
+def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet([0.2] * 3, 200).astype(np.float32)
+    targets = random.integers(0, 3, 200)
+    photos = make_photos([(f"{index}.jpg", CLASSES[target], "test") for index, target in enumerate(targets)])
+    predictions.write(predictions.table(photos, {"test": probabilities}), tmp_path / "predictions.csv")
+    rows = pd.read_csv(tmp_path / "predictions.csv")
+    again = rows[[f"p({name})" for name in CLASSES]].to_numpy().clip(metrics.SMALLEST)
+    measured = metrics.report(targets, probabilities, CLASSES)
+    assert log_loss(rows.label, again / again.sum(axis=1, keepdims=True), labels=CLASSES) == pytest.approx(
+        measured["log_loss"], abs=1e-5
+    )
+    assert (rows.label == rows.predicted).mean() == measured["top_1"]
+
+
+def test_labels_that_look_like_numbers_stay_text(tmp_path):
+    table = pd.DataFrame({"path": ["x.jpg"], "label": ["001"], "split": ["test"]})
+    photos = manifest.Photos(table, np.zeros((1, 4, 4, 3), np.uint8), ["001", "NA"])
+    predictions.write(predictions.table(photos, {"test": np.array([[0.4, 0.6]])}), tmp_path / "p.csv")
+    row = predictions.read(tmp_path / "p.csv").iloc[0]
+    assert (row.label, row.predicted, row.confidence) == ("001", "NA", 0.6)
+
+
+# Photos without labels
+
+
+def unlabelled(*paths, **form):
+    photos = make_photos([("x.jpg", "ant", "train"), *((path, "", "predict") for path in paths)])
+    probabilities = np.eye(3)[np.arange(len(paths)) % 3] * 0.55553 + 0.14815
+    return predictions.unlabelled(photos, probabilities, params.Predictions(**form))
+
+
+def test_unlabelled_photos_stand_in_natural_order():
+    rows = unlabelled("test/Image_10.jpg", "test/Image_2.jpg", "test/Image_1.jpg")
+    assert list(rows.columns) == ["filename", "label", "confidence"]
+    assert rows.filename.tolist() == ["Image_1.jpg", "Image_2.jpg", "Image_10.jpg"]
+    assert rows.label.tolist() == ["cat", "bee", "ant"]
+    assert rows.confidence.tolist() == [0.7037] * 3
+
+
+def test_the_columns_are_named_as_the_task_wants():
+    rows = unlabelled("b.jpg", "a.jpg", filename="id", label="species", confidence=None)
+    assert list(rows.columns) == ["id", "species"]
+    assert rows.id.tolist() == ["a.jpg", "b.jpg"] and rows.species.tolist() == ["bee", "ant"]
+
+
+def test_photos_of_one_name_are_told_apart_by_their_path():
+    assert unlabelled("one/a.jpg", "two/a.jpg", "two/b.jpg").filename.tolist() == [
+        "one/a.jpg",
+        "two/a.jpg",
+        "two/b.jpg",
+    ]
+
+
+def test_no_unlabelled_photo_gives_an_empty_table():
+    photos = make_photos([("x.jpg", "ant", "train")])
+    rows = predictions.unlabelled(photos, np.empty((0, 3), np.float32), params.Predictions())
+    assert list(rows.columns) == ["filename", "label", "confidence"] and rows.empty
+
+
+# A folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run whose network names the brightest of the three colours."""
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Rescaling(10 / 255)(keras.layers.GlobalAveragePooling2D()(inputs))
+    models.save(keras.Model(inputs, keras.layers.Softmax()(x)), tmp_path / "run" / "model.keras")
+    card = {"size": 4, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
+    cache.write_json(tmp_path / "run" / "model.json", card)
+    return tmp_path / "run"
+
+
+def test_a_folder_of_photos(run, tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name, colour in (("deep/green.png", (0, 255, 0)), ("red.jpg", (255, 0, 0))):
+        Image.new("RGB", (30, 20), colour).save(folder / name, quality=100)
+    (folder / "broken.jpg").write_bytes(b"<html>")
+    (folder / "notes.txt").write_text("not a photo")
+    rows = predictions.of_folder(run, folder).set_index("filename")
+    assert rows.index.tolist() == ["broken.jpg", "deep/green.png", "red.jpg"]
+    assert rows.label.tolist() == ["", "bee", "ant"]
+    assert rows.problem["broken.jpg"].startswith("not a photo") and (rows.problem[1:] == "").all()
+    # logits 10 and 0 and 0, divided by the temperature of 2
+    assert rows.confidence["deep/green.png"] == pytest.approx(np.exp(5) / (np.exp(5) + 2), abs=1e-3)
+    assert rows.confidence["broken.jpg"] == 0
+
+
+def test_what_is_missing_is_named(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="other has no model yet: run `make other` first"):
+        predictions.of_folder(tmp_path / "other", tmp_path)
+    with pytest.raises(FileNotFoundError, match="PHOTOS must be a folder of photos. Received: .*nowhere"):
+        predictions.of_folder(run, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no photo. Expected files such as .jpg"):
+        predictions.of_folder(run, tmp_path / "empty")
