@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from lib import device, models, params
+from lib import device, models, schema
 
 BATCH, SIZE, CLASSES, STEPS, ROUNDS = 64, 224, 100, 20, 5
 
@@ -20,7 +20,7 @@ def main() -> int:
         print("TensorFlow sees no GPU. Expected: an NVIDIA GPU and its driver (nvidia-smi -L lists it)")
         return 1
     print(device.prepare(seed=0))
-    settings = params.Model(backbone="MobileNetV2", weights=None, image_size=SIZE)
+    settings = schema.Model(backbone="MobileNetV2", weights=None, image_size=SIZE)
     network = models.build(settings, classes=CLASSES, seed=0)
     network.compile("adam", "categorical_crossentropy")
     random = np.random.default_rng(0)

@@ -8,7 +8,7 @@ interpolation instead of four, and about three times as fast.
 import numpy as np
 
 from lib.device import tf
-from lib.params import Augment
+from lib.schema import Augment
 
 
 def images(batch: tf.Tensor, settings: Augment, seed: tf.Tensor) -> tf.Tensor:

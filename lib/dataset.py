@@ -6,7 +6,7 @@ import numpy as np
 
 from lib import augmentation
 from lib.device import tf
-from lib.params import Augment
+from lib.schema import Augment
 
 AUTOTUNE = tf.data.AUTOTUNE
 

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image
 
-from lib import heatmaps, manifest, metrics, params, plots, runs
+from lib import heatmaps, manifest, metrics, params, plots, runs, schema
 from lib import photos as photo_files
 
 MOST_MASKED = 256  # photos whose heat is measured against masks: enough for two digits of a mean
 
 
 def choose(
-    photos: manifest.Photos, predictions: pd.DataFrame, settings: params.Params
+    photos: manifest.Photos, predictions: pd.DataFrame, settings: schema.Params
 ) -> dict[str, pd.DataFrame]:
     """Choose the photos to explain, from the test split or, where there is none, from val.
 
@@ -91,7 +91,7 @@ def grid(
     return plots.photo_grid(images, titles, columns=6, path=folder / f"{name}.png")
 
 
-def inside_masks(network, photos: manifest.Photos, settings: params.Params, run: runs.Run) -> pd.DataFrame:
+def inside_masks(network, photos: manifest.Photos, settings: schema.Params, run: runs.Run) -> pd.DataFrame:
     """Measure how much of the heat for the true class lies on the object.
 
     Args:
@@ -159,7 +159,7 @@ def summary(shares: pd.DataFrame) -> dict:
     }
 
 
-def own_photo(network, card: dict, photos: manifest.Photos, settings: params.Params) -> Image:
+def own_photo(network, card: dict, photos: manifest.Photos, settings: schema.Params) -> Image:
     """Explain a photo of one's own, or the manifest's first kept one.
 
     Args:

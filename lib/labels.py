@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lib import photos
-from lib.params import Source, Table
+from lib.schema import Source, Table
 
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib import cache, labels, photos, runs, splits
-from lib.params import Params
+from lib.schema import Params
 
 COLUMNS = ["path", "label", "split", "status", "reason", "sha1", "phash", "width", "height", "cluster"]
 ORDER = ["train", "val", "test", "predict"]

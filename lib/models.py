@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import backbones, cache, params
+from lib import backbones, cache, schema
 from lib.device import keras
 
 BACKBONE = "backbone"
 LOGITS = "logits"
 
 
-def build(settings: params.Model, *, classes: int, seed: int) -> keras.Model:
+def build(settings: schema.Model, *, classes: int, seed: int) -> keras.Model:
     """Build the network that the parameters describe.
 
     Args:
@@ -48,7 +48,7 @@ def build(settings: params.Model, *, classes: int, seed: int) -> keras.Model:
     return keras.Model(inputs, keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x))
 
 
-def _layer(name: str, layer: params.HeadLayer, classes: int, seed: int) -> keras.layers.Layer:
+def _layer(name: str, layer: schema.HeadLayer, classes: int, seed: int) -> keras.layers.Layer:
     layers = keras.layers
     if layer.layer == "dense":
         penalty = keras.regularizers.L2(layer.l2) if layer.l2 else None
@@ -64,7 +64,7 @@ def _layer(name: str, layer: params.HeadLayer, classes: int, seed: int) -> keras
     }[layer.layer]()
 
 
-def unfreeze(model: keras.Model, part: str, settings: params.Model) -> None:
+def unfreeze(model: keras.Model, part: str, settings: schema.Model) -> None:
     """Let a part of the backbone learn and the rest not; the head always learns.
 
     Batch normalisation that keeps its statistics is frozen wherever it stands: a frozen one runs in
@@ -88,7 +88,7 @@ def unfreeze(model: keras.Model, part: str, settings: params.Model) -> None:
         layer.trainable = id(layer) in learning and not isinstance(layer, frozen)
 
 
-def learning(model: keras.Model, settings: params.Params) -> pd.DataFrame:
+def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
     """Count what learns in each stage of training.
 
     Args:
@@ -125,7 +125,7 @@ def publish(
     model: keras.Model,
     folder: Path,
     *,
-    settings: params.Model,
+    settings: schema.Model,
     classes: list[str],
     training: str,
     temperature: float,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib import cache, params, runs
+from lib import cache, params, runs, schema
 
 NOTEBOOKS = params.ROOT / "notebooks"
 
@@ -85,7 +85,7 @@ def run_from_change(name: str, assignments: str) -> str:
     return f"{name}-{change}"
 
 
-def reasons(stage: runs.Stage, settings: params.Params) -> list[str]:
+def reasons(stage: runs.Stage, settings: schema.Params) -> list[str]:
     """Say why a stage must be executed again, by content and not by date; an empty list says that it is up to date."""
     at = runs.Run(settings, stage)
     before = runs.provenance(at.folder)["stages"].get(stage.name, {}).get("inputs")
@@ -235,7 +235,7 @@ def remove(name: str) -> None:
         FileNotFoundError: there is no such run.
         ValueError: the name is that of a shared folder, or none that a run can have.
     """
-    if not re.fullmatch(params.NAME, name) or name in params.RESERVED:
+    if not re.fullmatch(schema.NAME, name) or name in schema.RESERVED:
         raise ValueError(f"remove takes the name of a run. Received: {name!r}")
     folder = runs.outputs() / name
     if not folder.is_dir():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib import cache, labels, manifest, metrics, models, params, photos
+from lib import cache, labels, manifest, metrics, models, photos, schema
 
 DIGITS = 7  # of a probability: enough to compute every metric again from the file
 
@@ -68,7 +68,7 @@ def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def unlabelled(
-    run_photos: manifest.Photos, probabilities: np.ndarray, form: params.Predictions
+    run_photos: manifest.Photos, probabilities: np.ndarray, form: schema.Predictions
 ) -> pd.DataFrame:
     """List the predictions for the photos without labels, in the form that the parameters name.
 

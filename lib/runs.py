@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from lib import cache, params
+from lib import cache, params, schema
 
 PACKAGES = (
     "tensorflow",
@@ -72,7 +72,7 @@ def outputs() -> Path:
 class Run:
     """A run that one stage is working on."""
 
-    settings: params.Params
+    settings: schema.Params
     stage: Stage
     started: float = field(default_factory=time.monotonic)
 
@@ -131,7 +131,7 @@ class Run:
         return self.folder / "provenance.json"
 
 
-def start(settings: params.Params, stage: str) -> Run:
+def start(settings: schema.Params, stage: str) -> Run:
     """Begin a stage of a run.
 
     Args:

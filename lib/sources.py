@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from lib import archives, params
+from lib import archives, params, schema
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 REMADE = ("folder", "sample")  # kinds that can be made again, and are when their origin has changed
@@ -50,7 +50,7 @@ class Unfinished(ValueError):
     """A transfer failed: what has arrived is kept, for the next try to go on from."""
 
 
-def fetch(source: params.Source, folder: Path) -> dict:
+def fetch(source: schema.Source, folder: Path) -> dict:
     """Bring the photos of a source to `folder/raw/` and write `folder/source.json`.
 
     What is there and fits is used as it is, without network. A drawn sample is made again when the code that
@@ -98,7 +98,7 @@ def fetch(source: params.Source, folder: Path) -> dict:
     return record
 
 
-def _check(source: params.Source) -> None:
+def _check(source: schema.Source) -> None:
     if not source.archive:
         return
     if source.kind in REMADE:
@@ -121,7 +121,7 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _declared(source: params.Source) -> dict:
+def _declared(source: schema.Source) -> dict:
     """Return what identifies the source; of a path, only its last part."""
     if source.kind == "kaggle":
         fields = {"dataset": source.dataset} if source.dataset else {"competition": source.competition}
@@ -140,7 +140,7 @@ def _asked(declared: dict) -> str:
     return ", ".join(str(value) if key == "kind" else f"{key} {value}" for key, value in declared.items())
 
 
-def _fingerprint(source: params.Source, folder: Path) -> str | None:
+def _fingerprint(source: schema.Source, folder: Path) -> str | None:
     """Return a hash that changes when what can be made again should be."""
     if source.kind == "sample":
         from lib import sample  # here: only this kind needs it
@@ -162,7 +162,7 @@ def _there(folder: Path) -> dict | None:
     return record if isinstance(record, dict) and (folder / "raw").is_dir() else None
 
 
-def _fits(there: dict, source: params.Source, *, wanted: dict) -> bool:
+def _fits(there: dict, source: schema.Source, *, wanted: dict) -> bool:
     if any(there.get(key) != value for key, value in wanted.items()):
         return False
     if source.sha256 and there.get("archive_sha256") != source.sha256:
@@ -178,7 +178,7 @@ def _fits(there: dict, source: params.Source, *, wanted: dict) -> bool:
         return True  # deleted after it was unpacked
 
 
-def _require_replaceable(there: dict | None, source: params.Source, *, folder: Path, declared: dict) -> None:
+def _require_replaceable(there: dict | None, source: schema.Source, *, folder: Path, declared: dict) -> None:
     remade = there and source.kind in REMADE and there.get("kind") == source.kind
     if remade or not (folder / "raw").exists():
         return
@@ -193,7 +193,7 @@ def _require_replaceable(there: dict | None, source: params.Source, *, folder: P
     )
 
 
-def _bring(source: params.Source, staging: Path, *, download: Path) -> dict:
+def _bring(source: schema.Source, staging: Path, *, download: Path) -> dict:
     """Put the photos under `staging/raw`; return how they came."""
     if source.archive:
         url = _is_url(source.archive)
@@ -214,7 +214,7 @@ def _bring(source: params.Source, staging: Path, *, download: Path) -> dict:
     return {"kind": "sample"}
 
 
-def _unpack(archive: Path, kind: str, *, source: params.Source, staging: Path) -> dict:
+def _unpack(archive: Path, kind: str, *, source: schema.Source, staging: Path) -> dict:
     sha256 = _sha256(archive) if archive.is_file() else None
     if source.sha256 and sha256 != source.sha256:
         raise ValueError(
@@ -279,7 +279,7 @@ def _transfer(url: str, part: Path) -> None:
                 progress.update(len(chunk))
 
 
-def _kaggle(source: params.Source, download: Path) -> tuple[Path, str | None]:
+def _kaggle(source: schema.Source, download: Path) -> tuple[Path, str | None]:
     """Run Kaggle's client; return the archive and the licence that it names."""
     what = "datasets" if source.dataset else "competitions"
     name = source.dataset or source.competition
@@ -330,7 +330,7 @@ def _kaggle_size(dataset: str | None) -> int | None:
     return None
 
 
-def _kaggle_help(source: params.Source, reason: str) -> str:
+def _kaggle_help(source: schema.Source, reason: str) -> str:
     what = f"data set {source.dataset}" if source.dataset else f"competition {source.competition}"
     rules = f" In both cases accept the rules first, at kaggle.com/c/{source.competition}/rules."
     return (
@@ -376,7 +376,7 @@ def _drive_id(text: str) -> str:
     return match[1]
 
 
-def _drive(source: params.Source, staging: Path, *, download: Path) -> dict:
+def _drive(source: schema.Source, staging: Path, *, download: Path) -> dict:
     """Download a folder of Google Drive, whose size nothing tells beforehand; a sole archive in it is unpacked."""
     import gdown  # here: only this kind needs it
 
@@ -406,7 +406,7 @@ def _drive(source: params.Source, staging: Path, *, download: Path) -> dict:
     return {"kind": "drive"}
 
 
-def _original(source: params.Source, folder: Path) -> Path:
+def _original(source: schema.Source, folder: Path) -> Path:
     original = _find(source.folder, "folder").resolve()
     if not original.is_dir():
         raise ValueError(
@@ -435,7 +435,7 @@ def _raise(error: OSError):
     raise error
 
 
-def _copy(source: params.Source, staging: Path) -> dict:
+def _copy(source: schema.Source, staging: Path) -> dict:
     files, skipped = _listing(_find(source.folder, "folder").resolve())
     needed = sum(path.stat().st_size + archives.BLOCK for _, path in files)
     archives.require_space(staging, needed, what=f"copying {source.folder}")

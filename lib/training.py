@@ -15,7 +15,7 @@ import pandas as pd
 
 from lib import augmentation, backbones, cache, dataset, device, efficientnet_lite, manifest, models, progress
 from lib.device import keras, tf
-from lib.params import Params, Stage
+from lib.schema import Params, Stage
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
 CODE = (augmentation, backbones, dataset, efficientnet_lite, models)

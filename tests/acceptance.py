@@ -18,7 +18,10 @@ def main() -> int:
         rows = list(csv.DictReader(file))
     low, high = metrics["intervals"]["top_1"]
     checks = {
-        f"top-1 on test {metrics['top_1']:.3f} ({low:.3f} to {high:.3f}, {metrics['n']} photos), at least {LEAST_TOP_1}": metrics["top_1"] >= LEAST_TOP_1,
+        f"top-1 on test {metrics['top_1']:.3f} ({low:.3f} to {high:.3f}, {metrics['n']} photos), at least {LEAST_TOP_1}": metrics[
+            "top_1"
+        ]
+        >= LEAST_TOP_1,
         f"{len(rows)} predictions for photos without labels, {UNLABELLED} asked": len(rows) == UNLABELLED,
     }
     for text, passed in checks.items():

@@ -5,7 +5,7 @@ import pytest
 
 from lib import augmentation
 from lib.device import tf
-from lib.params import Augment
+from lib.schema import Augment
 
 NOTHING = {"flip": "none", "rotation": 0, "zoom": 0, "translation": 0, "contrast": 0, "brightness": 0}
 COUNT, SIZE = 16, 9

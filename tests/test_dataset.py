@@ -7,7 +7,7 @@ import pytest
 
 from lib import augmentation, dataset
 from lib.device import tf
-from lib.params import Augment
+from lib.schema import Augment
 
 SIZE = 8
 COUNT = 13

@@ -6,7 +6,7 @@ import pytest
 from IPython.display import Image as Picture
 from PIL import Image
 
-from lib import explanations, manifest, metrics, models, params, plots, runs
+from lib import explanations, manifest, metrics, models, plots, runs, schema
 from lib.device import keras
 
 SIZE = 8
@@ -14,7 +14,7 @@ CLASSES = ["ant", "bee", "cat"]
 
 
 def make_settings(**gradcam):
-    return params.Params.model_validate(
+    return schema.Params.model_validate(
         {"name": "x", "seed": 3, "source": {"kind": "sample", "name": "x"}, "gradcam": gradcam}
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import backbones, heatmaps, models, params
+from lib import backbones, heatmaps, models, schema
 from lib.device import keras
 
 SIZE = 8
@@ -63,7 +63,7 @@ def test_where_nothing_speaks_for_the_class_there_is_no_heat():
 
 
 def build(**change):
-    chosen = params.Model.model_validate({"backbone": "Tiny", "weights": None, "image_size": 32, **change})
+    chosen = schema.Model.model_validate({"backbone": "Tiny", "weights": None, "image_size": 32, **change})
     return models.build(chosen, classes=3, seed=1)
 
 

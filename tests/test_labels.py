@@ -3,7 +3,7 @@
 import pytest
 
 from lib import labels
-from lib.params import Source
+from lib.schema import Source
 
 FOLDERS = Source(kind="sample")
 

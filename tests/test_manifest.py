@@ -9,7 +9,7 @@ import pytest
 from conftest import encoded, scene
 
 from lib import cache, manifest, runs
-from lib.params import Params
+from lib.schema import Params
 
 
 def settings(**sections):

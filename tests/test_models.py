@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from lib import backbones, cache, models, params
+from lib import backbones, cache, models, schema
 from lib.device import keras
 
 SIZE = 32
@@ -33,7 +33,7 @@ def tiny(monkeypatch):
 
 
 def settings(**change):
-    return params.Model.model_validate({"backbone": "Tiny", "weights": None, "image_size": SIZE, **change})
+    return schema.Model.model_validate({"backbone": "Tiny", "weights": None, "image_size": SIZE, **change})
 
 
 def build(classes=3, seed=1, **change):
@@ -146,7 +146,7 @@ def test_what_learns(tmp_path, weights, mode, part, learn):
 
 def test_what_learns_is_counted_for_each_stage():
     network = build()
-    run = params.Params.model_validate(
+    run = schema.Params.model_validate(
         {
             "name": "x",
             "source": {"kind": "sample"},

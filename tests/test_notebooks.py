@@ -11,10 +11,10 @@ import nbformat
 import papermill
 import pytest
 
-from lib import params, runs
+from lib import params, runs, schema
 
 FILES = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
-PARAMETERS = set(params.Params.model_fields)
+PARAMETERS = set(schema.Params.model_fields)
 every_notebook = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -63,13 +63,13 @@ def test_the_parameters_cell_is_the_schema(path):
     assert all(isinstance(line, ast.Assign) and len(line.targets) == 1 for line in lines)
     assert [line.lineno for line in lines] == list(range(1, len(lines) + 1)), "one assignment per line"
     values = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
-    assert list(values) == list(params.Params.model_fields)
-    assert values == dict.fromkeys(params.Params.model_fields) | {"name": "demo"}
+    assert list(values) == list(schema.Params.model_fields)
+    assert values == dict.fromkeys(schema.Params.model_fields) | {"name": "demo"}
 
 
 @every_notebook
 def test_papermill_sees_every_parameter(path):
-    assert list(papermill.inspect_notebook(path)) == list(params.Params.model_fields)
+    assert list(papermill.inspect_notebook(path)) == list(schema.Params.model_fields)
 
 
 def bound(tree):

@@ -5,7 +5,7 @@ import json
 import pydantic
 import pytest
 
-from lib import params
+from lib import params, schema
 
 MINIMAL = "name: {name}\nsource: {{kind: sample}}\n"
 COMMITTED = sorted(path.stem for path in params.FOLDER.glob("*.yaml"))
@@ -169,7 +169,7 @@ def test_a_name_that_is_no_file_name_is_refused(name):
     assert f"Received: {name!r}" in refusal(name)
 
 
-@pytest.mark.parametrize("name", params.RESERVED)
+@pytest.mark.parametrize("name", schema.RESERVED)
 def test_reserved_names(folder, name):
     put(folder, name)
     assert "reserved" in refusal(name)
@@ -292,7 +292,7 @@ def test_one_key_of_a_default_stage_or_layer_can_change(folder):
         "mine", params.parse_assignments("train.stages.fine_tune.epochs=2 model.head.dropout.rate=0.5")
     )
     assert list(found.train.stages) == ["head", "fine_tune"] and found.train.stages["fine_tune"].epochs == 2
-    assert found.train.stages["fine_tune"].schedule == params.STAGES["fine_tune"].schedule
+    assert found.train.stages["fine_tune"].schedule == schema.STAGES["fine_tune"].schedule
     assert found.model.head["dropout"].rate == 0.5
 
 
@@ -330,7 +330,7 @@ def test_a_run_may_be_called_like_a_number(folder):
 
 def test_a_cell_overrides_the_file_and_ignores_none_and_other_variables(folder):
     put(folder, text="seed: 5\nmodel: {image_size: 96, fit: pad}\n")
-    cell = dict.fromkeys(params.Params.model_fields) | {
+    cell = dict.fromkeys(schema.Params.model_fields) | {
         "name": "mine",
         "model": {"image_size": 64},
         "pd": object(),

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lib import cache, params, pipeline, runs
+from lib import cache, params, pipeline, runs, schema
 
 STAGES = (
     runs.Stage("one", ("seed", "source"), (), ("one.txt",)),
@@ -31,7 +31,7 @@ def write_notebook(folder, name, body=NOTHING):
     cells = [
         nbformat.v4.new_code_cell(
             "\n".join(
-                ["name = 'demo'", *(f"{key} = None" for key in params.Params.model_fields if key != "name")]
+                ["name = 'demo'", *(f"{key} = None" for key in schema.Params.model_fields if key != "name")]
             )
         ),
         nbformat.v4.new_code_cell(

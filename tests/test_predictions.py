@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import log_loss
 
-from lib import cache, manifest, metrics, models, params, predictions
+from lib import cache, manifest, metrics, models, predictions, schema
 from lib.device import keras
 
 CLASSES = ["ant", "bee", "cat"]
@@ -90,7 +90,7 @@ def test_labels_that_look_like_numbers_stay_text(tmp_path):
 def unlabelled(*paths, **form):
     photos = make_photos([("x.jpg", "ant", "train"), *((path, "", "predict") for path in paths)])
     probabilities = np.eye(3)[np.arange(len(paths)) % 3] * 0.55553 + 0.14815
-    return predictions.unlabelled(photos, probabilities, params.Predictions(**form))
+    return predictions.unlabelled(photos, probabilities, schema.Predictions(**form))
 
 
 def test_unlabelled_photos_stand_in_natural_order():
@@ -117,7 +117,7 @@ def test_photos_of_one_name_are_told_apart_by_their_path():
 
 def test_no_unlabelled_photo_gives_an_empty_table():
     photos = make_photos([("x.jpg", "ant", "train")])
-    rows = predictions.unlabelled(photos, np.empty((0, 3), np.float32), params.Predictions())
+    rows = predictions.unlabelled(photos, np.empty((0, 3), np.float32), schema.Predictions())
     assert list(rows.columns) == ["filename", "label", "confidence"] and rows.empty
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib import cache, params, runs
-from lib.params import Params
+from lib.schema import Params
 
 
 @pytest.fixture(autouse=True)

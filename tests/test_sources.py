@@ -15,7 +15,7 @@ import gdown
 import pytest
 
 import lib
-from lib import archives, params, sources
+from lib import archives, params, schema, sources
 
 PHOTO = b"\xff\xd8\xff" + os.urandom(5000)
 KEY = "0123456789abcdef0123456789abcdef"
@@ -34,7 +34,7 @@ def digest(path):
 
 
 def source(kind, **fields):
-    return params.Source(kind=kind, name="butterfly", **fields)
+    return schema.Source(kind=kind, name="butterfly", **fields)
 
 
 def message(error, wanted, folder):
@@ -100,7 +100,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
         if self.path.endswith("ListDatasets"):
             others = {"ref": "another/butterflies", "totalBytes": "1"}
-            found = {"ref": "someone/butterflies", "title": "Some, butterflies", "totalBytes": str(self.server.listed)}
+            found = {
+                "ref": "someone/butterflies",
+                "title": "Some, butterflies",
+                "totalBytes": str(self.server.listed),
+            }
             listed = json.dumps({"datasets": [others, found]}).encode()
             return self.answer(200, listed, Content_Type="application/json")
         return self.answer(302, Location="http://localhost/files/archive.zip")

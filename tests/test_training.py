@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import backbones, cache, dataset, device, manifest, models, params, progress, training
+from lib import backbones, cache, dataset, device, manifest, models, progress, schema, training
 from lib.device import keras, tf
 
 SIZE = 32
@@ -78,7 +78,7 @@ def make_photos(seed=0, count=24, classes=("left", "right")):
 
 def make_settings(stages=TWO_STAGES, *, model=None, augment=None, seed=5, **train):
     train = {"batch_size": 5, "early_stopping": None, "optimizer": {"weight_decay": 1.0e-2}, **train}
-    return params.Params.model_validate(
+    return schema.Params.model_validate(
         {
             "name": "tiny",
             "seed": seed,
@@ -528,7 +528,7 @@ def test_class_weights_reach_the_loss(tmp_path, monkeypatch):
     ],
 )
 def test_the_optimizer_is_the_named_one(options, kind, decay):
-    optimizer = training._optimizer(params.Optimizer(**options), params.Stage(**ONE_EPOCH["head"]), steps=3)
+    optimizer = training._optimizer(schema.Optimizer(**options), schema.Stage(**ONE_EPOCH["head"]), steps=3)
     assert type(optimizer) is kind and optimizer.weight_decay == decay
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
     if kind is keras.optimizers.SGD:

