@@ -263,10 +263,10 @@ def why(name: str, *, assignments: str = "", run_name: str | None = None) -> Non
 
 def predict(name: str, photos: str) -> None:
     """Predict a folder of photos with a run's model and write `photo_predictions.csv` into the run's folder."""
-    from lib import predictions
-
     if not photos:
         raise ValueError(f"predict needs a folder of photos: make predict-{name} PHOTOS=folder")
+    from lib import predictions  # brings TensorFlow
+
     folder = runs.outputs() / name
     rows = predictions.of_folder(folder, params.find_file(photos))
     predictions.write(rows, folder / "photo_predictions.csv")

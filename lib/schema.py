@@ -256,8 +256,8 @@ class Train(Section):
     @model_validator(mode="after")
     def _stages(self):
         stages = [name for name, stage in self.stages.items() if stage]
-        if not stages:
-            raise ValueError("`stages` must name at least one stage")
+        if not any(self.stages[name].epochs for name in stages):
+            raise ValueError("`stages` must name at least one stage with an epoch")
         if unknown := set(self.resume_stages) - set(stages):
             raise ValueError(
                 f"`resume_stages` names {', '.join(sorted(unknown))}. Stages: {', '.join(stages)}"
