@@ -33,7 +33,9 @@ def compute(
     Raises:
         ValueError: the network keeps no feature map.
     """
-    explainer = keras.Model(network.inputs[0], [feature_map(network), network.get_layer(models.LOGITS).output])
+    explainer = keras.Model(
+        network.inputs[0], [feature_map(network), network.get_layer(models.LOGITS).output]
+    )
     size = images.shape[1:3][::-1]
     result = []
     for start in range(0, len(images), batch_size):
