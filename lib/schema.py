@@ -224,7 +224,7 @@ class EarlyStopping(Section):
 
 
 class ReduceLearningRate(Section):
-    """Lower the rate when the monitored value has stopped improving."""
+    """Lower the rate when the monitored value has stopped improving, in stages with a constant schedule."""
 
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     patience: int = Field(3, ge=1, description="epochs without a better value")

@@ -145,9 +145,8 @@ class _Trainer:
             for index, (name, stage) in enumerate(self.stages.items()):
                 if index >= self.meta["stage"]:
                     self._run_stage(index, name, stage)
-        if not (self.place / "best.npz").is_file():  # no stage had an epoch
-            self._keep_best(self.network.get_weights())
-            self.save(stage=len(self.stages), epoch=0)
+        if not self.state.is_file():  # the stages to resume have no epoch
+            self.save(stage=0, epoch=0)
 
     def _run_stage(self, index: int, name: str, stage: Stage) -> None:
         with device.strategy().scope():
@@ -163,9 +162,9 @@ class _Trainer:
             )
             self.network.optimizer.build(self.network.trainable_variables)
         callbacks = self._callbacks(name)
-        done = 0
-        if self.meta["epoch"]:
-            done = self._restore(callbacks)
+        done = self.meta["epoch"]
+        if done:
+            self._restore()
         if not self.meta.get("stopped"):
             keeper = _Keeper(self, name, callbacks)
             log = keras.callbacks.TensorBoard(self.place / "tensorboard" / name, write_graph=False)
@@ -183,10 +182,8 @@ class _Trainer:
         self.save(stage=index + 1, epoch=0)
 
     def _start_from_best(self):
-        for (
-            variable,
-            value,
-        ) in self.seeds:  # of dropout: a stage starts with them alike, interrupted before it or not
+        # A stage starts with the same seeds of dropout, whether the training was interrupted before it or not.
+        for variable, value in self.seeds:
             variable.assign(value)
         if (self.place / "best.npz").is_file():
             with np.load(self.place / "best.npz") as best:
@@ -235,12 +232,11 @@ class _Trainer:
         """Return all that an epoch changes: weights, statistics, dropout's seeds, the optimizer's moments."""
         return [*self.network.variables, *self.network.optimizer.variables]
 
-    def _restore(self, callbacks) -> int:
-        """Put everything back to the end of the last whole epoch; return the epochs of the stage that are done."""
+    def _restore(self) -> None:
+        """Put everything back to the end of the last whole epoch."""
         with np.load(self.state) as state:
             for index, variable in enumerate(self._variables()):
                 variable.assign(state[f"v{index}"])
-        return self.meta["epoch"]
 
     def save(self, *, stage: int, epoch: int) -> None:
         """Write the state, whole or not at all."""
@@ -314,9 +310,8 @@ def _optimizer(settings, stage: Stage, steps: int) -> keras.optimizers.Optimizer
     if settings.kind == "adam":
         return keras.optimizers.Adam(rate)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    optimizer.exclude_from_weight_decay(
-        var_names=["bias", "gamma", "beta"]
-    )  # decay pulls kernels to 0; a scale belongs at 1
+    # Decay pulls towards 0, where kernels belong; the scale of a normalisation belongs at 1.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
 

@@ -492,14 +492,10 @@ def test_a_stage_without_epochs_is_left_out(tmp_path, eager):
     assert trained.history.stage.tolist() == ["rest"]
 
 
-def test_without_any_epoch_the_network_stays_as_it_was_built(tmp_path, monkeypatch):
+def test_a_training_without_any_epoch_is_refused():
     stages = {"head": {"trainable": "none", "epochs": 0, "learning_rate": 0.1}}
-    settings = make_settings(stages)
-    forbid_fit(monkeypatch)
-    trained = training.fit(settings, make_photos(), tmp_path)
-    assert len(trained.history) == 0 and list(trained.history.columns) == training.COLUMNS
-    fresh = models.build(settings.model, classes=2, seed=settings.seed)
-    assert models.weights_sha256(trained.model) == models.weights_sha256(fresh)
+    with pytest.raises(ValueError, match="at least one stage with an epoch"):
+        make_settings(stages)
 
 
 def test_class_weights_reach_the_loss(tmp_path, monkeypatch):
