@@ -405,6 +405,7 @@ def test_kaggle_without_network(kaggle, folder, monkeypatch):
 def test_a_kaggle_client_that_hangs_is_ended(kaggle, folder, monkeypatch):
     monkeypatch.setattr(sources, "KAGGLE", [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(sources, "KAGGLE_TIMEOUT", 0.2)
+    monkeypatch.setattr(sources, "TIMEOUT", 0.2)  # of the question for the size
     assert "Received: no end after" in message(ValueError, source("kaggle", dataset="a/b"), folder)
 
 
