@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from lib import archives, params, schema
+from lib import archives, params, photos, schema
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+PHOTOS = tuple(sorted(photos.SUFFIXES))
 REMADE = ("folder", "sample")  # kinds that can be made again, and are when their origin has changed
 RETRIES = 5
 BACKOFF = 2.0  # seconds before the first retry; doubled each time

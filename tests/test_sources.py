@@ -185,7 +185,7 @@ def test_an_archive_without_a_photo_is_refused(folder, tmp_path):
     members = [("1.json", b""), ("2.JSON", b""), ("notes.txt", b""), ("README", b"")]
     bad = make_zip(tmp_path / "archive.zip", members)
     said = message(ValueError, source("archive", archive=str(bad)), folder)
-    assert "archive.zip: expected photos (.jpg" in said
+    assert "archive.zip: expected photos (.avif, .bmp" in said
     assert "Received: 4 files and no photo among them: .json 2, without a suffix 1, .txt 1" in said
     assert bad.exists() and list(folder.iterdir()) == []
 
