@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -58,8 +58,3 @@ def write_json(path: Path, value) -> None:
 def read_json(path: Path):
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def sizes(paths: Iterable[Path]) -> int:
-    """Return the bytes that the files take together."""
-    return sum(path.stat().st_size for path in paths)

@@ -227,10 +227,9 @@ def _unpack(archive: Path, kind: str, *, source: schema.Source, staging: Path) -
 
 def _find(text: str, key: str) -> Path:
     """Find what a user typed: from the current folder or, as notebooks run in theirs, from the project's."""
-    path = Path(text).expanduser()
-    for place in (Path(), params.ROOT):
-        if (place / path).exists():
-            return place / path
+    path = params.find_file(text)
+    if path.exists():
+        return path
     raise FileNotFoundError(
         f"source.{key}: expected the path of something that exists. Received: {text}, which is neither in the current "
         f"folder nor in the project's. Check the path{', or give ARCHIVE=path' if key == 'archive' else ''}"

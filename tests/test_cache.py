@@ -135,9 +135,3 @@ def test_json_that_others_could_not_read_is_refused(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         cache.write_json(tmp_path / "a.json", value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_sizes(tmp_path):
-    for name, size in (("a", 3), ("b", 0), ("c", 1000)):
-        (tmp_path / name).write_bytes(b"x" * size)
-    assert cache.sizes(tmp_path.iterdir()) == 1003 and cache.sizes([]) == 0
