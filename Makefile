@@ -8,7 +8,7 @@ SETUP := .venv/ready
 export ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-slow lint notebooks gpu-check acceptance lock $(NAMES) $(foreach verb,resume why remove predict,$(NAMES:%=$(verb)-%))
+.PHONY: help setup lab test test-slow lint notebooks gpu-check acceptance lock $(NAMES) compare $(foreach verb,resume tune why remove predict,$(NAMES:%=$(verb)-%))
 
 help:
 	@echo "make demo                        the whole pipeline on drawn butterflies: no account, no GPU"
@@ -18,6 +18,8 @@ help:
 	@echo "     SET=\"key=value ...\"         other parameters, in a folder of their own; RUN=name names it"
 	@echo "     OUTPUTS=folder              runs and photos elsewhere than in outputs/"
 	@echo "make resume-<name> SET=\"...\"     more epochs, or another rate, on top of the finished training"
+	@echo "make tune-<name>                 search for better parameters, as the file's section tune says"
+	@echo "make compare                     the runs in outputs/ side by side, and an ensemble of them"
 	@echo "make predict-<name> PHOTOS=dir   predict a folder of photos with the trained model"
 	@echo "make why-<name>                  why a stage would be executed again"
 	@echo "make remove-<name>               remove the run, never the photos"
@@ -46,6 +48,13 @@ $(NAMES): $(SETUP)
 
 $(NAMES:%=resume-%): resume-%: $(SETUP)
 	@$(RUNNER) resume $* --set "$$SET" --run "$$RUN"
+
+$(NAMES:%=tune-%): tune-%: $(SETUP)
+	@$(RUNNER) tune $* --set "$$SET" --run "$$RUN"
+
+# It compares runs of any names: its parameters are those of `compare`, whatever the file.
+compare: $(SETUP)
+	@$(RUNNER) compare demo --set "$$SET"
 
 $(NAMES:%=why-%): why-%: $(SETUP)
 	@$(RUNNER) why $* --set "$$SET" --run "$$RUN"

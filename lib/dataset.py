@@ -16,6 +16,7 @@ def training(
     rows: Sequence[int],
     targets: Sequence[int],
     *,
+    size: int,
     class_weights: Sequence[float],
     settings: Augment,
     batch_size: int,
@@ -29,9 +30,10 @@ def training(
     was interrupted goes on with the batches that it would have seen.
 
     Args:
-        images: `uint8` of shape `(all, size, size, 3)`, RGB; a memory map is read a batch at a time.
+        images: `uint8` of shape `(all, side, side, 3)`, RGB; a memory map is read a batch at a time.
         rows: the rows of `images` to train on.
         targets: the class of each of these, from 0.
+        size: side of the photos in the batches, in pixels: what is left of a larger one after its crop.
         class_weights: weight of each class in the loss.
         settings: the random changes.
         batch_size: photos in a batch; the last of an epoch may be smaller.
@@ -53,7 +55,7 @@ def training(
     def finish(seed_of_batch, picks, photos):
         seeds = tf.random.split(seed_of_batch, 2)
         labels = tf.one_hot(tf.gather(targets, picks), len(class_weights))
-        photos = augmentation.images(photos, settings, seeds[0])
+        photos = augmentation.images(photos, settings, seeds[0], size=size)
         if settings.mixup:
             photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, seed=seeds[1])
         return photos, labels, tf.linalg.matvec(labels, weights)

@@ -199,4 +199,4 @@ def _own_image(card, photos, given):
         pixels, _ = photo_files.decode(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"`gradcam.photo`: {path.name} cannot be read: {error}") from None
-    return photo_files.resize(pixels, size=card["size"], fit=card["fit"]), path.name
+    return photo_files.prepare(pixels, card), path.name

@@ -54,7 +54,7 @@ def build(data: Path, settings: Params, content: str) -> tuple[pd.DataFrame, np.
 
 def resized(data: Path, settings: Params, content: str, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """Return what `photos.scan` says of the source's files, from its cache where it was read before."""
-    form = {"size": settings.model.image_size, "fit": settings.model.fit}
+    form = {"size": settings.model.resize or settings.model.image_size, "fit": settings.model.fit}
     return photos.scan(
         data / "raw", paths, folder=data / "cache" / photos.cache_key(content, paths, **form), **form
     )
@@ -77,13 +77,20 @@ class Photos:
 
     Attributes:
         table: the manifest.
-        images: `uint8` memory map `(rows of the manifest, size, size, 3)`, RGB.
+        full: `uint8` memory map `(rows of the manifest, side, side, 3)`, RGB, what random crops are cut from.
+        size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
     """
 
     table: pd.DataFrame
-    images: np.ndarray
+    full: np.ndarray
+    size: int
     classes: list[str]
+
+    @property
+    def images(self) -> np.ndarray:
+        """The centre of each photo as the network takes it, a view of shape `(rows, size, size, 3)`."""
+        return photos.centre(self.full, self.size)
 
     def rows(self, split: str) -> np.ndarray:
         """Return the rows of the manifest in a split, `int64`."""
@@ -97,7 +104,7 @@ class Photos:
         """Return a fingerprint of what is in some splits: the photos' content and labels."""
         chosen = self.table[self.table.split.isin(names)]
         return cache.fingerprint(
-            self.images.shape[1:], self.classes, chosen[["sha1", "label", "split"]].values.tolist()
+            self.full.shape[1:], self.size, self.classes, chosen[["sha1", "label", "split"]].values.tolist()
         )
 
 
@@ -105,8 +112,10 @@ def load(run: runs.Run) -> Photos:
     """Open the photos of a run by its manifest, resizing them again only where the cache is gone."""
     table = read(run.need("manifest.csv"))
     content = cache.read_json(run.need("source.json"))["content_sha256"]
-    _, images = resized(run.data, run.settings, content, list(table.path))
-    return Photos(table, images, labels.classes(table.label[table.split.eq("train")]))
+    _, full = resized(run.data, run.settings, content, list(table.path))
+    return Photos(
+        table, full, run.settings.model.image_size, labels.classes(table.label[table.split.eq("train")])
+    )
 
 
 def clusters(table: pd.DataFrame) -> list[list[int]]:

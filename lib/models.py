@@ -147,6 +147,7 @@ def publish(
         "backbone": settings.backbone,
         "parameters": int(model.count_params()),
         "size": settings.image_size,
+        "resize": settings.resize or settings.image_size,
         "fit": settings.fit,
         "interpolation": "area where a photo shrinks, bilinear where it grows",
         "input": "float32 of shape (n, size, size, 3), RGB, 0 to 255; the model scales it itself",

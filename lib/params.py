@@ -43,6 +43,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_LOGIN = re.compile(r"(\w://)[^/@\s]+@")
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
@@ -195,7 +196,7 @@ def table(params: Params, *keys: str) -> pd.DataFrame:
 def public(params: Params) -> dict:
     """Return the parameters as plain values in which paths outside the project are cut to their last part.
 
-    What is written beside a result or shown in a report must not carry a user's name or folders.
+    What is written beside a result or shown in a report must not carry a user's name, folders or passwords.
     """
     return _cut(json.loads(params.model_dump_json()))
 
@@ -215,7 +216,7 @@ def _cut(value):
         return {key: _cut(item) for key, item in value.items()}
     if isinstance(value, str) and (value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value)):
         return PureWindowsPath(value).name  # it takes both kinds of slashes
-    return value
+    return _LOGIN.sub(r"\1", value) if isinstance(value, str) else value
 
 
 def _chain(name: str) -> list[tuple[str, dict]]:
@@ -257,8 +258,8 @@ def _named_defaults(data: dict) -> dict:
 
 
 def _without_removed(data: dict) -> dict:
-    """Leave out the named layers, stages and tables that were set to null."""
-    for section, key in (("model", "head"), ("train", "stages"), ("source", "tables")):
+    """Leave out the named layers, stages, tables and dimensions that were set to null."""
+    for section, key in (("model", "head"), ("train", "stages"), ("source", "tables"), ("tune", "space")):
         named = data[section].get(key) if isinstance(data.get(section), Mapping) else None
         if isinstance(named, Mapping):
             kept = {name: item for name, item in named.items() if item is not None}
@@ -302,7 +303,7 @@ def _holds(values, path) -> bool:
 def _rows(key, value, field):
     if value in (None, {}, []):
         return []
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not schema.sections(field.annotation):
         return [(key, value, field.description or "")]
     rows, inner = [], schema.sections(field.annotation)[0]
     for name, item in value.items():

@@ -118,6 +118,30 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
     return cv2.copyMakeBorder(image, top, size - height - top, left, size - width - left, cv2.BORDER_CONSTANT)
 
 
+def prepare(image: np.ndarray, card: dict) -> np.ndarray:
+    """Bring a photo to what a trained network takes.
+
+    Args:
+        image: `uint8` of shape `(height, width, 3)`, RGB.
+        card: the content of the `model.json` beside the network: `fit`, `resize` and `size`.
+
+    Returns:
+        `uint8` of shape `(size, size, 3)`.
+    """
+    return centre(resize(image, size=card["resize"], fit=card["fit"]), card["size"])
+
+
+def centre(images: np.ndarray, size: int) -> np.ndarray:
+    """Cut the middle out of squares, as a view.
+
+    Args:
+        images: `uint8` of shape `(..., side, side, 3)`.
+        size: side of the result, at most `side`.
+    """
+    start = (images.shape[-2] - size) // 2
+    return images[..., start : start + size, start : start + size, :]
+
+
 def _scale(image, width, height):
     shrinks = width < image.shape[1] or height < image.shape[0]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -22,14 +22,22 @@ class StageFailed(Exception):
     """A notebook ended with an error; the message is the notebook's own."""
 
 
-def run(name: str, *, assignments: str = "", run_name: str | None = None, resume: bool = False) -> Path:
-    """Bring a run up to date and print one line per stage.
+def run(
+    name: str,
+    *,
+    assignments: str = "",
+    run_name: str | None = None,
+    resume: bool = False,
+    stages: tuple[str, ...] = runs.PIPELINE,
+) -> Path:
+    """Bring stages of a run up to date and print one line for each.
 
     Args:
         name: name of a parameter file.
         assignments: changed parameters, as `params.parse_assignments` takes them.
         run_name: folder of the run; by default the name, or, where parameters are changed, a name made from the change.
         resume: go on from the finished training with the stages that the assignments change, else with the last one.
+        stages: names of the stages, in order.
 
     Returns:
         The run's folder.
@@ -39,10 +47,11 @@ def run(name: str, *, assignments: str = "", run_name: str | None = None, resume
         StageFailed: a notebook ended with an error.
     """
     settings, overrides = _settings(name, assignments, run_name, resume)
-    folder = runs.outputs() / settings.run_name
+    chosen = [runs.STAGES[stage] for stage in stages]
+    folder = runs.Run(settings, chosen[-1]).folder
     executed = False
     with _alone(folder):
-        for stage in runs.STAGES.values():
+        for stage in chosen:
             if reasons(stage, settings):
                 if sys.stdout.isatty():
                     print(f"{stage.name:<12} ...", end="\r", flush=True)
@@ -54,7 +63,7 @@ def run(name: str, *, assignments: str = "", run_name: str | None = None, resume
         if executed or not (folder / "report.html").is_file():
             from lib import report  # takes a second to import, which an up-to-date run does not need
 
-            report.write(folder, list(runs.STAGES))
+            report.write(folder, [stage for stage in runs.STAGES if (folder / f"{stage}.ipynb").is_file()])
     print(f"report: {_shown(folder / 'report.html')}")
     return folder
 
@@ -119,15 +128,21 @@ def _lib() -> str:
 def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
     """Yield the files and folders of the user's own that a stage reads, by the key that names them."""
     source, weights = settings.source, settings.model.weights
+    network = [("the file of model.weights", None if weights == "imagenet" else weights)]
     mine = {
         "01_download": [
             ("the files of source.folder", source.folder),
             ("the file of source.archive", source.archive),
         ],
-        "03_train": [("the file of model.weights", None if weights == "imagenet" else weights)],
+        "03_train": network,
         "05_gradcam": [
             ("the files of gradcam.masks", settings.gradcam.masks),
             ("the file of gradcam.photo", settings.gradcam.photo),
+        ],
+        "06_tune": network,
+        "07_compare": [
+            (f"the result of {path.parent.name}", str(path))
+            for path in sorted(runs.outputs().glob("*/metrics.json"))
         ],
     }
     for key, given in mine.get(stage.name, []):
@@ -253,7 +268,7 @@ def why(name: str, *, assignments: str = "", run_name: str | None = None) -> Non
     """Print for each stage of a run whether it would be executed, and why."""
     settings, _ = _settings(name, assignments, run_name, resume=False)
     earlier = False
-    for stage in runs.STAGES.values():
+    for stage in map(runs.STAGES.get, runs.PIPELINE):
         found = reasons(stage, settings) or (
             ["maybe: an earlier stage may change what it reads"] if earlier else []
         )
@@ -288,7 +303,7 @@ def _shown(path: Path) -> str:
 def main() -> int:
     """Run one command of the command line; errors are printed in one line, exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description=__doc__)
-    parser.add_argument("command", choices=["run", "resume", "why", "remove", "predict"])
+    parser.add_argument("command", choices=["run", "resume", "tune", "compare", "why", "remove", "predict"])
     parser.add_argument("name", help="name of a parameter file (of a run, for remove and predict)")
     parser.add_argument("--set", default="", help="changed parameters, key=value ...")
     parser.add_argument("--run", default=None, help="folder of the run under outputs")
@@ -303,7 +318,8 @@ def main() -> int:
         elif given.command == "predict":
             predict(given.run or given.name, given.photos)
         else:
-            run(given.name, **change, resume=given.command == "resume")
+            stages = {"tune": runs.SEARCH, "compare": runs.COMPARE}.get(given.command, runs.PIPELINE)
+            run(given.name, **change, resume=given.command == "resume", stages=stages)
     except (ValueError, FileNotFoundError, StageFailed) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

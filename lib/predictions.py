@@ -6,9 +6,43 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib import cache, labels, manifest, metrics, models, photos, schema
+from lib import cache, dataset, labels, manifest, metrics, models, photos, schema
+from lib.device import keras, tf
 
 DIGITS = 7  # of a probability: enough to compute every metric again from the file
+
+
+def of_rows(
+    network: keras.Model, run_photos: manifest.Photos, rows: np.ndarray, *, folder: Path, batch_size: int
+) -> np.ndarray:
+    """Predict photos, or read back what the same weights said of the same photos.
+
+    Args:
+        network: a model from `models.build`.
+        run_photos: the run's photos.
+        rows: rows of the manifest.
+        folder: keeps the predictions.
+        batch_size: photos at a time; does not change the result but for rounding.
+
+    Returns:
+        Probabilities, `float32` of shape `(len(rows), classes)`, in the order of the rows.
+    """
+    content = run_photos.table.sha1.iloc[rows].tolist()
+    key = cache.fingerprint(
+        models.weights_sha256(network), run_photos.images.shape, content, cache.code(dataset, Path(__file__))
+    )
+
+    def compute():
+        stream = dataset.evaluation(run_photos.images, rows, batch_size=batch_size)
+        return {
+            "probabilities": np.concatenate(
+                [tf.convert_to_tensor(network(batch, training=False)).numpy() for batch in stream]
+            )
+        }
+
+    if len(rows) == 0:
+        return np.empty((0, len(run_photos.classes)), np.float32)
+    return cache.arrays(folder / f"predictions-{key}.npz", compute)["probabilities"]
 
 
 def table(run_photos: manifest.Photos, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -121,7 +155,7 @@ def _predict_file(file: Path, name: str, card: dict, network) -> dict:
         pixels, _ = photos.decode(file.read_bytes())
     except ValueError as error:
         return {"filename": name, "label": "", "confidence": 0.0, "problem": str(error)}
-    square = photos.resize(pixels, size=card["size"], fit=card["fit"])
+    square = photos.prepare(pixels, card)
     probabilities = metrics.apply_temperature(
         network(square[None].astype(np.float32), training=False).numpy(), card["temperature"]
     )[0]

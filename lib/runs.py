@@ -40,7 +40,16 @@ STAGES = {
         Stage("01_download", ("source",), (), ("source.json",)),
         Stage(
             "02_clean",
-            ("seed", "source.tables", "clean", "split", "model.image_size", "model.fit"),
+            (
+                "seed",
+                "source.tables",
+                "source.classes",
+                "clean",
+                "split",
+                "model.image_size",
+                "model.resize",
+                "model.fit",
+            ),
             ("source.json",),
             ("manifest.csv", "cleaning.json"),
         ),
@@ -52,15 +61,25 @@ STAGES = {
         ),
         Stage(
             "04_evaluate",
-            ("evaluate",),
+            ("evaluate", "source.class_names"),
             ("manifest.csv", "model.json"),
             ("metrics.json", "predictions.csv", "confusion_matrix.png", "class_accuracies.png"),
         ),
         Stage(
             "05_gradcam", ("gradcam",), ("manifest.csv", "model.json", "predictions.csv"), ("gradcam.json",)
         ),
+        Stage(
+            "06_tune",
+            ("seed", "model", "augment", "train", "tune"),
+            ("source.json", "manifest.csv"),
+            ("trials.csv", "tune.json"),
+        ),
+        Stage("07_compare", ("compare",), (), ("comparison.csv", "comparison.json")),
     )
 }
+PIPELINE = ("01_download", "02_clean", "03_train", "04_evaluate", "05_gradcam")  # what `make <name>` executes
+SEARCH = ("01_download", "02_clean", "06_tune")  # what `make tune-<name>` executes
+COMPARE = ("07_compare",)  # what `make compare` executes; it belongs to no single run
 
 
 def outputs() -> Path:
@@ -78,8 +97,8 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
-        return outputs() / self.settings.run_name
+        """The run's folder; what compares runs has one of its own."""
+        return outputs() / ("compare" if self.stage.name in COMPARE else self.settings.run_name)
 
     @property
     def data(self) -> Path:

@@ -1,7 +1,7 @@
 """The schema of the parameters: what can be set, of which type, in which range, and what it means."""
 
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -69,6 +69,10 @@ class Source(Section):
     tables: dict[str, Table | None] = Field(
         {}, description="CSV files with the labels; none: labels are the folders' names"
     )
+    class_names: str | None = Field(
+        None, description="JSON file inside the source that says what the labels mean: {label: name}"
+    )
+    classes: list[str] = Field([], description="labels to use, for a try on a part of them; none: all")
 
     @model_validator(mode="after")
     def _complete(self):
@@ -143,24 +147,50 @@ HEAD = {
 }
 
 
+class SimpleCNN(Section):
+    """The small network `SimpleCNN`: blocks of convolution, ReLU and max-pooling."""
+
+    blocks: int = Field(4, ge=1, le=8)
+    filters: int = Field(32, ge=1, le=1024, description="filters of each block's convolution")
+    kernel: int = Field(3, ge=1, le=11, description="height and width of the filters, in pixels")
+
+
 class Model(Section):
     """The network."""
 
     backbone: str = Field(
-        "EfficientNetLite0", description="EfficientNetLite0, or any model of keras.applications"
+        "EfficientNetLite0",
+        description="EfficientNetLite0, SimpleCNN, ResNet18, ResNeXt101_32x8d, or any model of keras.applications",
     )
+    simple_cnn: SimpleCNN = Field(SimpleCNN(), description="shape of the backbone SimpleCNN")
     weights: str | None = Field("imagenet", description="imagenet, a path, or null for random weights")
     image_size: int = Field(160, ge=32, le=1024, description="height and width of the input, in pixels")
     fit: Literal["crop", "squash", "pad"] = Field(
         "crop", description="how a photo becomes a square: centre crop, change of aspect, or black bars"
     )
-    scaling: Literal["backbone", "unit"] = Field(
-        "backbone", description="what the backbone's weights were trained with, or pixels divided by 255"
+    resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
+        None,
+        description="side that photos are brought to before the centre of image_size is cut out, in pixels; none: image_size",
+    )
+    scaling: Literal["backbone", "unit", "measured"] = Field(
+        "backbone",
+        description="what the backbone's weights were trained with; pixels divided by 255; or the mean and deviation of the training photos",
+    )
+    most_parameters: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="number of parameters that the network must stay below"
     )
     batch_normalization: Literal["inference", "train"] = Field(
         "inference", description="whether a pretrained backbone keeps its statistics"
     )
     head: dict[str, HeadLayer | None] = Field(HEAD, description="layers after the backbone, in order")
+
+    @model_validator(mode="after")
+    def _holds_the_input(self):
+        if self.resize and self.resize < self.image_size:
+            raise ValueError(
+                f"`resize` must be at least `image_size`, {self.image_size}. Received: {self.resize}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ends_in_classes(self):
@@ -172,8 +202,28 @@ class Model(Section):
         return self
 
 
+class Erasing(Section):
+    """Random erasing: a rectangle of noise over a part of the photo."""
+
+    probability: Fraction = Field(0.2, description="share of the photos that it happens to")
+    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="least share of the area")
+    largest: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="largest share of the area")
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.smallest > self.largest:
+            raise ValueError(
+                f"`smallest` must be at most `largest`. Received: {self.smallest} and {self.largest}"
+            )
+        return self
+
+
 class Augment(Section):
     """Random changes to the training photos, drawn anew in each epoch; 0 turns one off."""
+
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="least share of the area that a random crop keeps, of aspect 3:4 to 4:3; 1: no crop"
+    )
 
     flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="mirror half of the photos")
     rotation: float = Field(15.0, ge=0, le=180, description="largest angle, in degrees")
@@ -181,12 +231,22 @@ class Augment(Section):
     translation: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="largest shift, as a share of the size"
     )
+    shear: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="largest shear: shift of a row as a share of its distance from the centre"
+    )
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description="largest change of contrast, as a share"
     )
     brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="largest change of brightness, as a share of the range"
+        0.1, description="largest change of brightness, as a share"
     )
+    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="largest change of saturation, as a share"
+    )
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="largest turn of the hue, as a share of the colour circle"
+    )
+    erasing: Erasing | None = Field(None, description="random erasing")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp's Beta distribution")
 
 
@@ -212,9 +272,20 @@ class Stage(Section):
     )
     epochs: int = Field(ge=0, le=10000, description="largest number of epochs; 0 leaves the stage out")
     learning_rate: float = Field(gt=0, le=10, description="learning rate, or its start")
-    schedule: Literal["constant", "cosine"] = Field(
+    schedule: Literal["constant", "cosine", "exponential"] = Field(
         "constant", description="course of the rate within the stage"
     )
+    decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="factor of the rate from one epoch to the next, in an exponential schedule"
+    )
+
+    @model_validator(mode="after")
+    def _decays(self):
+        if (self.schedule == "exponential") != (self.decay is not None):
+            raise ValueError(
+                "`decay` belongs to an exponential schedule, and an exponential schedule needs it"
+            )
+        return self
 
 
 class EarlyStopping(Section):
@@ -284,6 +355,9 @@ class Evaluate(Section):
         0.0, description="top-1 that the recipe is known to reach; the stage fails below it"
     )
     predictions: Predictions = Predictions()
+    test_time_augmentation: bool = Field(
+        False, description="average what the network says of several views of each photo"
+    )
 
 
 class GradCam(Section):
@@ -297,6 +371,58 @@ class GradCam(Section):
         description="masks of the objects (white = object), named as the photos: a folder or zip; a relative path starts at the source's folder",
     )
     photo: str | None = Field(None, description="path of a photo of one's own to explain")
+
+
+class Dimension(Section):
+    """One parameter that the search varies: between two numbers, or among choices."""
+
+    parameter: str = Field(description="dotted key of the parameter, such as model.simple_cnn.filters")
+    low: float | None = Field(None, description="smallest value")
+    high: float | None = Field(None, description="largest value")
+    step: Annotated[float, Field(gt=0)] | None = Field(None, description="distance of the values; none: any")
+    log: bool = Field(False, description="draw the logarithm evenly, as suits learning rates")
+    choices: list[int | float | str | bool] = Field([], description="values to choose among")
+
+    @model_validator(mode="after")
+    def _complete(self):
+        interval = self.low is not None and self.high is not None
+        if interval == bool(self.choices) or (self.low is None) != (self.high is None):
+            raise ValueError("a dimension needs either `low` and `high`, or `choices`")
+        if interval and self.low > self.high:
+            raise ValueError(f"`low` must be at most `high`. Received: {self.low} and {self.high}")
+        if self.log and (self.choices or self.step or self.low <= 0):
+            raise ValueError("`log` needs `low` above 0, and neither `step` nor `choices`")
+        return self
+
+
+class Tune(Section):
+    """The search for better parameters (make tune-<name>)."""
+
+    trials: int = Field(20, ge=1, le=100_000, description="trials in all, those of earlier runs included")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="how values are drawn: by the trials so far, or blindly"
+    )
+    pruner: Literal["none", "median"] = Field(
+        "median",
+        description="when a trial ends early: never, or when it is worse than the median of the others",
+    )
+    storage: str | None = Field(
+        None, description="URL of a database that several machines share; none: a file in the run's folder"
+    )
+    changes: dict[str, Any] = Field({}, description="sections that all trials change, such as fewer epochs")
+    space: dict[str, Dimension | None] = Field({}, description="what varies, by a short name")
+
+
+class Compare(Section):
+    """Runs side by side (make compare)."""
+
+    runs: list[Name] = Field([], description="runs to compare; none: all that have been evaluated")
+    ensemble: list[Name] = Field(
+        [], description="runs whose probabilities are averaged; none: all on the photos of the best one"
+    )
+    test_time_augmentation: bool = Field(
+        False, description="average what each network of the ensemble says of several views of each photo"
+    )
 
 
 class Params(Section):
@@ -314,6 +440,8 @@ class Params(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     gradcam: GradCam = GradCam()
+    tune: Tune = Tune()
+    compare: Compare = Compare()
 
     @property
     def run_name(self) -> str:

@@ -7,6 +7,7 @@ result: a finished one is read back, an unfinished one goes on, and none is ever
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lib import augmentation, backbones, cache, dataset, device, efficientnet_lite, manifest, models, progress
-from lib.device import keras, tf
+from lib.device import keras
 from lib.schema import Params, Stage
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
@@ -38,7 +39,14 @@ class Training:
     model: keras.Model
 
 
-def fit(settings: Params, photos: manifest.Photos, folder: Path, *, finished: str | None = None) -> Training:
+def fit(
+    settings: Params,
+    photos: manifest.Photos,
+    folder: Path,
+    *,
+    finished: str | None = None,
+    watch: Callable[[int, dict], None] | None = None,
+) -> Training:
     """Train as the parameters say, or read back or go on with what was already trained.
 
     Args:
@@ -46,6 +54,8 @@ def fit(settings: Params, photos: manifest.Photos, folder: Path, *, finished: st
         photos: the run's photos; train learns, val chooses.
         folder: holds one folder per training.
         finished: key of the training that `train.resume_stages` go on from, if there is one.
+        watch: called after each epoch with its number (from 1, over all stages) and its row of the
+            history. An error that it raises ends the training, which goes on there when called again.
 
     Returns:
         The training with its best weights: those of the epoch with the best monitored value.
@@ -58,7 +68,7 @@ def fit(settings: Params, photos: manifest.Photos, folder: Path, *, finished: st
     if not (place / "finished.json").is_file():
         with device.strategy().scope():
             network = _build(settings, photos)
-        _Trainer(settings, photos, network, place).train(folder / parent if parent else None)
+        _Trainer(settings, photos, network, place, watch).train(folder / parent if parent else None)
         cache.write_json(
             place / "finished.json", {"parent": parent, "network": _network_key(settings, photos)}
         )
@@ -113,8 +123,9 @@ def _parent(settings, photos, folder, finished) -> str | None:
 class _Trainer:
     """Runs the stages of one training and keeps its state on disk."""
 
-    def __init__(self, settings: Params, photos: manifest.Photos, network: keras.Model, place: Path):
+    def __init__(self, settings: Params, photos: manifest.Photos, network: keras.Model, place: Path, watch):
         self.settings, self.photos, self.network, self.place = settings, photos, network, place
+        self.watch = watch
         self.state = place / "state.npz"
         self.meta = {"stage": 0, "epoch": 0, "best": None, "history": [], "callbacks": []}
         self.steps = math.ceil(len(photos.rows("train")) / settings.train.batch_size)
@@ -208,9 +219,10 @@ class _Trainer:
             dataset.class_weights(targets, classes) if self.settings.train.class_weights else np.ones(classes)
         )
         return dataset.training(
-            self.photos.images,
+            self.photos.full,
             self.photos.rows("train"),
             targets,
+            size=self.photos.size,
             class_weights=weights,
             settings=self.settings.augment,
             batch_size=self.settings.train.batch_size,
@@ -274,6 +286,8 @@ class _Trainer:
         self.meta["stopped"] = bool(self.network.stop_training)
         self.save(stage=list(self.stages).index(stage), epoch=epoch)
         self.bar.line(_sentence(row))
+        if self.watch:
+            self.watch(row[0], dict(zip(COLUMNS, row, strict=True)))
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -359,36 +373,3 @@ def frozen_layers_agree(trained: keras.Model, fresh: keras.Model, settings: Para
         if index not in learned
         for before, after in zip(one.get_weights(), other.get_weights(), strict=True)
     )
-
-
-def predict(
-    network: keras.Model, photos: manifest.Photos, rows: np.ndarray, *, folder: Path, batch_size: int
-) -> np.ndarray:
-    """Predict photos, or read back what the same weights said of the same photos.
-
-    Args:
-        network: a model from `models.build`.
-        photos: the run's photos.
-        rows: rows of the manifest.
-        folder: keeps the predictions.
-        batch_size: photos at a time; does not change the result but for rounding.
-
-    Returns:
-        Probabilities, `float32` of shape `(len(rows), classes)`, in the order of the rows.
-    """
-    content = photos.table.sha1.iloc[rows].tolist()
-    key = cache.fingerprint(
-        models.weights_sha256(network), photos.images.shape, content, cache.code(dataset, Path(__file__))
-    )
-
-    def compute():
-        stream = dataset.evaluation(photos.images, rows, batch_size=batch_size)
-        return {
-            "probabilities": np.concatenate(
-                [tf.convert_to_tensor(network(batch, training=False)).numpy() for batch in stream]
-            )
-        }
-
-    if len(rows) == 0:
-        return np.empty((0, len(photos.classes)), np.float32)
-    return cache.arrays(folder / f"predictions-{key}.npz", compute)["probabilities"]

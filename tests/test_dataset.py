@@ -45,6 +45,7 @@ def batches(
         images,
         rows,
         targets,
+        size=images.shape[1],
         class_weights=weights,
         settings=settings,
         batch_size=batch_size,

@@ -25,7 +25,7 @@ def make_photos(count=12, split="test"):
     table["label"] = [CLASSES[index % 3] for index in range(count)]
     table["split"] = ["train", "val", *[split] * (count - 2)]
     table.loc[0, "status"] = "corrupt"
-    return manifest.Photos(table, random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8), CLASSES)
+    return manifest.Photos(table, random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8), SIZE, CLASSES)
 
 
 def make_predictions(photos, wrong=()):
@@ -221,7 +221,7 @@ def test_missing_masks_are_said_so(tmp_path, monkeypatch):
 # A photo of one's own
 
 
-CARD = {"size": SIZE, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
+CARD = {"size": SIZE, "resize": SIZE, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
 
 
 def test_a_photo_of_ones_own(drawn, tmp_path):

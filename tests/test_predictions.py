@@ -15,7 +15,7 @@ CLASSES = ["ant", "bee", "cat"]
 def make_photos(rows):
     """Photos by (path, label, split); what they show does not matter."""
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
-    return manifest.Photos(table, np.zeros((len(rows), 4, 4, 3), np.uint8), CLASSES)
+    return manifest.Photos(table, np.zeros((len(rows), 4, 4, 3), np.uint8), 4, CLASSES)
 
 
 LABELLED = make_photos(
@@ -78,7 +78,7 @@ def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
 
 def test_labels_that_look_like_numbers_stay_text(tmp_path):
     table = pd.DataFrame({"path": ["x.jpg"], "label": ["001"], "split": ["test"]})
-    photos = manifest.Photos(table, np.zeros((1, 4, 4, 3), np.uint8), ["001", "NA"])
+    photos = manifest.Photos(table, np.zeros((1, 4, 4, 3), np.uint8), 4, ["001", "NA"])
     predictions.write(predictions.table(photos, {"test": np.array([[0.4, 0.6]])}), tmp_path / "p.csv")
     row = predictions.read(tmp_path / "p.csv").iloc[0]
     assert (row.label, row.predicted, row.confidence) == ("001", "NA", 0.6)
@@ -130,7 +130,7 @@ def run(tmp_path):
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.Rescaling(10 / 255)(keras.layers.GlobalAveragePooling2D()(inputs))
     models.save(keras.Model(inputs, keras.layers.Softmax()(x)), tmp_path / "run" / "model.keras")
-    card = {"size": 4, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
+    card = {"size": 4, "resize": 4, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
     cache.write_json(tmp_path / "run" / "model.json", card)
     return tmp_path / "run"
 

@@ -73,7 +73,7 @@ def make_photos(seed=0, count=24, classes=("left", "right")):
         {"path": [f"{index}.png" for index in range(count)], "label": names, "split": splits}
     )
     table["status"], table["sha1"] = "kept", [f"{seed}-{index}" for index in range(count)]
-    return manifest.Photos(table, images, sorted(classes))
+    return manifest.Photos(table, images, images.shape[1], sorted(classes))
 
 
 def make_settings(stages=TWO_STAGES, *, model=None, augment=None, seed=5, **train):
@@ -342,7 +342,7 @@ def test_the_key_holds_the_photos_that_train_and_choose():
         table = photos.table.copy()
         table.loc[row, "sha1"] = "another photo"
         assert (
-            training._key(settings, manifest.Photos(table, photos.images, photos.classes), None) != key
+            training._key(settings, manifest.Photos(table, photos.images, photos.size, photos.classes), None) != key
         ) is changes
 
 
@@ -529,39 +529,6 @@ def test_the_optimizer_is_the_named_one(options, kind, decay):
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
     if kind is keras.optimizers.SGD:
         assert optimizer.momentum == 0.8
-
-
-# What the network says
-
-
-def test_predictions_are_those_of_the_network_and_are_kept(tmp_path, monkeypatch):
-    settings, photos = make_settings(), make_photos()
-    network = models.build(settings.model, classes=2, seed=1)
-    rows = np.array([20, 3, 11])  # in the order given, not the manifest's
-    options = {"folder": tmp_path, "batch_size": 2}
-    probabilities = training.predict(network, photos, rows, **options)
-    expected = network(photos.images[rows].astype("float32"), training=False).numpy()
-    assert probabilities.dtype == np.float32 and probabilities.shape == (3, 2)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the network runs again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset, "evaluation", refuse)
-        np.testing.assert_array_equal(training.predict(network, photos, rows, **options), probabilities)
-        with pytest.raises(AssertionError, match="runs again"):
-            training.predict(network, photos, rows[:2], **options)
-        network.get_layer(models.LOGITS).bias.assign([1.0, 0.0])
-        with pytest.raises(AssertionError, match="runs again"):
-            training.predict(network, photos, rows, **options)
-    assert len(list(tmp_path.glob("predictions-*.npz"))) == 1
-
-
-def test_predictions_for_no_photo_are_empty(tmp_path):
-    network = models.build(make_settings().model, classes=2, seed=1)
-    probabilities = training.predict(network, make_photos(), np.array([], int), folder=tmp_path, batch_size=2)
-    assert probabilities.shape == (0, 2) and not list(tmp_path.iterdir())
 
 
 # Several devices
