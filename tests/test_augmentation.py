@@ -1,5 +1,7 @@
 """Random changes: nothing where nothing is asked for, the seed alone decides, and geometry solved by hand."""
 
+import colorsys
+
 import numpy as np
 import pytest
 
@@ -90,10 +92,92 @@ def test_zoom_changes_the_scale_by_no_more_than_its_limit():
     assert sides.min() < 19 and sides.max() > 23
 
 
-def test_brightness_adds_and_contrast_stretches_about_the_mean():
+def test_shear_shifts_rows_by_their_distance_from_the_centre():
+    size, count = 65, 50
+    batch = np.zeros((count, size, size, 3), np.float32)
+    batch[:, :, 32] = 255  # a vertical line through the centre
+    columns = (changed(batch, shear=0.3).mean(axis=-1) * np.arange(size)).sum(axis=2)
+    columns /= changed(batch, shear=0.3).mean(axis=-1).sum(axis=2)
+    slopes = (columns[:, 48] - columns[:, 16]) / 32
+    assert np.abs(slopes).max() <= 0.31 and slopes.max() > 0.15 and slopes.min() < -0.15
+    np.testing.assert_allclose(columns[:, 32], 32, atol=0.05)
+
+
+def windows(side, size, count=200, **settings):
+    """Return where the left, right, upper and lower edge of each result lie in the photo, in pixels."""
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    batch = np.repeat(np.stack([x, y, x], axis=-1)[None], count, axis=0)
+    result = augmentation.images(
+        tf.constant(batch), Augment(**NOTHING | settings), tf.constant([3, 1], tf.int64), size=size
+    ).numpy()
+    assert result.shape == (count, size, size, 3)
+    return (
+        *(result[:, size // 2, column, 0] for column in (0, -1)),
+        *(result[:, row, size // 2, 1] for row in (0, -1)),
+    )
+
+
+def test_a_random_crop_keeps_the_share_and_the_aspect_that_it_may_and_stays_inside():
+    side, size = 128, 96
+    left, right, top, bottom = windows(side, size, crop=0.5)
+    width, height = (
+        (last - first) / (size - 1) * size / side for first, last in ((left, right), (top, bottom))
+    )
+    area, aspect = width * height, width / height
+    assert 0.5 - 0.15 < area.min() < 0.56 and 0.9 < area.max() <= 1.001  # less where 4:3 does not fit inside
+    assert 0.74 < aspect.min() < 0.85 and 1.2 < aspect.max() < 1.35
+    assert min(left.min(), top.min()) > -1 and max(right.max(), bottom.max()) < side
+    assert left.std() > 5 and top.std() > 5
+
+
+def test_without_a_random_crop_the_centre_is_cut_out():
+    for settings in ({}, {"flip": "both"}):
+        left, right, top, bottom = windows(40, 30, **settings)
+        np.testing.assert_allclose(np.sort([left, right], axis=0), [[5] * 200, [34] * 200], atol=1e-3)
+        np.testing.assert_allclose(np.sort([top, bottom], axis=0), [[5] * 200, [34] * 200], atol=1e-3)
+
+
+def test_saturation_scales_the_distance_from_grey_and_keeps_the_luma():
+    before = photos() * 0.2 + 100  # far from the ends, so that nothing is cut
+    after = changed(before, saturation=0.5)
+    luma = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(after @ luma, before @ luma, atol=0.01)
+    factors = [
+        np.abs(one - (one @ luma)[..., None]).sum() / np.abs(other - (other @ luma)[..., None]).sum()
+        for one, other in zip(after, before, strict=True)
+    ]
+    assert min(factors) > 0.49 and max(factors) < 1.51 and np.std(factors) > 0.1
+
+
+def test_hue_turns_colours_about_grey_by_no_more_than_its_limit():
+    grey = np.repeat(photos()[..., :1], 3, axis=-1)
+    np.testing.assert_allclose(changed(grey, hue=0.5), grey, atol=0.01)
+    before = np.full((200, 2, 2, 3), [130, 110, 120], np.float32)
+    after = changed(before, hue=0.1)
+    angles = []
+    for one, other in zip(before[:, 0, 0], after[:, 0, 0], strict=True):
+        (y, i, q), (luma, j, r) = colorsys.rgb_to_yiq(*one), colorsys.rgb_to_yiq(*other)
+        assert abs(y - luma) < 0.2  # the standard library rounds the coefficients to two digits
+        angles.append(np.degrees(np.arctan2(i * r - q * j, i * j + q * r)))
+    assert -37 < min(angles) < -20 and 20 < max(angles) < 37  # a tenth of the circle: 36 degrees
+
+
+def test_erasing_covers_the_asked_share_of_some_photos_with_noise():
+    before = np.full((400, 50, 50, 3), 300, np.float32)  # no noise has this value
+    after = changed(before, erasing={"probability": 0.25, "smallest": 0.05, "largest": 0.2})
+    erased = (after != 300).any(axis=-1)
+    shares = erased.mean(axis=(1, 2))
+    assert 0.18 < (shares > 0).mean() < 0.32
+    assert shares[shares > 0].min() > 0.03 and shares.max() < 0.24
+    for mask in erased[shares > 0][:20]:  # a rectangle
+        assert mask.sum() == mask.any(axis=0).sum() * mask.any(axis=1).sum()
+    assert after[erased].std() > 50 and after[erased].min() >= 0 and after[erased].max() <= 255
+
+
+def test_brightness_multiplies_and_contrast_stretches_about_the_mean():
     grey = np.full((COUNT, SIZE, SIZE, 3), 100, np.float32)
-    brighter = changed(grey, brightness=0.2)[:, 0, 0, 0] - 100
-    assert np.abs(brighter).max() <= 0.2 * 255 + 1e-3 and brighter.std() > 5
+    brighter = changed(grey, brightness=0.2)[:, 0, 0, 0] / 100
+    assert np.abs(brighter - 1).max() <= 0.2 + 1e-3 and brighter.std() > 0.05
     np.testing.assert_allclose(changed(grey, contrast=0.5), grey, atol=1e-3)
     before = 120 + 20 * (photos() / 255 - 0.5)
     after = changed(before, contrast=0.5)
@@ -111,7 +195,17 @@ def test_everything_together_stays_in_range():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"rotation": 30}, {"translation": 0.3}, {"contrast": 0.5}, {"brightness": 0.5}], ids=str
+    "settings",
+    [
+        {"rotation": 30},
+        {"translation": 0.3},
+        {"contrast": 0.5},
+        {"brightness": 0.5},
+        {"hue": 0.5},
+        {"crop": 0.3},
+        {"shear": 0.5},
+    ],
+    ids=str,
 )
 def test_photos_of_a_batch_are_changed_differently(settings):
     same = np.repeat(photos(1), 4, axis=0)
