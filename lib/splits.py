@@ -30,17 +30,22 @@ def clusters(hashes: list[str], *, bits: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def assign(photos: pd.DataFrame, *, val: float, test: float, seed: int) -> pd.Series:
+def assign(
+    photos: pd.DataFrame, *, val: float, test: float, seed: int, earlier: pd.Series | None = None
+) -> pd.Series:
     """Give every labelled photo a split.
 
     Within a class, whole clusters go to test and then to val until the class's quota is filled, in
     an order drawn from the seed and the photos' content: it depends neither on file names nor on
     the order of the rows. A cluster that spans several classes goes where its largest class goes.
+    Photos that had a split before keep it, and new ones fill what the quotas still lack; a cluster
+    that new photos have joined across splits goes where most of it was, with ties to train.
 
     Args:
         photos: columns `label`, `sha1`, `cluster` and `split` (the split that the source fixes, or empty).
         val, test: shares of each class. A split that the source fixes is not filled further.
         seed: draws the order.
+        earlier: the split that each photo had before, empty for new ones, on the same index.
 
     Returns:
         `train`, `val` or `test` for each row, on the same index. A class of fewer than three
@@ -50,44 +55,61 @@ def assign(photos: pd.DataFrame, *, val: float, test: float, seed: int) -> pd.Se
     quotas = {name: share for name, share in (("test", test), ("val", val)) if name not in fixed and share}
     result = photos.split.where(photos.split.ne(""), "train")
     free = photos[result.eq("train")]
-    home = free.groupby("cluster").label.agg(lambda labels: labels.mode().iloc[0])
-    members = {cluster: group.index for cluster, group in free.groupby("cluster")}
-    rank = (
-        free.groupby("cluster")
-        .sha1.min()
-        .map(lambda sha1: hashlib.sha256(f"{seed}:{sha1}".encode()).hexdigest())
-    )
-    for _, names in home.groupby(home):
-        order = sorted(names.index, key=rank.get)
-        for split, taken in _fill(order, members, quotas).items():
-            for cluster in taken:
-                result[members[cluster]] = split
+    clusters = free.sort_values("sha1").drop_duplicates("cluster").set_index("cluster")[["sha1"]].sort_index()
+    clusters["size"] = free.groupby("cluster").size()
+    clusters["label"] = _most_frequent(free.cluster, free.label)
+    clusters["rank"] = [hashlib.sha256(f"{seed}:{sha1}".encode()).hexdigest() for sha1 in clusters.sha1]
+    clusters["split"] = ""
+    if earlier is not None:
+        before = earlier[free.index]
+        before = before[before.isin(["train", *quotas])].sort_values()  # train wins a tie, then val
+        clusters["split"] = _most_frequent(free.cluster[before.index], before, order=["train", "val", "test"])
+        clusters["split"] = clusters["split"].fillna("")
+    for _, group in clusters.sort_values("rank").groupby("label"):
+        clusters.loc[group.index, "split"] = _fill(group["size"].to_dict(), group["split"].to_dict(), quotas)
+    result[free.index] = free.cluster.map(clusters["split"])
     return result
 
 
-def _fill(order, members, quotas) -> dict[str, list]:
-    """Hand a class's clusters, in order, to the splits that still want photos; the rest stays in train."""
-    total = sum(len(members[cluster]) for cluster in order)
-    taken = {}
-    left = list(order)
-    for split, share in quotas.items():
-        room = max(1, round(total * share))
-        taken[split] = []
-        for cluster in list(left):
-            size = len(members[cluster])
-            if (
-                size <= room and len(left) > len(quotas) - len(taken) + 1
-            ):  # train and the splits to come keep one each
-                taken[split].append(cluster)
-                left.remove(cluster)
-                room -= size
-        if not taken[split] and len(order) > len(
-            quotas
-        ):  # every cluster is larger than the quota: the smallest is nearest to it
-            smallest = min(left, key=lambda cluster: len(members[cluster]))
-            taken[split].append(smallest)
-            left.remove(smallest)
-    return taken
+def _most_frequent(clusters: pd.Series, values: pd.Series, order: list[str] | None = None) -> pd.Series:
+    """Return each cluster's most frequent value; of several, the first in order."""
+    table = pd.DataFrame({"cluster": clusters, "value": pd.Categorical(values, order or sorted(set(values)))})
+    counts = table.groupby(["cluster", "value"], observed=True).size().rename("n").reset_index()
+    counts = counts.sort_values(["cluster", "n", "value"], ascending=[True, False, True])
+    return counts.drop_duplicates("cluster").set_index("cluster").value.astype(str)
+
+
+def _fill(sizes: dict, held: dict, quotas: dict) -> dict:
+    """Hand a class's clusters, in order, to the splits that still want photos; the rest is train.
+
+    Args:
+        sizes: the photos of each cluster.
+        held: the split that a cluster keeps, or empty.
+        quotas: share of the class's photos that each split wants.
+
+    Returns:
+        The split of each cluster.
+    """
+    total = sum(sizes.values())
+    given = dict(held)
+    left = [cluster for cluster, split in held.items() if not split]
+    has_train = "train" in held.values()
+    for number, (split, share) in enumerate(quotas.items(), start=1):
+        has = [cluster for cluster, before in held.items() if before == split]
+        room = max(1, round(total * share)) - sum(sizes[cluster] for cluster in has)
+        waiting = [name for name in list(quotas)[number:] if name not in held.values()]
+        spare = len(left) - len(waiting) - (not has_train)  # train and the splits to come keep one each
+        taken = []
+        for cluster in left:
+            if sizes[cluster] <= room and len(taken) < spare:
+                taken.append(cluster)
+                room -= sizes[cluster]
+        if not taken and not has and spare > 0 and len(sizes) > len(quotas):
+            # Every cluster is larger than the quota: the smallest is nearest to it.
+            taken = [min(left, key=sizes.get)]
+        given |= dict.fromkeys(taken, split)
+        left = [cluster for cluster in left if not given[cluster]]
+    return given | dict.fromkeys(left, "train")
 
 
 def leaks(photos: pd.DataFrame) -> pd.Series:

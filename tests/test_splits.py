@@ -195,6 +195,51 @@ def test_a_cluster_of_two_classes_goes_where_its_largest_class_goes():
     assert set(splits.assign(photos, val=0.2, test=0.2, seed=1)) == {"train"}
 
 
+# Photos that are added later
+
+
+def test_photos_keep_their_split_when_others_are_added():
+    for seed in range(5):
+        random = np.random.default_rng(20 + seed)
+        photos = table(random)
+        first = splits.assign(photos, val=0.2, test=0.1, seed=seed)
+        more = table(random)
+        more["cluster"] += photos.cluster.max() + 1
+        both = pd.concat([photos, more], ignore_index=True)
+        earlier = first.reindex(both.index, fill_value="")
+        second = splits.assign(both, val=0.2, test=0.1, seed=seed, earlier=earlier)
+        assert (second[: len(photos)] == first).all()
+        home = both.groupby("cluster").label.agg(lambda labels: labels.mode().iloc[0])
+        for label, names in home.groupby(home):
+            mine = second[both.cluster.isin(names.index)]
+            if len(names) >= 40:
+                for split, share in (("val", 0.2), ("test", 0.1)):
+                    assert abs(mine.eq(split).sum() - len(mine) * share) <= 2.5, (seed, label, split)
+
+
+def test_a_cluster_that_new_photos_join_across_splits_goes_where_most_of_it_was():
+    rows = [
+        ("train", 0, "train"), ("", 0, "train"), ("test", 0, "train"), ("train", 0, "train"),
+        ("val", 1, "val"), ("test", 1, "val"), ("val", 1, "val"),
+        ("test", 2, "train"), ("train", 2, "train"),
+        ("test", 3, "test"), ("test", 3, "test"), ("", 3, "test"),
+        ("train", 4, "train"), ("train", 5, "train"), ("train", 6, "train"), ("train", 7, "train"),
+    ]  # fmt: skip
+    photos = pd.DataFrame(
+        {"label": "a", "sha1": [f"{i:040x}" for i in range(len(rows))], "cluster": [c for _, c, _ in rows]}
+    ).assign(split="")
+    earlier = pd.Series([before for before, _, _ in rows])
+    found = splits.assign(photos, val=0.2, test=0.2, seed=0, earlier=earlier)
+    assert found.tolist() == [after for _, _, after in rows]
+
+
+def test_a_split_that_is_no_longer_wanted_is_not_kept():
+    photos = table(np.random.default_rng(30))
+    first = splits.assign(photos, val=0.2, test=0.2, seed=1)
+    second = splits.assign(photos, val=0.2, test=0, seed=1, earlier=first)
+    assert set(second) == {"train", "val"} and (second[first.eq("val")] == "val").all()
+
+
 def test_leaks_by_hand():
     rows = [
         (0, "train", False), (0, "val", True), (0, "test", True),
