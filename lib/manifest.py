@@ -1,6 +1,7 @@
 """The manifest: one row per photo found, kept or not, with its label, split and the reason."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,27 @@ from lib.schema import Params
 
 COLUMNS = ["path", "label", "split", "status", "reason", "sha1", "phash", "width", "height", "cluster"]
 ORDER = ["train", "val", "test", "predict"]
+CHUNK = 32  # photos that are measured at a time
+MOVED = "moved here from "
+LEAKS = "leak: a near-duplicate of it is in an earlier split"
 
 
-def build(data: Path, settings: Params, content: str) -> tuple[pd.DataFrame, np.ndarray]:
+def build(
+    data: Path, settings: Params, content: str, *, earlier: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Find, read, clean and divide the photos of a source.
 
     Args:
         data: the source's folder, with `raw/`; the resized photos are kept in its `cache/`.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
+        earlier: the manifest that the run had before; photos that were divided then stay where they are.
 
     Returns:
         The manifest, one row per photo found, in the order of the paths, with the columns `path`,
         `label`, `split` (train, val, test or predict; empty where not kept), `status` (`kept`, or
-        `corrupt`, `small`, `mislabelled`, `conflict`, `duplicate`, `leak`, `untrained`), `reason`,
-        `sha1`, `phash`, `width`, `height` (pixels) and `cluster` (near-duplicates share a number;
+        `corrupt`, `small`, `mislabelled`, `conflict`, `duplicate`, `leak`, `untrained`), `reason` (of a
+        kept photo: why it is in another split than before, or that it leaks and the parameters keep it), `sha1`, `phash`, `width`, `height` (pixels) and `cluster` (near-duplicates share a number;
         -1 where not kept or not labelled); and the photos as `uint8` `(rows, size, size, 3)`.
 
     Raises:
@@ -44,7 +51,7 @@ def build(data: Path, settings: Params, content: str) -> tuple[pd.DataFrame, np.
     )
     _exclude(table, found.problem.ne(""), "mislabelled", found.problem)
     _exclude_copies(table, settings.split.on_leak)
-    _split(table, settings)
+    _split(table, settings, earlier)
     if table.query("split == 'train'").label.nunique() < 2:
         raise ValueError(
             f"after cleaning, fewer than two classes are left to train on. Counts: {table.status.value_counts().to_dict()}"
@@ -58,6 +65,19 @@ def resized(data: Path, settings: Params, content: str, paths: list[str]) -> tup
     return photos.scan(
         data / "raw", paths, folder=data / "cache" / photos.cache_key(content, paths, **form), **form
     )
+
+
+def earlier(run: runs.Run) -> pd.DataFrame | None:
+    """Return the manifest that a run already has, if it was divided by the same shares and seed."""
+    record, path = run.path("cleaning.json"), run.path("manifest.csv")
+    if not (record.is_file() and path.is_file()):
+        return None
+    return read(path) if cache.read_json(record).get("division") == division(run.settings) else None
+
+
+def division(settings: Params) -> dict:
+    """Return what decides how photos are divided: `seed`, `val` and `test`."""
+    return {"seed": settings.seed, "val": settings.split.val, "test": settings.split.test}
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -80,12 +100,14 @@ class Photos:
         full: `uint8` memory map `(rows of the manifest, side, side, 3)`, RGB, what random crops are cut from.
         size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
+        fit: how the photos became squares, as `photos.resize`.
     """
 
     table: pd.DataFrame
     full: np.ndarray
     size: int
     classes: list[str]
+    fit: str = "crop"
 
     @property
     def images(self) -> np.ndarray:
@@ -100,6 +122,21 @@ class Photos:
         """Return the class of each photo of a split, `int64`, in the order of `rows`."""
         return pd.Categorical(self.table.label.iloc[self.rows(split)], self.classes).codes.astype(np.int64)
 
+    @cached_property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and deviation per channel, R, G, B, over all pixels of the training photos, from 0 to 1.
+
+        The deviation is that of the whole population, as torchvision's projects measure it. The sums are
+        of whole numbers and thus exact: any machine gives the same bits.
+        """
+        rows, images = self.rows("train"), self.images
+        sums = np.zeros((2, 3), np.int64)
+        for start in range(0, len(rows), CHUNK):
+            pixels = images[rows[start : start + CHUNK]].astype(np.uint16)  # their squares fit
+            sums += [values.sum(axis=(0, 1, 2), dtype=np.int64) for values in (pixels, pixels**2)]
+        mean, square = sums / (len(rows) * self.size**2)
+        return (mean / 255).tolist(), (np.sqrt(np.maximum(square - mean**2, 0)) / 255).tolist()
+
     def identity(self, *names: str) -> str:
         """Return a fingerprint of what is in some splits: the photos' content and labels."""
         chosen = self.table[self.table.split.isin(names)]
@@ -113,9 +150,8 @@ def load(run: runs.Run) -> Photos:
     table = read(run.need("manifest.csv"))
     content = cache.read_json(run.need("source.json"))["content_sha256"]
     _, full = resized(run.data, run.settings, content, list(table.path))
-    return Photos(
-        table, full, run.settings.model.image_size, labels.classes(table.label[table.split.eq("train")])
-    )
+    classes = labels.classes(table.label[table.split.eq("train")])
+    return Photos(table, full, run.settings.model.image_size, classes, run.settings.model.fit)
 
 
 def clusters(table: pd.DataFrame) -> list[list[int]]:
@@ -131,7 +167,8 @@ def summary(table: pd.DataFrame) -> dict:
     """Count photos by status, by split and by class.
 
     Returns:
-        `photos`, `status` (a count for each), `split` (likewise), `classes` (for each class: found,
+        `photos`, `status` (a count for each), `split` (likewise), `near_duplicate_clusters`, `leaks` (photos whose
+        near-duplicate the source put into an earlier split), `moved` (photos in another split than before), `classes` (for each class: found,
         kept and the photos in each split) and `notes` (sentences on what a reader should know).
     """
     labelled = table[table.label.ne("")]
@@ -146,6 +183,8 @@ def summary(table: pd.DataFrame) -> dict:
         "status": {name: int(count) for name, count in table.status.value_counts().items()},
         "split": {name: int(table.split.eq(name).sum()) for name in ORDER},
         "near_duplicate_clusters": len(clusters(table)),
+        "leaks": int((table.status.eq("leak") | table.reason.eq(LEAKS)).sum()),
+        "moved": int(table.reason.str.startswith(MOVED).sum()),
         "classes": rows,
         "notes": _notes(rows),
     }
@@ -189,17 +228,22 @@ def _exclude_copies(table, on_leak) -> None:
     _exclude(table, copy, "duplicate", table.sha1.map(first).map("the same file as {}".format))
 
 
-def _split(table, settings) -> None:
+def _split(table, settings, earlier) -> None:
     kept = table[table.status.eq("kept") & table.label.ne("")]
     table.loc[kept.index, "cluster"] = splits.clusters(
         list(kept.phash), bits=settings.clean.near_duplicate_bits
     )
     kept = table.loc[kept.index]
+    before = _splits_before(kept, earlier)
     shares = {"val": settings.split.val, "test": settings.split.test}
-    table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed)
+    table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed, earlier=before)
+    moved = before.ne("") & before.ne(table.split[kept.index]) & kept.split.eq("")
+    table.loc[moved.index[moved], "reason"] = MOVED + before[moved] + " with its near-duplicates"
+    leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
     if settings.split.on_leak == "drop":
-        leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
         _exclude(table, leak, "leak", "a near-duplicate of it is in an earlier split")
+    else:
+        table.loc[leak, "reason"] = LEAKS
     trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
     _exclude(
         table,
@@ -209,3 +253,11 @@ def _split(table, settings) -> None:
     )
     table.loc[table.status.ne("kept"), "split"] = ""
     table.loc[table.status.ne("kept"), "cluster"] = -1
+
+
+def _splits_before(kept, earlier) -> pd.Series:
+    """Return the split that each photo had in an earlier manifest, by content; empty for new ones."""
+    if earlier is None:
+        return pd.Series("", kept.index)
+    known = earlier[earlier.split.isin(ORDER[:3])].drop_duplicates("sha1").set_index("sha1").split
+    return kept.sha1.map(known).fillna("")

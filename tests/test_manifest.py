@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import encoded, scene
 
-from lib import cache, manifest, runs
+from lib import cache, manifest, runs, splits
 from lib.schema import Params
 
 
@@ -21,8 +21,8 @@ def settings(**sections):
     return Params.model_validate(values)
 
 
-def build(raw, given=None, content="abc"):
-    table, images = manifest.build(raw.folder.parent, given or settings(), content)
+def build(raw, given=None, content="abc", earlier=None):
+    table, images = manifest.build(raw.folder.parent, given or settings(), content, earlier=earlier)
     assert list(table.columns) == manifest.COLUMNS
     assert images.shape == (len(table), 32, 32, 3)
     return table.set_index("path", drop=False)
@@ -50,6 +50,52 @@ def put_dirt(raw):
     raw.photo("asked too.png", 90)
     raw.photo("asked too again.png", 90)
     raw.put("asked but broken.jpg", b"\xff\xd8\xff")
+
+
+# Photos that are added later
+
+
+def test_photos_stay_in_their_split_when_others_are_added(raw):
+    two_classes(raw, 15)
+    first = build(raw)
+    two_classes(raw, 15, start=100)  # the same names, other photos
+    for number in range(15):
+        raw.photo(f"cat/old {number}.png", number)
+        raw.photo(f"dog/old {number}.png", 500 + number)
+    second = build(raw, content="more", earlier=first)
+    old = second[second.sha1.isin(first.sha1)].set_index("sha1").split
+    assert (old == first.set_index("sha1").split[old.index]).all() and len(old) == 30
+    assert second.split.value_counts().gt(first.split.value_counts()).all()
+    assert second.reason.eq("").all()
+
+
+def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw, monkeypatch):
+    two_classes(raw, 15)
+    first = build(raw)
+    train, test = (
+        first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "test")
+    )
+    joined = first.path.isin([train, test])
+    monkeypatch.setattr(
+        splits, "clusters", lambda *args, **kwargs: np.where(joined, 99, np.arange(len(first)))
+    )
+    second = build(raw, earlier=first)
+    assert second.split[test] == second.split[train] == "train"
+    assert second.reason[test] == "moved here from test with its near-duplicates"
+    assert second.status[test] == "kept" and (second.reason != "").sum() == 1
+
+
+def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monkeypatch, tmp_path):
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    two_classes(raw)
+    run = runs.start(settings(), "02_clean")
+    assert manifest.earlier(run) is None
+    table = build(raw)
+    manifest.write(table, run.path("manifest.csv"))
+    cache.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
+    assert manifest.earlier(run).path.tolist() == table.path.tolist()
+    other = runs.start(settings(split={"test": 0.3}), "02_clean")
+    assert manifest.earlier(other) is None
 
 
 # Statuses and reasons
@@ -183,7 +229,7 @@ def test_near_duplicates_across_given_splits(raw, on_leak):
     assert table.status.eq("kept").sum() == 24 + 2 * (on_leak == "keep")
     for near, split in (("val/cat/near.jpg", "val"), ("test/dog/near.jpg", "test")):
         expected = (
-            ["kept", split, ""]
+            ["kept", split, manifest.LEAKS]
             if on_leak == "keep"
             else ["leak", "", "a near-duplicate of it is in an earlier split"]
         )
