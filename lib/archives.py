@@ -21,6 +21,9 @@ MAX_RATIO = 100  # unpacked to packed; photos hardly shrink, a bomb shrinks a th
 BIG_MEMBER = 10 * 10**6  # smaller members may shrink as they like: a table of labels does, 200:1
 BIG_ARCHIVE = 10**9
 BLOCK = 4096  # what a small file takes on a disk, at least
+MANY_MEMBERS = 100_000  # so many photos are never so small:
+SMALLEST_MEAN = 64  # bytes
+LONGEST_HEADER = 10**6  # bytes of a tar's names and remarks on a member, which are read as a whole
 CHUNK = 2**20
 DAMAGE = (
     zipfile.BadZipFile,
@@ -30,6 +33,13 @@ DAMAGE = (
     lzma.LZMAError,
     struct.error,
     UnicodeError,
+)
+METADATA = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
 )
 BEGINNINGS = {
     b"PK": "a zip that is cut off or damaged: download it again",
@@ -57,7 +67,8 @@ class Member(NamedTuple):
 def extract(path: Path, folder: Path) -> list[str]:
     """Unpack a zip or tar (plain, gz, bz2, xz), recognised by its content, into a new folder.
 
-    Permissions and dates in the archive are ignored. On any failure nothing is left at `folder`.
+    Permissions and dates in the archive are ignored, and a name that is not UTF-8 is read as Latin-1. On
+    any failure nothing is left at `folder`.
 
     Args:
         path: the archive.
@@ -117,6 +128,19 @@ def require_space(folder: Path, needed: float, what: str) -> None:
         )
 
 
+def readable(name: str) -> str:
+    """Return a file's name as text that can be written: its bytes, where they are not UTF-8, as Latin-1.
+
+    Args:
+        name: as the operating system or a tar gives it, with stand-ins for the bytes that are not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode(errors="surrogateescape").decode("latin-1")
+    return name
+
+
 def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
     """Open by content: a zip begins with PK (`is_zipfile` also takes a tar whose last member is a zip)."""
     beginning = b""
@@ -124,12 +148,28 @@ def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
         with path.open("rb") as file:
             beginning = file.read(512)
     try:
-        return zipfile.ZipFile(path) if beginning.startswith(b"PK") else tarfile.open(path, "r:*")
+        if beginning.startswith(b"PK"):
+            return zipfile.ZipFile(path)
+        return tarfile.open(path, "r:*", tarinfo=_Header)
     except (*DAMAGE, OSError) as error:
         raise ValueError(
             f"{path.name}: expected a zip or tar archive. Received: {_kind(path, beginning)}. "
             "Download it again, or pack the photos as a zip"
         ) from error
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar, refused where reading it could fill the memory or take for ever."""
+
+    @classmethod
+    def frombuf(cls, *given):
+        header = super().frombuf(*given)
+        if header.type in METADATA and header.size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        return header
+
+    def _proc_gnusparse_10(self, *_):
+        raise tarfile.ReadError("a sparse file")
 
 
 def _kind(path: Path, beginning: bytes) -> str:
@@ -188,7 +228,8 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
         if total > MAX_BYTES:
             raise _refusal(path, f"at most {MAX_BYTES / 1e9:g} GB unpacked", f"{total / 1e9:.1f} GB or more")
         _check_ratio(path, member.size, packed=member.packed, big=BIG_MEMBER, where=repr(member.name))
-        _check_ratio(path, total, packed=packed, big=BIG_ARCHIVE, where="all in all")
+        on_disk = total + count * BLOCK  # a few bytes of a tar are a thousand empty files
+        _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, where="all in all")
         name = "/".join(parts)
         if name in files and not member.is_folder:
             raise _refusal(path, "one member of each name", f"two called {name!r}")
@@ -201,6 +242,9 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
         raise _refusal(path, "each name to be a file or a folder", f"{clash!r}, which is both")
     if not files:
         raise _refusal(path, "an archive of photos", "an archive without a file")
+    if len(files) > MANY_MEMBERS and total < SMALLEST_MEAN * len(files):
+        received = f"{len(files):,} files of {total / len(files):.0f} bytes on average"
+        raise _refusal(path, "an archive of photos", received)
     return files
 
 
@@ -212,7 +256,7 @@ def _check_ratio(path: Path, size: int, *, packed: int | None, big: int, where: 
 
 def _parts(path: Path, member: Member) -> list[str]:
     """Split a member's path; `./` and doubled slashes, which tar writes, say nothing."""
-    name = member.name
+    name = readable(member.name)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name)
     too_long = len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in parts)

@@ -5,14 +5,20 @@ import inspect
 import warnings
 from pathlib import Path
 
-from lib import cache, efficientnet_lite, params
+from lib import cache, efficientnet_lite, params, resnets, schema, simple_cnn
 from lib.device import keras
 
-OWN = {"EfficientNetLite0": efficientnet_lite.EfficientNetLite0}
+OWN = {
+    "EfficientNetLite0": efficientnet_lite.EfficientNetLite0,
+    "ResNet18": resnets.ResNet18,
+    "ResNeXt101_32x8d": resnets.ResNeXt101_32x8d,
+    "SimpleCNN": simple_cnn.SimpleCNN,
+}
 
 # What each family's ImageNet weights were trained with, from 0..255: (pixel - mean) / deviation, in BGR order for some.
 # It is `preprocess_input` of each family's module, as layers that are saved with the model. Families under RAW scale inside.
 RAW = (0.0, 1.0)
+UNIT = (0.0, 255.0)
 SIGNED = (127.5, 127.5)
 TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = ((103.939, 116.779, 123.68), 1.0)
@@ -33,6 +39,8 @@ SCALINGS = {
     "vgg19": CAFFE,
     "xception": SIGNED,
     "efficientnet_lite": (127.0, 128.0),
+    "resnets": TORCH,
+    "simple_cnn": UNIT,  # no published weights ask for anything
 }
 
 
@@ -42,14 +50,13 @@ def names() -> list[str]:
     return [*OWN, *(name for name, _ in functions if name[0].isupper())]
 
 
-def build(name: str, *, weights: str | None, image_size: int) -> keras.Model:
+def build(settings: schema.Model) -> keras.Model:
     """Build a backbone without its classes.
 
     Args:
-        name: one of `names()`.
-        weights: `"imagenet"`, the path of a file of weights for it without its top, or `None` for
-            random weights.
-        image_size: height and width of its input, in pixels.
+        settings: its name, one of `names()`; its weights, `"imagenet"`, the path of a file of weights for
+            it without its top, or `None` for random ones; the height and width of its input, in pixels;
+            and the shape of `SimpleCNN`.
 
     Returns:
         A model from scaled photos `(n, image_size, image_size, 3)` to feature maps
@@ -60,17 +67,20 @@ def build(name: str, *, weights: str | None, image_size: int) -> keras.Model:
             downloaded, or the file does not fit.
         FileNotFoundError: there is no such file of weights.
     """
+    name, weights, image_size = settings.backbone, settings.weights, settings.image_size
     make = _maker(name)
     if weights not in (None, "imagenet"):
         weights = str(weights_file(weights))
+    options = settings.simple_cnn.model_dump() if name == "SimpleCNN" else {"include_top": False}
     try:
         with warnings.catch_warnings(
             action="ignore"
         ):  # MobileNetV2 warns of each size that it was not published for
-            return make(include_top=False, weights=weights, input_shape=(image_size, image_size, 3))
+            return make(weights=weights, input_shape=(image_size, image_size, 3), **options)
     except Exception as error:
         message = " ".join(str(error).split())[:300]
-        if weights == "imagenet" and "fetch failure" in message:
+        lost = isinstance(error, ConnectionError | TimeoutError) or "fetch failure" in message
+        if weights == "imagenet" and lost:
             raise ValueError(
                 f"the ImageNet weights of {name} could not be downloaded: {message}. Give a file of them "
                 f"(WEIGHTS=path), or take backbone EfficientNetLite0, whose weights are installed"

@@ -1,4 +1,4 @@
-"""Read PyTorch checkpoint files without PyTorch and without running what they carry.
+"""Read PyTorch checkpoint files without PyTorch and without running what they carry, and fill Keras layers from them.
 
 A `.pth` file is a pickle, and a pickle is a program. The unpickler here admits the few names
 that a dictionary of tensors needs and refuses everything else before it is called. Both formats
@@ -9,6 +9,7 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +28,14 @@ DTYPES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
+}
+
+# For each kind of Keras layer: PyTorch's tensors in the order of its weights, and for each of its axes PyTorch's.
+LAYERS = {
+    "Conv2D": {"weight": (2, 3, 1, 0), "bias": (0,)},
+    "DepthwiseConv2D": {"weight": (2, 3, 0, 1), "bias": (0,)},
+    "BatchNormalization": {"weight": (0,), "bias": (0,), "running_mean": (0,), "running_var": (0,)},
+    "Dense": {"weight": (1, 0), "bias": (0,)},
 }
 
 
@@ -191,3 +200,43 @@ def _state(content) -> dict[str, np.ndarray]:
     if not tensors:
         raise ValueError(f"expected a dictionary of tensors. Received: {type(content).__name__}")
     return tensors
+
+
+def assign(
+    sources: Iterable[tuple], tensors: dict[str, np.ndarray], *, ignored: tuple[str, ...] = ()
+) -> None:
+    """Copy a checkpoint's tensors into Keras layers.
+
+    Args:
+        sources: pairs of a layer of a kind in `LAYERS` and what the names of its tensors begin with.
+        tensors: the tensors by name, as `load` gives them; PyTorch's counters `num_batches_tracked` are
+            left out.
+        ignored: beginnings of the names of further tensors that no layer takes.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape or belongs to no layer. The message names it.
+    """
+    left = dict.fromkeys(
+        name for name in tensors if not name.startswith(ignored) and not name.endswith("num_batches_tracked")
+    )
+    for layer, prefix in sources:
+        values = []
+        for weight, (part, axes) in zip(layer.weights, LAYERS[type(layer).__name__].items(), strict=False):
+            name = f"{prefix}.{part}"
+            values.append(_fitting(tensors, name, axes, tuple(weight.shape)))
+            left.pop(name, None)
+        layer.set_weights(values)
+    if left:
+        raise ValueError(
+            f"the checkpoint is of another network: this one has no tensor {next(iter(left))} ({len(left)} such tensors)"
+        )
+
+
+def _fitting(tensors, name, axes, shape) -> np.ndarray:
+    expected = tuple(shape[axes.index(axis)] for axis in range(len(axes)))
+    received = tensors[name].shape if name in tensors else "none"
+    if received != expected:
+        raise ValueError(
+            f"the checkpoint is of another network: its tensor {name} must have the shape {expected}. Received: {received}"
+        )
+    return tensors[name].transpose(axes).astype(np.float32)

@@ -92,6 +92,35 @@ def evaluation(
     return stream.prefetch(AUTOTUNE)
 
 
+def filled(batches: tf.data.Dataset, size: int, *, weight: float | None = None) -> tf.data.Dataset:
+    """Fill every batch up to one size with photos that do not count, as several devices that share it need it.
+
+    Args:
+        batches: `(photos, labels, weights)`, or `(photos, labels)` with weights of 1, as `training` and
+            `evaluation` give them, none larger than `size`.
+        size: photos in each batch, a multiple of the number of devices.
+        weight: what the weights are multiplied by; by default what keeps the mean of each batch as it was.
+
+    Returns:
+        Batches `(photos, labels, weights)` of that size. What was added repeats photos of the batch, with
+        labels that are 0 for every class and weight 0.
+    """
+
+    def fill(photos, labels, weights=None):
+        count = tf.shape(photos)[0]
+        own, picks = tf.range(size) < count, tf.range(size) % count
+        weights = tf.ones([size]) if weights is None else tf.gather(weights, picks)
+        factor = tf.cast(size / count, tf.float32) if weight is None else weight
+        parts = (
+            tf.gather(photos, picks),
+            tf.where(own[:, None], tf.gather(labels, picks), 0.0),
+            tf.where(own, weights * factor, 0.0),
+        )
+        return tuple(tf.ensure_shape(part, [size, *part.shape[1:]]) for part in parts)
+
+    return batches.map(fill, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
+
+
 def _read(images, picks):
     """Read rows of the photo cache, which may be larger than memory."""
     photos = tf.numpy_function(lambda numbers: images[numbers], [picks], tf.uint8, stateful=False)

@@ -5,6 +5,7 @@ notebook's error stream stays empty: a regression test reads it.
 """
 
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -72,6 +73,10 @@ def describe() -> str:
     return f"{hardware}; {keras.mixed_precision.global_policy().name}"
 
 
+@functools.cache
 def strategy() -> tf.distribute.Strategy:
-    """Return the strategy for this machine: all its GPUs together where it has several, else the default."""
+    """Return the strategy for this machine: all its GPUs together where it has several, else the default.
+
+    It is one object in the whole process: variables of one strategy are strangers to another.
+    """
     return tf.distribute.MirroredStrategy() if len(GPUS) > 1 else tf.distribute.get_strategy()

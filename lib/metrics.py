@@ -9,6 +9,7 @@ BINS = 15
 RESAMPLES = 400
 CONFIDENCE = 0.95
 SMALLEST = 1e-7  # keeps the logarithm of a probability finite
+SPLITS = {"train": "train", "val": "validation, used for selection", "test": "test"}  # as a figure names them
 
 
 def report(targets: np.ndarray, probabilities: np.ndarray, classes: list[str], *, seed: int = 0) -> dict:
@@ -48,6 +49,17 @@ def report(targets: np.ndarray, probabilities: np.ndarray, classes: list[str], *
     result["intervals"] |= _bootstrap(targets, probabilities, seed)
     result["classes"] = _per_class(targets, predicted, classes)
     return result
+
+
+def headline(report: dict, split: str) -> str:
+    """Say in a line how good the network is.
+
+    Args:
+        report: what the function `report` gives.
+        split: the split that was measured; val is called what it is, photos that chose the weights.
+    """
+    low, high = report["intervals"]["top_1"]
+    return f"top-1 on {SPLITS[split]}: {report['top_1']:.3f}, 95 % interval {low:.3f} to {high:.3f}, {report['n']} photos"
 
 
 def _present(targets, predicted):

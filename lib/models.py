@@ -6,46 +6,79 @@ them itself.
 
 import hashlib
 import os
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from lib import backbones, cache, schema
+from lib import backbones, cache, resnets, schema
 from lib.device import keras
 
 BACKBONE = "backbone"
 LOGITS = "logits"
+SCALING = "scaling"
+MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}  # of a .keras file
 
 
-def build(settings: schema.Model, *, classes: int, seed: int) -> keras.Model:
+def build(
+    settings: schema.Model,
+    *,
+    classes: int,
+    seed: int,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> keras.Model:
     """Build the network that the parameters describe.
 
     Args:
         settings: backbone, weights, size, scaling and head.
         classes: the number of classes.
         seed: seeds the head's random weights and its dropout.
+        statistics: mean and deviation of the training photos, 0 to 1, three numbers each, which the
+            scaling `measured` needs: `manifest.Photos.statistics`.
 
     Returns:
         A model from `float32` `(n, size, size, 3)`, RGB, 0 to 255, to `float32` `(n, classes)`,
         probabilities. Its layer `backbone` is the backbone; its layer `logits` gives what softmax takes.
 
     Raises:
-        ValueError, FileNotFoundError: as `backbones.build`.
+        ValueError: as `backbones.build`; the statistics are missing; or the network does not have fewer
+            parameters than `most_parameters`.
+        FileNotFoundError: as `backbones.build`.
     """
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
-    backbone = backbones.build(settings.backbone, weights=settings.weights, image_size=settings.image_size)
+    backbone = backbones.build(settings)
     backbone.name = BACKBONE
-    x = (
-        keras.layers.Rescaling(1 / 255, name="scaling")(inputs)
-        if settings.scaling == "unit"
-        else backbones.scale(inputs, settings.backbone)
-    )
-    x = backbone(x)
+    x = backbone(_scale(inputs, settings, statistics))
     head = {name: layer for name, layer in settings.head.items() if layer}
     for index, (name, layer) in enumerate(head.items()):
         x = _layer(f"head_{name}", layer, classes, seed + index)(x)
-    return keras.Model(inputs, keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x))
+    outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x)
+    model = keras.Model(inputs, outputs)
+    if settings.most_parameters and model.count_params() >= settings.most_parameters:
+        raise ValueError(
+            f"`model.most_parameters`: the network must have fewer than {settings.most_parameters:,} parameters. "
+            f"Received: {model.count_params():,}, with {settings.backbone}. Take a smaller backbone or head"
+        )
+    return model
+
+
+def _scale(x, settings, statistics):
+    if settings.scaling == "unit":
+        return keras.layers.Rescaling(1 / 255, name=SCALING)(x)
+    if settings.scaling == "backbone":
+        return backbones.scale(x, settings.backbone)
+    if statistics is None:
+        raise ValueError(
+            "`model.scaling` measured needs the mean and deviation of the training photos. Received: none. "
+            "`training.network` builds the network with them"
+        )
+    mean, deviation = (255 * np.asarray(values, float) for values in statistics)
+    return keras.layers.Normalization(
+        mean=mean.tolist(), variance=np.square(deviation).tolist(), name=SCALING
+    )(x)
 
 
 def _layer(name: str, layer: schema.HeadLayer, classes: int, seed: int) -> keras.layers.Layer:
@@ -129,6 +162,7 @@ def publish(
     classes: list[str],
     training: str,
     temperature: float,
+    class_names: list[str] | None = None,
 ) -> dict:
     """Write `model.keras` and `model.json`: all that one who takes the model on needs to know.
 
@@ -136,9 +170,10 @@ def publish(
         model: the trained network.
         folder: the run's folder.
         settings: the parameters that it was built with.
-        classes: the class names, in the order of its outputs.
+        classes: the labels of the classes, in the order of its outputs.
         training: key of the training that it comes from.
         temperature: what its logits are to be divided by for calibrated probabilities.
+        class_names: what to call the classes, as `labels.names` has it; none: by their labels.
 
     Returns:
         The content of `model.json`.
@@ -151,7 +186,9 @@ def publish(
         "fit": settings.fit,
         "interpolation": "area where a photo shrinks, bilinear where it grows",
         "input": "float32 of shape (n, size, size, 3), RGB, 0 to 255; the model scales it itself",
+        **_scaling(model, settings),
         "classes": classes,
+        "class_names": class_names or classes,
         "temperature": round(temperature, 4),
         "training": training,
         "weights_sha256": weights_sha256(model),
@@ -167,11 +204,44 @@ def publish(
     return card
 
 
+def _scaling(model, settings) -> dict:
+    """Say how a model scales its pixels; the numbers only where they are its own."""
+    if settings.scaling == "backbone":
+        return {"scaling": f"as the published weights of {settings.backbone} expect it"}
+    if settings.scaling == "unit":
+        return {"scaling": "pixels / 255"}
+    layer = model.get_layer(SCALING).get_config()
+    return {
+        "scaling": "(pixels / 255 - mean) / deviation of the training photos, per channel",
+        "mean": [round(value / 255, 6) for value in layer["mean"]],
+        "deviation": [round(value**0.5 / 255, 6) for value in layer["variance"]],
+    }
+
+
 def save(model: keras.Model, path: Path) -> None:
     """Save a model as a `.keras` file, whole or not at all."""
     cache.write(path, lambda partial: model.save(partial))
 
 
 def load(path: Path) -> keras.Model:
-    """Load a model that `save` wrote. Code that a file carries is refused, not run."""
-    return keras.models.load_model(os.fspath(path), compile=False, safe_mode=True)
+    """Load a model that `save` wrote. Code that a file carries is refused, not run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such model, or damaged, or holds more than a model: code, or other files.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model {path.name}. Expected: a .keras file that 03_train wrote")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            more = sorted(set(archive.namelist()) - MEMBERS)
+        if more:
+            raise ValueError(f"a file {more[0]!r} in it")
+        network = keras.models.load_model(os.fspath(path), compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises nearly anything, and the reason stands last
+        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
+        raise ValueError(
+            f"{path.name}: expected a model that 03_train wrote, and nothing else. Received: "
+            f"{reason or type(error).__name__}. No code that it carries was run. Train it again"
+        ) from None
+    return resnets.compute_groups_natively(network)

@@ -43,7 +43,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_LOGIN = re.compile(r"(\w://)[^/@\s]+@")
+# What a URL must not show: a login, what follows the `?` of a database's, the folders of a database's file.
+_PRIVATE = [
+    re.compile(r"(\w://)[^/\s]+@"),
+    re.compile(r"^((?!https?:)[\w+]+://[^?]*)\?.*$"),
+    re.compile(r"^(sqlite[\w+]*:///).*[/\\]"),
+]
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
@@ -85,6 +90,15 @@ def merge(base: Mapping, over: Mapping) -> dict:
     return merged
 
 
+def nested(values: Mapping) -> dict:
+    """Return the nested mapping that holds values at their dotted keys."""
+    parts = [
+        reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
+        for key, value in values.items()
+    ]
+    return reduce(merge, parts, {})
+
+
 def load(name: str, overrides: Mapping | None = None, origin: str = "the overrides") -> Params:
     """Load `params/<name>.yaml`, lay overrides over it and check the whole.
 
@@ -116,16 +130,28 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
     data = _without_removed(reduce(merge, (values for _, values in over), data))
     if isinstance(data.get("source"), Mapping):  # recipes that extend one file share its photos
         data["source"] = {"name": files[0][1]["name"], **data["source"]}
-    try:
-        params = Params.model_validate_json(json.dumps(data, default=str), strict=True)
-    except pydantic.ValidationError as error:
-        raise ValueError(
-            "\n".join(_explain(problem, [*files, *over]) for problem in error.errors())
-        ) from None
+    params = _checked(data, [*files, *over], files[-1][0])
     for field, value in (("name", params.name), ("run", params.run_name)):
         if value in RESERVED:
             raise ValueError(f"`{field}` must not be {value}: the names {', '.join(RESERVED)} are reserved")
     return params
+
+
+def changed(params: Params, values: Mapping, origin: str = "the changes") -> Params:
+    """Return parameters that differ in some values, checked as a whole.
+
+    Args:
+        params: the parameters.
+        values: what to lay over them, by dotted key, such as `model.simple_cnn.filters` or `train`; a
+            mapping is merged, any other value replaced.
+        origin: what to call the values in messages.
+
+    Raises:
+        ValueError: an unknown key, a wrong type or a value out of range, as `load` says it.
+    """
+    over = nested(values)
+    data = _named_defaults(params.model_dump(mode="json", exclude_unset=True))
+    return _checked(_without_removed(merge(data, over)), [("the parameters", data), (origin, over)], origin)
 
 
 def resolve(cell: Mapping) -> Params:
@@ -165,12 +191,10 @@ def parse_assignments(text: str) -> dict:
         if not equals or not re.fullmatch(rf"{NAME}(\.{NAME})*", key):
             raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: {part!r}")
         try:
-            nested = yaml.load(value, Loader=_Loader)
+            given = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError:
-            nested = value
-        for step in reversed(key.split(".")):
-            nested = {step: nested}
-        result = merge(result, nested)
+            given = value
+        result = merge(result, nested({key: given}))
     return result
 
 
@@ -214,9 +238,11 @@ def _short(path: Path) -> str:
 def _cut(value):
     if isinstance(value, dict):
         return {key: _cut(item) for key, item in value.items()}
-    if isinstance(value, str) and (value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value)):
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value):
         return PureWindowsPath(value).name  # it takes both kinds of slashes
-    return _LOGIN.sub(r"\1", value) if isinstance(value, str) else value
+    return reduce(lambda text, part: part.sub(r"\1", text), _PRIVATE, value)
 
 
 def _chain(name: str) -> list[tuple[str, dict]]:
@@ -238,13 +264,24 @@ def _chain(name: str) -> list[tuple[str, dict]]:
     return chain
 
 
+def _checked(data: dict, layers: list, otherwise: str) -> Params:
+    """Check merged values; the error names the layer that holds the wrong one, or else the one named last."""
+    try:
+        return Params.model_validate_json(json.dumps(data, default=str), strict=True)
+    except pydantic.ValidationError as error:
+        problems = [_explain(problem, layers, otherwise) for problem in error.errors()]
+        raise ValueError("\n".join(problems)) from None
+
+
 def _environment() -> dict:
-    """Return what the command line gives as files: paths stay out of the notebooks' cells."""
+    """Return what the command line gives as files and databases: paths and passwords stay out of the notebooks' cells."""
     values = {}
     if archive := os.environ.get("CHRYSALIS_ARCHIVE"):
         values["source"] = {"archive": archive}
     if weights := os.environ.get("CHRYSALIS_WEIGHTS"):
         values["model"] = {"weights": weights}
+    if storage := os.environ.get("CHRYSALIS_STORAGE"):
+        values["tune"] = {"storage": storage}
     return values
 
 
@@ -274,10 +311,10 @@ def _numbers(value):
     return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
-def _explain(problem: dict, layers: list) -> str:
+def _explain(problem: dict, layers: list, otherwise: str) -> str:
     """Say in one line where a value is wrong, what was expected and what was received."""
     path = [str(part) for part in problem["loc"]]
-    where = next((origin for origin, values in reversed(layers) if _holds(values, path)), layers[-3][0])
+    where = next((origin for origin, values in reversed(layers) if _holds(values, path)), otherwise)
     key = ".".join(path) or "the parameters"
     if problem["type"] == "extra_forbidden":
         allowed = schema.keys(path[:-1])

@@ -4,10 +4,12 @@ Pillow decodes: it alone of the usual decoders refuses a truncated JPEG and read
 people store photos in. OpenCV resizes, by area averaging where it shrinks.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import shutil
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,21 +22,32 @@ from PIL import Image, ImageOps
 from lib import cache
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+NOT_READ = {".heic", ".heif"}  # photos all the same: each gets its row, with the reason
 LARGEST_PIXELS = 200_000_000  # about 600 MB once decoded; beyond it a photo is a bomb or a scan of a wall
+LARGEST_BYTES = 2 * 10**9  # of a file, which is read as a whole
+MANY_PIXELS = 20_000_000  # photos beyond it are decoded one at a time, so that memory suffices on many cores
+WIDEST = 8  # times its shorter side; `crop` scales no more of a panorama
+AT_ONCE = 256  # files that are read before their photos are written
+ORIENTATION = 0x0112  # the EXIF tag
+HEIC = (b"heic", b"heix", b"hevc", b"heim")  # brands of the format that iPhones write
 HASH_SIDE = 8
 COLUMNS = ["path", "sha1", "phash", "width", "height", "problem"]
 
 # What Pillow warns of (odd EXIF, large images) is either harmless here or ends as a row with its reason.
 warnings.filterwarnings("ignore", module="PIL")
 Image.MAX_IMAGE_PIXELS = None  # the limit above is checked before decoding, as an error and not a warning
+# No others: Pillow hands an EPS to Ghostscript, a program that runs what the file says.
+Image.init()
+FORMATS = [name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN]
+_one_large_photo = threading.Lock()
 
 
 def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode one photo.
 
     Args:
-        data: the bytes of the file, in any format that Pillow reads, whatever its name says. Of an
-            animation the first frame is taken; transparency is composited on white.
+        data: the bytes of the file, in one of `FORMATS`, whatever its name says. Of an animation the
+            first frame is taken; transparency is composited on white; 16 bits are scaled to 8.
         side: the side in pixels that the photo will be resized to, if known: a JPEG more than
             twice as large is decoded at a half, a quarter or an eighth of its size, which is faster.
 
@@ -48,50 +61,54 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
     if not data:
         raise ValueError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > LARGEST_PIXELS:
-                raise ValueError(
-                    f"{width} x {height} pixels are more than {LARGEST_PIXELS // 1_000_000} million"
-                )
+                millions = LARGEST_PIXELS // 1_000_000
+                raise _UnusableError(f"{width} x {height} pixels are more than {millions} million")
             if side:
                 image.draft(None, (2 * side, 2 * side))
-            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (
-                5,
-                6,
-                7,
-                8,
-            )  # of a TIFF, Pillow gives the upright size
-            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except ValueError:
-        raise
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = turned and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
+            many = image.size[0] * image.size[1] > MANY_PIXELS
+            with _one_large_photo if many else contextlib.nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = np.asarray(_to_rgb(image))
     except Exception as error:  # a damaged file raises nearly anything, and all of it means this
         raise ValueError(_reason(data, error)) from None
     return pixels, (height, width) if turned else (width, height)
 
 
+class _UnusableError(Exception):
+    """Says why a photo that is not damaged cannot be used."""
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise _UnusableError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it instead of scaling
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(
-            (values // 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8)
-        )
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
+        values = np.asarray(image)
+        smallest, largest = values.min(), values.max()
+        if smallest < 0 or largest >= 2**16:
+            raise _UnusableError("32-bit pixels have no agreed range: save the photo with 8 or 16 bits")
+        image = Image.fromarray((values // 257 if largest > 255 else values).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reason(data: bytes, error: Exception) -> str:
+    if isinstance(error, _UnusableError):
+        return str(error)
     start = data[:256].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
         return "not a photo: the file holds a text such as HTML"
+    if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in HEIC):
+        return "a HEIC photo, which is not read here: save it as JPEG"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a photo in a known format"
-    return f"damaged: {error}"
+        return f"not a photo in a known format, which are {', '.join(FORMATS)}"
+    return f"damaged: {str(error).strip() or type(error).__name__}"
 
 
 def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
@@ -108,6 +125,9 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
     height, width = image.shape[:2]
     if fit == "squash":
         return _scale(image, size, size)
+    if fit == "crop":
+        image = _middle(image, WIDEST * min(height, width))
+        height, width = image.shape[:2]
     ratio = size / (min(height, width) if fit == "crop" else max(height, width))
     image = _scale(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
     height, width = image.shape[:2]
@@ -140,6 +160,12 @@ def centre(images: np.ndarray, size: int) -> np.ndarray:
     """
     start = (images.shape[-2] - size) // 2
     return images[..., start : start + size, start : start + size, :]
+
+
+def _middle(image, longest):
+    """Cut the middle out of a photo where a side is longer; scaled as a whole, a line of pixels would fill the memory."""
+    top, left = (max(0, side - longest) // 2 for side in image.shape[:2])
+    return image[top : top + longest, left : left + longest]
 
 
 def _scale(image, width, height):
@@ -224,21 +250,40 @@ def scan(
 
 
 def _scan(root, paths, folder, size, fit):
-    images = np.lib.format.open_memmap(folder / "photos.npy", "w+", np.uint8, (len(paths), size, size, 3))
-
-    def read(item):
-        row, path = item
-        data = (root / path).read_bytes()
-        sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
-        try:
-            image, (width, height) = decode(data, side=size)
-        except ValueError as error:
-            return path, sha1, "", 0, 0, " ".join(str(error).split())
-        images[row] = resize(image, size=size, fit=fit)
-        return path, sha1, perceptual_hash(image), width, height, ""
-
+    rows = []
     cv2.setNumThreads(1)  # the pool below already uses every core
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(read, enumerate(paths)))
-    images.flush()
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "scan.csv", index=False)
+    with (folder / "photos.npy").open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        # written, not mapped: the pages of a memory map would count as this process's memory until its end
+        shape = {"shape": (len(paths), size, size, 3), "fortran_order": False, "descr": "|u1"}
+        np.lib.format.write_array_header_1_0(file, shape)
+        for start in range(0, len(paths), AT_ONCE):
+            files = paths[start : start + AT_ONCE]
+            for row, image in pool.map(lambda path: _read(root, path, size, fit), files):
+                rows.append(row)
+                file.write(image.tobytes())
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")  # so that "\r" in a name is quoted
+
+
+def _read(root, path, size, fit):
+    """Return the row of a file and its resized photo."""
+    black = np.zeros((size, size, 3), np.uint8)
+    file = root / path
+    try:
+        if file.stat().st_size > LARGEST_BYTES:
+            with file.open("rb") as opened:
+                sha1 = hashlib.file_digest(opened, "sha1").hexdigest()
+            return (path, sha1, "", 0, 0, f"the file has more than {LARGEST_BYTES / 1e9:g} GB"), black
+        data = file.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and the "
+            "rights of the file, then run this again"
+        ) from None
+    sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    try:
+        image, (width, height) = decode(data, side=size)
+    except ValueError as error:
+        return (path, sha1, "", 0, 0, " ".join(str(error).split())), black
+    row = (path, sha1, perceptual_hash(image), width, height, "")
+    return row, resize(image, size=size, fit=fit)

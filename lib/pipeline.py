@@ -261,7 +261,8 @@ def remove(name: str) -> None:
 
 
 def _runs() -> list[str]:
-    return sorted(path.parent.name for path in runs.outputs().glob("*/provenance.json"))
+    found = {path.parent.name for path in runs.outputs().glob("*/provenance.json")}
+    return sorted(found - set(schema.RESERVED))
 
 
 def why(name: str, *, assignments: str = "", run_name: str | None = None) -> None:

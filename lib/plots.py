@@ -9,7 +9,9 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Image
 from matplotlib import colormaps
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from lib import cache
 
@@ -18,6 +20,7 @@ COLOURS = {"train": "#2a6f97", "val": "#e9a23b", "test": "#5aa469", "excluded": 
 DOTS = 80
 WIDTH = 10  # inches
 LARGEST_ANNOTATED = 25
+LONGEST_CHART = 50  # bars in a column
 pd.set_option("display.max_colwidth", None)  # tables are read to their ends too
 sns.set_theme(
     style="whitegrid",
@@ -35,6 +38,11 @@ def _picture(figure: Figure, path: Path | None = None, *, photo: bool = False) -
     return Image(buffer.getvalue(), format="jpeg" if photo else "png")
 
 
+def _plain(text: str) -> str:
+    """Return a text that is drawn as it stands, dollar signs and all: between two of them Matplotlib expects formulas."""
+    return text.replace("$", r"\$")
+
+
 def class_counts(summary: dict) -> Image:
     """Draw the photos per class after cleaning, by split, and those that were excluded.
 
@@ -47,7 +55,7 @@ def class_counts(summary: dict) -> Image:
     axes = figure.subplots()
     left = np.zeros(len(table))
     for name, colour in COLOURS.items():
-        axes.barh(table.index, table[name], left=left, color=colour, label=name)
+        axes.barh([_plain(row) for row in table.index], table[name], left=left, color=colour, label=name)
         left += table[name].to_numpy()
     axes.invert_yaxis()
     axes.set(xlabel="photos")
@@ -75,7 +83,7 @@ def photo_grid(
     for axes, image, title in zip(figure.axes, images, titles, strict=False):
         axes.imshow(image)
         wrapped = "\n".join(textwrap.fill(line, 150 // columns) for line in title.split("\n"))
-        axes.set_title(wrapped, fontsize=7.5, color=INK, pad=3)
+        axes.set_title(_plain(wrapped), fontsize=7.5, color=INK, pad=3)
     return _picture(figure, path, photo=True)
 
 
@@ -101,45 +109,60 @@ def training_curves(history: pd.DataFrame, path: Path | None = None) -> Image:
     return _picture(figure, path)
 
 
-def confusion_matrix(matrix: np.ndarray, classes: list[str], path: Path | None = None) -> Image:
-    """Draw which classes are taken for which; with many classes without the numbers.
+def confusion_matrix(
+    matrix: np.ndarray, classes: list[str], path: Path | None = None, *, title: str = ""
+) -> Image:
+    """Draw which classes are taken for which; with many classes without the numbers, and small shares stronger.
 
     Args:
         matrix: counts of shape `(classes, classes)`, true classes in rows.
         classes: the class names.
         path: where to write the picture too.
+        title: what was measured.
     """
-    few = len(classes) <= LARGEST_ANNOTATED
-    side = min(WIDTH, 3 + 0.5 * len(classes)) if few else 12
-    figure = Figure(figsize=(side * 1.15, side), layout="constrained")
+    count, classes = len(classes), [_plain(name) for name in classes]
+    few = count <= LARGEST_ANNOTATED
+    side = min(WIDTH, 3 + 0.5 * count) if few else min(15, 8 + 0.1 * count)
+    figure = Figure(figsize=(side * 1.1, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     labels = np.where(matrix > 0, matrix.astype(str), "")
     sns.heatmap(
-        shares, vmin=0, vmax=1, cmap="Blues", annot=labels if few else False, fmt="", square=True, ax=axes,
-        xticklabels=classes, yticklabels=classes, linewidths=0.4 if few else 0, cbar_kws={"label": "share of the true class", "shrink": 0.7},
+        shares, norm=PowerNorm(1 if few else 0.5, 0, 1), cmap="Blues", annot=labels if few else False, fmt="", square=True, ax=axes,
+        xticklabels=classes, yticklabels=classes, linewidths=0.4 if few else 0, cbar_kws={"label": "share of the true class", "shrink": 0.7 if few else 0.5, "pad": 0.01},
     )  # fmt: skip
     axes.set(xlabel="predicted", ylabel="true")
-    axes.tick_params(labelsize=9 if few else 5)
+    axes.tick_params(labelsize=min(9, 45 * side / count))  # what fits between two rows
+    figure.suptitle(title, fontsize=10)
     return _picture(figure, path)
 
 
-def class_accuracies(classes: dict, path: Path | None = None) -> Image:
-    """Draw each class's recall, the weakest first.
+def class_accuracies(
+    classes: dict, path: Path | None = None, *, names: dict[str, str] | None = None, title: str = ""
+) -> Image:
+    """Draw each class's recall, the weakest first, in two columns where there are many.
 
     Args:
         classes: what `metrics.report` gives under `classes`.
         path: where to write the picture too.
+        names: what `labels.names` gives; none: the classes' own.
+        title: what was measured.
     """
     table = pd.DataFrame(classes).T.query("n > 0").sort_values("recall", kind="stable")
-    figure = Figure(figsize=(WIDTH, min(14, 1 + 0.28 * len(table))), layout="constrained")
-    axes = figure.subplots()
-    names = [f"{name} ({int(n)})" for name, n in zip(table.index, table.n, strict=True)]
-    axes.barh(names, table.recall, color=COLOURS["train"])
-    axes.invert_yaxis()
-    axes.axvline(table.recall.mean(), color=MUTED, linestyle=":")
-    axes.set(xlim=(0, 1), xlabel="share of the class that is recognised (recall); dotted: mean")
-    axes.tick_params(axis="y", labelsize=10 if len(table) < 40 else 5)
+    mean, columns = table.recall.mean(), 1 if len(table) <= LONGEST_CHART else 2
+    rows = -(-len(table) // columns)
+    height = min(36, 1 + 0.28 * rows) if columns == 1 else min(36, 1 + 0.2 * rows)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    for index, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+        part = table.iloc[index * rows : (index + 1) * rows]
+        shown = [f"{_plain((names or {}).get(name, name))} ({int(n)})" for name, n in part.n.items()]
+        axes.barh(range(len(part)), part.recall, color=COLOURS["train"])
+        axes.set_yticks(range(len(part)), shown, fontsize=min(10, 36 * (height - 1) / rows))
+        axes.axvline(mean, color=MUTED, linestyle=":")
+        axes.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6))
+        axes.grid(visible=False, axis="y")
+    figure.supxlabel("share of the class that is recognised (recall); dotted: mean", fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return _picture(figure, path)
 
 
@@ -163,6 +186,57 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray) -> Image:
     return _picture(figure)
 
 
+def run_accuracies(table: pd.DataFrame, path: Path | None = None) -> Image:
+    """Draw each run's top-1 on its headline photos with its 95 % interval, group by group.
+
+    Only runs of one group were measured on the same photos.
+
+    Args:
+        table: what `comparison.table` gives; rows with a problem are left out.
+        path: where to write the picture too.
+    """
+    groups = dict(iter(table[table.problem.eq("")].groupby("group", sort=False)))
+    heights = [len(group) + 0.6 for group in groups.values()]
+    figure = Figure(figsize=(WIDTH, 0.7 + 0.34 * sum(heights) + 0.3 * len(groups)), layout="constrained")
+    places = figure.subplots(len(groups), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, group) in zip(places, groups.items(), strict=True):
+        reach = [group.top_1 - group.top_1_low, group.top_1_high - group.top_1]
+        colour = COLOURS[group.split.iloc[0]]
+        axes.errorbar(group.top_1, range(len(group)), xerr=reach, fmt="o", color=colour, capsize=3)
+        axes.set_yticks(range(len(group)), group.run)
+        axes.set(ylim=(len(group) - 0.2, -0.8))
+        axes.set_title(
+            f"{name}: {int(group.n.iloc[0])} photos of {group.split.iloc[0]}", fontsize=10, loc="left"
+        )
+    places[-1].set(xlabel="top-1 with its 95 % interval")
+    return _picture(figure, path)
+
+
+def accuracy_against(table: pd.DataFrame, cost: str, path: Path | None = None) -> Image:
+    """Draw each run's top-1 against what it costs, a colour for each group.
+
+    Args:
+        table: what `comparison.table` gives; rows with a problem are left out.
+        cost: `seconds` of training, or `parameters`.
+        path: where to write the picture too.
+    """
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for name, group in table[table.problem.eq("")].groupby("group", sort=False):
+        places = group[cost].astype(float)
+        reach = [group.top_1 - group.top_1_low, group.top_1_high - group.top_1]
+        axes.errorbar(places, group.top_1, yerr=reach, fmt="o", capsize=3, label=name)
+        for place, top_1, run in zip(places, group.top_1, group.run, strict=True):
+            axes.annotate(run, (place, top_1), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    what = "seconds of training" if cost == "seconds" else cost
+    axes.set(xscale="log", xlabel=f"{what}, logarithmic", ylabel="top-1 with its 95 % interval")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.margins(x=0.2)
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    return _picture(figure, path)
+
+
 def overlay(image: np.ndarray, heat: np.ndarray, *, strength: float = 0.5) -> np.ndarray:
     """Lay a heat map over a photo.
 
@@ -177,3 +251,86 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, strength: float = 0.5) -> np
     colours = colormaps["inferno"](heat)[..., :3] * 255
     opacity = strength + (1 - strength) * 0.4 * heat[..., None]
     return (image * (1 - opacity) + colours * opacity).clip(0, 255).astype(np.uint8)
+
+
+def search_history(trials: pd.DataFrame, monitor: str, path: Path | None = None) -> Image:
+    """Draw the value of each trial of a search, and the best one so far.
+
+    Args:
+        trials: what `tuning.table` gives.
+        monitor: val_loss (less is better) or val_accuracy.
+        path: where to write the picture too.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    marks = {"complete": ("o", "train"), "pruned": ("x", "val"), "running": (".", "test")}
+    for state, (marker, colour) in marks.items():
+        rows = trials[trials.state.eq(state)]
+        if len(rows):
+            axes.plot(rows.number, rows.value, marker, color=COLOURS[colour], label=state)
+    for number in trials.number[trials.state.eq("failed")]:
+        axes.axvline(number, color=COLOURS["excluded"], linestyle=":", linewidth=1)
+    complete = trials.value.where(trials.state.eq("complete"))
+    best = (complete.cummin() if monitor == "val_loss" else complete.cummax()).ffill()
+    axes.step(trials.number, best, where="post", color=INK, linewidth=1, label="best so far")
+    axes.set(xlabel="trial (dotted: failed)", ylabel=monitor)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=8)
+    return _picture(figure, path)
+
+
+def importances(shares: dict[str, float], path: Path | None = None) -> Image:
+    """Draw how much each parameter of a search explains.
+
+    Args:
+        shares: by the parameter's name, 0 to 1, largest first; empty where nothing is known.
+        path: where to write the picture too.
+    """
+    figure = Figure(figsize=(WIDTH, 1 + 0.35 * max(1, len(shares))), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(shares), list(shares.values()), color=COLOURS["train"])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share of the variance of the trials' values that it explains")
+    if not shares:
+        axes.text(0.5, 0.5, "not known yet", ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
+    return _picture(figure, path)
+
+
+def value_by_parameter(
+    trials: pd.DataFrame, names: list[str], monitor: str, path: Path | None = None
+) -> Image:
+    """Draw the value of the complete and pruned trials against each varied parameter.
+
+    Args:
+        trials: what `tuning.table` gives.
+        names: columns of the varied parameters.
+        monitor: what the value is.
+        path: where to write the picture too.
+    """
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(WIDTH / 4 * max(2, columns), 2.4 * rows), layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False, sharey=True).flat:
+        axes.set_axis_off()
+    for axes, name in zip(figure.axes, names, strict=False):
+        axes.set_axis_on()
+        for state, marker, colour in (("complete", "o", "train"), ("pruned", "x", "val")):
+            chosen = trials[trials.state.eq(state)].dropna(subset=[name, "value"])
+            drawable = chosen[name] if _numeric(trials[name]) else chosen[name].astype(str)
+            axes.plot(list(drawable), chosen.value, marker, color=COLOURS[colour], markersize=4)
+        if (
+            _numeric(trials[name])
+            and trials[name].min() > 0
+            and trials[name].max() >= 20 * trials[name].min()
+        ):
+            axes.set_xscale("log")
+        axes.set(xlabel=name)
+    for index in range(0, len(names), columns):
+        figure.axes[index].set_ylabel(monitor)
+    return _picture(figure, path)
+
+
+def _numeric(values: pd.Series) -> bool:
+    """Tell numbers from choices of other kinds, which an axis takes as text."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.dropna())

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 SECONDS_BETWEEN_UPDATES = 0.5
 WIDTH = 24
+_open = []
 
 
 class Bar:
@@ -16,7 +17,7 @@ class Bar:
 
     In a notebook it is one display that is updated, so that the saved notebook holds its last state.
     A headless run has no terminal of its own: the runner names its own in `CHRYSALIS_TERMINAL`.
-    Elsewhere it is silent.
+    Elsewhere it is silent, and so is a bar inside another one, as each training of a search has it.
 
     Args:
         total: number of steps.
@@ -25,25 +26,30 @@ class Bar:
 
     def __init__(self, total: int, title: str):
         self.total, self.title, self.done, self.lines, self.drawn = total, title, 0, [], 0.0
-        self.terminal = _terminal()
+        self.note = ""
+        self.inner = bool(_open)
+        self.terminal = None if self.inner else _terminal()
         self.tqdm = tqdm(total=total, desc=title, file=self.terminal, leave=False) if self.terminal else None
-        self.display = _display(self._text())
+        self.display = None if self.inner else _display(self._text())
 
     def __enter__(self) -> "Bar":
+        _open.append(self)
         return self
 
     def __exit__(self, *_) -> None:
         """Remove the bar and leave the lines."""
+        _open.remove(self)
         if self.tqdm is not None:
             self.tqdm.close()
             self.terminal.close()
         self._draw(final=True)
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Say that so many more steps are done."""
+        """Say that so many more steps are done, and with a note what is at work."""
         self.done += count
+        self.note = note
         if self.tqdm is not None:
-            self.tqdm.set_postfix_str(note, refresh=False)
+            self.tqdm.set_postfix_str(note, refresh=not count)
             self.tqdm.update(count)
         if time.monotonic() - self.drawn > SECONDS_BETWEEN_UPDATES:
             self._draw()
@@ -58,7 +64,9 @@ class Bar:
         bar = (
             []
             if final
-            else [f"{self.title} [{'#' * filled}{'.' * (WIDTH - filled)}] {self.done}/{self.total}"]
+            else [
+                f"{self.title} [{'#' * filled}{'.' * (WIDTH - filled)}] {self.done}/{self.total} {self.note}".rstrip()
+            ]
         )
         return "\n".join([*self.lines, *bar])
 

@@ -55,7 +55,7 @@ STAGES = {
         ),
         Stage(
             "03_train",
-            ("seed", "model", "augment", "train"),
+            ("seed", "source.class_names", "model", "augment", "train"),
             ("source.json", "manifest.csv"),
             ("model.keras", "model.json", "history.csv", "training_curves.png"),
         ),
@@ -74,7 +74,7 @@ STAGES = {
             ("source.json", "manifest.csv"),
             ("trials.csv", "tune.json"),
         ),
-        Stage("07_compare", ("compare",), (), ("comparison.csv", "comparison.json")),
+        Stage("07_compare", ("seed", "compare"), (), ("comparison.csv", "comparison.json")),
     )
 }
 PIPELINE = ("01_download", "02_clean", "03_train", "04_evaluate", "05_gradcam")  # what `make <name>` executes

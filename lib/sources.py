@@ -426,7 +426,7 @@ def _listing(folder: Path) -> tuple[list[tuple[str, Path]], int]:
         paths = [Path(place, name) for name in names]
         plain = [path for path in paths if path.is_file() and not path.is_symlink()]
         others += len(paths) - len(plain) + sum(Path(place, name).is_symlink() for name in folders)
-        files += [(path.relative_to(folder).as_posix(), path) for path in plain]
+        files += [(archives.readable(path.relative_to(folder).as_posix()), path) for path in plain]
     return sorted(files), others
 
 
@@ -442,6 +442,11 @@ def _copy(source: schema.Source, staging: Path) -> dict:
     for name, path in files:
         target = staging / "raw" / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # on this disk, or once a name that is not UTF-8 was read as Latin-1
+            raise ValueError(
+                f"copying {source.folder}: expected names that differ on this disk. Received: two files called "
+                f"{name!r}. Rename one of them"
+            )
         shutil.copy2(path, target)
     return {"kind": "folder", "skipped": skipped}
 

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from lib import backbones
+from lib import backbones, schema
 from lib.device import keras
 
 # one maker for each family of keras.applications
@@ -28,6 +28,11 @@ FAMILIES = {
 }
 
 
+def build(name, *, weights=None, image_size=64, **simple_cnn):
+    settings = {"backbone": name, "weights": weights, "image_size": image_size, "simple_cnn": simple_cnn}
+    return backbones.build(schema.Model.model_validate(settings))
+
+
 def pixels():
     return np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
 
@@ -45,12 +50,17 @@ def test_scaling_is_that_of_the_family(family):
 
 def test_scaling_of_our_own():
     np.testing.assert_allclose(scaled("EfficientNetLite0"), (pixels() - 127) / 128, atol=1e-5)
+    np.testing.assert_allclose(scaled("SimpleCNN"), pixels() / 255, atol=1e-6)
+    torch = (pixels() / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    for name in ("ResNet18", "ResNeXt101_32x8d"):
+        np.testing.assert_allclose(scaled(name), torch, atol=1e-5)
 
 
 def test_every_backbone_has_a_scaling():
     families = {backbones._maker(name).__module__.rsplit(".", 1)[-1] for name in backbones.names()}
     assert families == set(backbones.SCALINGS) >= set(FAMILIES)
-    assert backbones.names()[0] == "EfficientNetLite0" and "MobileNetV2" in backbones.names()
+    own = ["EfficientNetLite0", "ResNet18", "ResNeXt101_32x8d", "SimpleCNN"]
+    assert backbones.names()[:4] == own and "MobileNetV2" in backbones.names()
     assert len(set(backbones.names())) == len(backbones.names()) > 30
 
 
@@ -58,7 +68,7 @@ def test_a_network_that_scales_itself_still_does():
     """The published weights of MobileNetV3 belong to the network with its own scaling inside."""
     photos = np.random.default_rng(1).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
     inputs = keras.Input((64, 64, 3))
-    ours = backbones.build("MobileNetV3Small", weights=None, image_size=64)
+    ours = build("MobileNetV3Small", weights=None, image_size=64)
     whole = keras.Model(inputs, ours(backbones.scale(inputs, "MobileNetV3Small")))
     theirs = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(64, 64, 3))
     theirs.set_weights(ours.get_weights())
@@ -83,7 +93,7 @@ def test_no_family_loses_its_own_scaling(monkeypatch, name):
 
     recording.__module__ = original.__module__
     monkeypatch.setattr(keras.applications, name, recording)
-    backbones.build(name, weights=None, image_size=64)
+    build(name, weights=None, image_size=64)
     assert given == {"include_top": False, "include_preprocessing": True}
 
 
@@ -123,7 +133,7 @@ def test_an_unknown_name_suggests_a_known_one(name, near):
     with pytest.raises(
         ValueError, match=f"`model.backbone` must be one of.*Received: {name}. Near it: .*{near}"
     ):
-        backbones.build(name, weights=None, image_size=64)
+        build(name, weights=None, image_size=64)
 
 
 def test_a_name_near_none_is_said_so():
@@ -148,12 +158,31 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
         ValueError,
         match="MobileNetV2 could not be downloaded: URL fetch failure on https.*WEIGHTS=path.*EfficientNetLite0",
     ):
-        backbones.build("MobileNetV2", weights="imagenet", image_size=64)
+        build("MobileNetV2", weights="imagenet", image_size=64)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), TimeoutError("timed out")])
+def test_a_download_that_breaks_off_says_what_to_do(monkeypatch, error):
+    monkeypatch.setattr(keras.applications, "MobileNetV2", failing(error))
+    with pytest.raises(ValueError, match=f"MobileNetV2 could not be downloaded: {error}. Give a file"):
+        build("MobileNetV2", weights="imagenet")
+    with pytest.raises(ValueError, match=f"MobileNetV2 at 64 pixels could not be built: {error}"):
+        build("MobileNetV2")
+
+
+def test_simple_cnn_is_shaped_by_the_parameters():
+    backbone = build("SimpleCNN", image_size=48, blocks=3, filters=5, kernel=7)
+    assert backbone.output_shape == (None, 6, 6, 5)
+    assert backbone.get_layer("block1_conv").kernel.shape == (7, 7, 3, 5)
+    with pytest.raises(
+        ValueError, match="SimpleCNN at 64 pixels could not be built: .*`model.weights` to null"
+    ):
+        build("SimpleCNN", weights="imagenet")
 
 
 def test_a_size_that_does_not_suit_is_said_so():
     with pytest.raises(ValueError, match="InceptionV3 at 32 pixels could not be built: .*75"):
-        backbones.build("InceptionV3", weights=None, image_size=32)
+        build("InceptionV3", weights=None, image_size=32)
 
 
 def test_a_missing_file_of_weights(tmp_path):
@@ -161,7 +190,7 @@ def test_a_missing_file_of_weights(tmp_path):
         FileNotFoundError,
         match="`model.weights`: there is no file .*none.h5. Expected: imagenet, null or the path",
     ):
-        backbones.build("MobileNetV2", weights=str(tmp_path / "none.h5"), image_size=64)
+        build("MobileNetV2", weights=str(tmp_path / "none.h5"), image_size=64)
 
 
 def test_a_file_that_is_not_one_of_weights(tmp_path):
@@ -169,7 +198,7 @@ def test_a_file_that_is_not_one_of_weights(tmp_path):
     with pytest.raises(
         ValueError, match="MobileNetV2 at 32 pixels could not be built from text.weights.h5: "
     ):
-        backbones.build("MobileNetV2", weights=str(tmp_path / "text.weights.h5"), image_size=32)
+        build("MobileNetV2", weights=str(tmp_path / "text.weights.h5"), image_size=32)
 
 
 def test_a_file_of_weights_of_another_network(tmp_path):
@@ -177,14 +206,14 @@ def test_a_file_of_weights_of_another_network(tmp_path):
     with pytest.raises(
         ValueError, match="MobileNetV2 at 32 pixels could not be built from other.weights.h5: "
     ):
-        backbones.build("MobileNetV2", weights=str(tmp_path / "other.weights.h5"), image_size=32)
+        build("MobileNetV2", weights=str(tmp_path / "other.weights.h5"), image_size=32)
 
 
 def test_weights_from_a_file_arrive(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    random = backbones.build("MobileNetV2", weights=None, image_size=32)
+    random = build("MobileNetV2", weights=None, image_size=32)
     random.save_weights(tmp_path / "mine.weights.h5")
-    loaded = backbones.build("MobileNetV2", weights="~/mine.weights.h5", image_size=32)
+    loaded = build("MobileNetV2", weights="~/mine.weights.h5", image_size=32)
     for one, other in zip(loaded.get_weights(), random.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

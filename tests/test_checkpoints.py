@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lib import checkpoints
+from lib.device import keras
 
 REFERENCE = Path(__file__).parent / "reference"
 KNOWN = {
@@ -284,3 +285,69 @@ def test_the_memory_of_a_zip_bomb_is_bounded_by_what_the_pickle_says(tmp_path, m
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
+
+
+# Tensors into Keras layers
+
+
+def filled(change=None, **options):
+    """Return a small network whose weights a checkpoint has given."""
+    network = keras.Sequential(
+        [
+            keras.Input((5, 5, 4)),
+            keras.layers.Conv2D(6, (2, 3), groups=2, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(3, name="dense"),
+        ]
+    )
+    shapes = {"c.0.weight": (6, 2, 2, 3), "c.0.bias": (6,), "d.weight": (3, 6), "d.bias": (3,)}
+    shapes |= {f"n.{part}": (6,) for part in ("weight", "bias", "running_mean", "running_var")}
+    draw = np.random.default_rng(0)
+    tensors = {name: draw.uniform(0.5, 1.5, shape) for name, shape in shapes.items()}
+    tensors["n.num_batches_tracked"] = np.array(7)
+    tensors |= change or {}
+    prefixes = {"conv": "c.0", "norm": "n", "dense": "d"}
+    sources = [(network.get_layer(name), prefix) for name, prefix in prefixes.items()]
+    checkpoints.assign(sources, {k: v for k, v in tensors.items() if v is not None}, **options)
+    return network, tensors
+
+
+def test_layers_compute_with_their_tensors_as_pytorch_does():
+    network, t = filled()
+    photos = np.random.default_rng(1).uniform(-1, 1, (1, 5, 5, 4)).astype(np.float32)
+    expected = np.empty((4, 3, 6))
+    for row, column, channel in np.ndindex(expected.shape):
+        window = photos[0, row : row + 2, column : column + 3, 2 * (channel // 3) : 2 * (channel // 3) + 2]
+        expected[row, column, channel] = (
+            sum(window[i, j, k] * t["c.0.weight"][channel, k, i, j] for i, j, k in np.ndindex(window.shape))
+            + t["c.0.bias"][channel]
+        )
+    expected = (expected - t["n.running_mean"]) / np.sqrt(t["n.running_var"] + 1e-3)
+    expected = (expected * t["n.weight"] + t["n.bias"]) @ t["d.weight"].T + t["d.bias"]
+    np.testing.assert_allclose(network(photos, training=False)[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"c.0.bias": None}, r"its tensor c.0.bias must have the shape \(6,\). Received: none"),
+        (
+            {"c.0.weight": np.ones((6, 4, 2, 3))},
+            r"its tensor c.0.weight must have the shape \(6, 2, 2, 3\). Received: \(6, 4, 2, 3\)",
+        ),
+        (
+            {"d.weight": np.ones((6, 3))},
+            r"its tensor d.weight must have the shape \(3, 6\). Received: \(6, 3\)",
+        ),
+        ({"c.1.weight": np.ones(2), "e.bias": np.ones(2)}, r"no tensor c.1.weight \(2 such"),
+    ],
+)
+def test_tensors_of_another_network(change, message):
+    with pytest.raises(ValueError, match=f"the checkpoint is of another network: .*{message}"):
+        filled(change)
+
+
+def test_tensors_that_are_to_be_ignored():
+    filled({"e.bias": np.ones(2), "f.weight": np.ones(2)}, ignored=("e.", "f."))
+    with pytest.raises(ValueError, match="no tensor f.weight"):
+        filled({"e.bias": np.ones(2), "f.weight": np.ones(2)}, ignored=("e.",))

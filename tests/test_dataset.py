@@ -155,6 +155,37 @@ def test_evaluation_keeps_the_order_and_the_pixels():
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in pairs]), np.eye(4)[targets])
 
 
+def test_filled_batches_are_of_one_size_and_keep_their_mean(images):
+    stream = dataset.training(
+        images,
+        ALL_ROWS,
+        TARGETS,
+        size=SIZE,
+        class_weights=(0.5, 1, 2),
+        settings=NOTHING,
+        batch_size=BATCH,
+        seed=7,
+    )
+    plain = [[part.numpy() for part in batch] for batch in stream.take(STEPS)]
+    filled = list(dataset.filled(stream, 6).take(STEPS))
+    for (photos, labels, weights), batch in zip(plain, filled, strict=True):
+        count = len(photos)
+        assert [part.shape[0] for part in batch] == [6, 6, 6]
+        np.testing.assert_array_equal(batch[0][:count], photos)
+        np.testing.assert_array_equal(batch[1][:count], labels)
+        assert set(rows_of([batch[0].numpy()])) == set(rows_of([photos]))  # no photo from elsewhere
+        assert not batch[1][count:].numpy().any() and not batch[2][count:].numpy().any()
+        values = np.arange(6)
+        assert (batch[2] * values).numpy().mean() == pytest.approx((weights * values[:count]).mean())
+    assert dataset.filled(stream, 6).element_spec[0].shape == (6, SIZE, SIZE, 3)
+
+
+def test_filling_can_give_every_photo_of_a_pass_the_same_weight():
+    pairs = dataset.evaluation(noise(), [9, 2, 7], targets=[2, 0, 1], classes=3, batch_size=2)
+    weights = [weights.numpy().tolist() for _, _, weights in dataset.filled(pairs, 4, weight=8 / 3)]
+    np.testing.assert_allclose(weights, [[8 / 3, 8 / 3, 0, 0], [8 / 3, 0, 0, 0]], rtol=1e-6)
+
+
 def test_class_weights_solved_by_hand():
     # 4 photos of 3 classes: 4 / (3 * 2), 4 / (3 * 1), 4 / (3 * 1)
     weights = dataset.class_weights([0, 0, 1, 2], 3)

@@ -69,6 +69,21 @@ def test_prepare_says_what_it_found():
         assert f"CPU with {os.cpu_count()} cores; float32" == line
 
 
-def test_one_device_needs_no_strategy(monkeypatch):
-    monkeypatch.setattr(device, "GPUS", ["one"])
+@pytest.fixture
+def gpus(monkeypatch):
+    """Returns a function that sets the GPUs that were found."""
+    device.strategy.cache_clear()
+    yield lambda *names: monkeypatch.setattr(device, "GPUS", list(names))
+    device.strategy.cache_clear()
+
+
+def test_one_device_needs_no_strategy(gpus):
+    gpus("one")
     assert device.strategy() is tf.distribute.get_strategy()
+
+
+def test_several_devices_share_one_strategy(gpus, monkeypatch):
+    """Variables that were made under one strategy do not work under another."""
+    gpus("one", "two")
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", object)
+    assert type(device.strategy()) is object and device.strategy() is device.strategy()

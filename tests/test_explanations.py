@@ -238,6 +238,18 @@ def test_a_photo_of_ones_own(drawn, tmp_path):
     )
 
 
+def test_classes_are_called_by_their_names(drawn):
+    card = CARD | {"class_names": ["Ameise", "Biene", "Katze"]}
+    explanations.own_photo(solvable(), card, make_photos(), make_settings())
+    assert [title.split()[0] for title in drawn[0][1][1:]] == ["Biene", "Ameise", "Katze"]
+    photos = make_photos()
+    names = dict(zip(CLASSES, card["class_names"], strict=True))
+    predictions = make_predictions(photos, wrong=(3,))
+    chosen = explanations.choose(photos, predictions, make_settings(examples=3), names=names)
+    assert (chosen["wrong"].label.tolist(), chosen["wrong"].predicted.tolist()) == (["Ameise"], ["Biene"])
+    assert chosen["wrong"].target.tolist() == [1] and set(chosen["right"].label) <= set(names.values())
+
+
 def test_without_one_it_is_the_first_kept_photo(drawn):
     photos = make_photos()
     explanations.own_photo(solvable(), CARD, photos, make_settings())

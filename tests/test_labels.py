@@ -1,5 +1,10 @@
 """Labels: what folders and tables say of the photos, however their authors laid them out."""
 
+import json
+import re
+import unicodedata
+
+import pandas as pd
 import pytest
 
 from lib import labels
@@ -183,6 +188,9 @@ TABLES = {
     "spaces": b" filename , label \n 1.jpg , cat \n2.jpg,dog\n",
     "another column": b"id,filename,label\n0,1.jpg,cat\n1,2.jpg,dog\n",
     "quoted": b'"filename","label"\n"1.jpg","cat"\n"2.jpg","dog"\n',
+    "UTF-16 of a spreadsheet": "\ufefffilename\tlabel\r\n1.jpg\tcat\r\n2.jpg\tdog\r\n".encode("utf-16-le"),
+    "UTF-16, big end first": "\ufefffilename,label\n1.jpg,cat\n2.jpg,dog\n".encode("utf-16-be"),
+    "rows of blanks": b"filename,label\n1.jpg,cat\n , \n2.jpg,dog\n  \n",
 }
 
 
@@ -206,9 +214,36 @@ def test_tables_in_latin_1(raw):
 
 
 def test_labels_stay_text(raw):
-    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg", "photos/4.jpg")
-    raw.put("labels.csv", b"filename,label\n1.jpg,007\n2.jpg,NA\n3.jpg,1e5\n4.jpg,True\n")
-    assert [label for label, _, _ in found(raw, one()).values()] == ["007", "NA", "1e5", "True"]
+    put(raw, *(f"photos/{number}.jpg" for number in range(1, 6)))
+    raw.put("labels.csv", b"filename,label\n1.jpg,007\n2.jpg,NA\n3.jpg,1e5\n4.jpg,True\n5.jpg,=1+1\n")
+    assert [label for label, _, _ in found(raw, one()).values()] == ["007", "NA", "1e5", "True", "=1+1"]
+
+
+def test_an_accented_letter_may_be_one_sign_or_two(raw):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    put(raw, f"photos/{decomposed}1.jpg", f"photos/{composed}2.jpg", "photos/3.jpg")
+    lines = f"filename,label\n{composed}1.jpg,{composed}\n{decomposed}2.jpg,{decomposed}\n3.jpg,cat\n"
+    raw.put("labels.csv", lines.encode())
+    rows = found(raw, one())
+    assert set(rows) == {f"photos/{decomposed}1.jpg", f"photos/{composed}2.jpg", "photos/3.jpg"}
+    assert {label for label, _, _ in rows.values()} == {composed, "cat"}
+
+
+def test_folders_that_spell_an_accent_differently_are_one_class(raw):
+    names = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    put(raw, f"train/{names[0]}/1.jpg", f"test/{names[1]}/1.jpg", "train/cat/1.jpg")
+    assert {label for label, _, _ in found(raw).values()} == {names[0], "cat"}
+
+
+def test_what_lies_beside_the_photos_is_counted(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg", "elsewhere/4.PNG", "elsewhere/5.png", "IMG_1")
+    put(raw, "photos/notes.txt", "photos/._1.jpg")
+    (raw.folder / "empty").mkdir()
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    table = labels.find(raw.folder, one())
+    expected = [(".png not in the table", 2), (".csv", 1), (".txt", 1), ("empty folder", 1), ("hidden", 1)]
+    assert list(labels.others(raw.folder, table).items()) == [*expected, ("no suffix", 1)]
+    assert len(table) == 3
 
 
 def test_two_tables_one_without_labels(raw):
@@ -283,6 +318,10 @@ def test_a_table_with_a_header_alone(raw):
         (b"filename,label\n..\\1.jpg,cat\n", "names '..\\\\1.jpg'"),
         (b"filename,label\n,cat\n", "names ''"),
         (b"filename,label\nsub,cat\n", "not in photos/: sub"),
+        (b"filename,label\n" + b"x" * 5000 + b",cat\n", "names 1 of 1 files that are not in photos/: xxx"),
+        (b"filename,label,label\n1.jpg,cat,dog\n", "labels.csv has two columns 'label'"),
+        (b'""\n""\n', "labels.csv is empty"),
+        (b'filename,label\n1.jpg,"' + b"x" * 200_000, "labels.csv cannot be read as a table: field larger"),
     ],
 )
 def test_tables_that_cannot_be_used(raw, content, words):
@@ -314,3 +353,138 @@ def test_links_that_a_table_names_are_refused(raw, tmp_path):
     (raw.folder / "photos/2.jpg").symlink_to(tmp_path / "secret.jpg")
     raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
     assert "2.jpg" in refusal(raw, one())
+
+
+# A part of the classes
+
+
+def part(*names, **given):
+    return Source(kind="sample", classes=list(names), **given)
+
+
+def test_a_part_of_the_classes_can_be_chosen(raw):
+    put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "train/fox/1.jpg", "val/fox/2.jpg", "test/1.jpg")
+    table = labels.find(raw.folder, part("dog", "cat"))
+    assert table.path.tolist() == ["test/1.jpg", "train/cat/1.jpg", "train/dog/1.jpg"]
+    assert table.label.tolist() == ["", "cat", "dog"] and table.attrs["left_out"] == 2
+    assert table.index.tolist() == [0, 1, 2]
+    everything = labels.find(raw.folder, FOLDERS)
+    assert len(everything) == 5 and everything.attrs["left_out"] == 0
+
+
+def test_a_part_of_the_classes_of_a_table_keeps_what_has_no_label(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg", "photos/4.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,1\n2.jpg,2\n3.jpg,3\n")
+    source = part("1", "3", tables={"labelled": {"file": "labels.csv", "photos": "photos", "label": "label"}})
+    assert found(raw, source) == {
+        "photos/1.jpg": ("1", "", ""),
+        "photos/3.jpg": ("3", "", ""),
+        "photos/4.jpg": ("", "", "no table lists it"),
+    }
+
+
+def test_a_class_that_there_is_not(raw):
+    put(raw, "n01629819/1.jpg", "n01644900/1.jpg", "n02000000/1.jpg")
+    message = refusal(raw, part("n01644900", "n0162981"))
+    assert "`source.classes` names 'n0162981', which is the label of no photo" in message
+    assert "the 3 labels, such as n01629819" in message
+    assert "such as n01629819, n01644900, n02000000" in refusal(raw, part("x"))
+    assert "at least two classes. Received: n02000000" in refusal(raw, part("n02000000"))
+
+
+# Names of classes
+
+CLASSES = ["n1", "n2", "n3"]
+
+
+def names_of(raw, content, classes=CLASSES):
+    raw.put("deep/Labels.json", content if isinstance(content, bytes) else json.dumps(content).encode())
+    return labels.names(raw.folder, Source(kind="sample", class_names="deep/Labels.json"), classes=classes)
+
+
+def test_names_are_what_stands_before_the_comma(raw):
+    given = {"n2": "tabby, tabby cat", "n1": "Éléphant d'Asie", "other": "no class of ours"}
+    assert list(names_of(raw, given).items()) == [("n1", "Éléphant d'Asie"), ("n2", "tabby"), ("n3", "n3")]
+    assert names_of(raw, b"\xef\xbb\xbf" + json.dumps(given).encode())["n2"] == "tabby"
+
+
+def test_without_a_file_the_labels_are_the_names(raw):
+    assert labels.names(raw.folder, FOLDERS, classes=["10", "9"]) == {"10": "10", "9": "9"}
+
+
+def test_two_classes_of_one_name_are_told_apart(raw):
+    given = {"n1": "crane, a bird", "n2": "crane", "n3": "maillot"}
+    assert list(names_of(raw, given).values()) == ["crane (n1)", "crane (n2)", "maillot"]
+    # a class without a name of its own whose label is the name of another
+    assert names_of(raw, {"n1": "crane"}, ["n1", "crane"]) == {"n1": "crane (n1)", "crane": "crane"}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (" two\n lines\t, x", "two lines"),
+        ("a\x00b\x1b[31mc\u202ed\u200be\ud800f", "ab[31mcdef"),  # cannot be seen, or not be written
+        ("", "n1"),
+        (" , x", "n1"),
+        ("\u200b", "n1"),
+        ("w" * 60, "w" * 60),
+        ("w" * 61, "w" * 59 + "…"),
+    ],
+)
+def test_names_fit_on_a_line(raw, given, name):
+    assert names_of(raw, {"n1": given})["n1"] == name
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "deep/Labels.json is not JSON in UTF-8"),
+        (b"n1: cat", "is not JSON in UTF-8"),
+        (b'{"n1": "B\xe4r"}', "is not JSON in UTF-8"),
+        (b"[" * 100_000, "is not JSON in UTF-8"),
+        (b'["cat"]', "expected a mapping {label: name}. Received: list"),
+        (b'{"n1": "cat", "n2": 7}', "expected a text for each label. Received: int for 'n2'"),
+        (b'{"n1": {"n2": "cat"}}', "Received: dict for 'n1'"),
+        (
+            b'"' + b"x" * 10_000_001 + b'"',
+            "has 10,000,003 bytes. Expected: a file with names of at most 10,000,000",
+        ),
+    ],
+)
+def test_names_that_cannot_be_used(raw, content, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        names_of(raw, content)
+
+
+def test_a_missing_file_of_names_lists_those_there_are(raw):
+    put(raw, "deep/labels.json")
+    with pytest.raises(
+        FileNotFoundError, match="the source has no Labels.json. JSON files in it: deep/labels.json"
+    ):
+        labels.names(raw.folder, Source(kind="sample", class_names="Labels.json"), classes=CLASSES)
+
+
+@pytest.mark.parametrize("place", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
+def test_names_outside_the_source(raw, tmp_path, place):
+    (tmp_path / "names.json").write_text('{"n1": "secret"}')
+    (raw.folder / "link.json").symlink_to(tmp_path / "names.json")
+    (raw.folder / "far").symlink_to(tmp_path)
+    with pytest.raises(
+        ValueError, match="`source.class_names` must be a path inside the source. Received: "
+    ) as caught:
+        labels.names(raw.folder, Source(kind="sample", class_names=place), classes=CLASSES)
+    assert repr(place) in str(caught.value)
+
+
+def test_names_stand_for_labels_in_tables():
+    table = pd.DataFrame({"label": ["1", "2"], "predicted": ["2", "x"], "path": ["1", "2"]})
+    shown = labels.rename(table, {"1": "2", "2": "ox"})  # all at once: "1" does not become "ox"
+    assert shown.to_dict("list") == {"label": ["2", "ox"], "predicted": ["ox", "x"], "path": ["1", "2"]}
+    assert table.label.tolist() == ["1", "2"]
+    assert list(labels.rename(table.iloc[:0], {}).columns) == list(table.columns)
+    assert labels.rename(table[["label"]], {"1": "one"}).label.tolist() == ["one", "2"]
+
+
+def test_a_card_says_what_its_classes_are_called():
+    assert labels.of_card({"classes": ["1", "2"], "class_names": ["ox", "cat"]}) == {"1": "ox", "2": "cat"}
+    assert labels.of_card({"classes": ["1", "2"]}) == {"1": "1", "2": "2"}

@@ -376,3 +376,14 @@ def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
     assert relabelled.identity("train") != found.identity("train")
     renamed = dataclasses.replace(found, table=table.assign(path=table.path + "x"))
     assert renamed.identity("train") == found.identity("train")
+
+
+def test_statistics_are_of_the_training_photos_as_the_network_takes_them(monkeypatch):
+    full = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
+    full[..., 2] //= 4
+    table = pd.DataFrame({"split": ["train", "val", "train", "train", "test", "train", "train", "", "val"]})
+    monkeypatch.setattr(manifest, "CHUNK", 2)  # 5 photos in 3 parts
+    mean, deviation = manifest.Photos(table, full, 8, ["cat"]).statistics
+    seen = full[[0, 2, 3, 5, 6], 2:10, 2:10] / 255
+    np.testing.assert_allclose(mean, seen.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(deviation, seen.std(axis=(0, 1, 2)), rtol=1e-12)

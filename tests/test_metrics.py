@@ -92,6 +92,14 @@ def test_report_where_one_class_alone_is_predicted():
     assert found["classes"]["b"] == {"n": 1, "precision": 0, "recall": 0, "f1": 0}
 
 
+def test_the_headline_says_which_photos_chose(monkeypatch):
+    found = metrics.report(
+        np.array([0, 1, 1, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]]), NAMES[:2]
+    )
+    assert metrics.headline(found, "test") == "top-1 on test: 0.750, 95 % interval 0.301 to 0.954, 4 photos"
+    assert metrics.headline(found, "val").startswith("top-1 on validation, used for selection: 0.750,")
+
+
 def test_report_is_plain_numbers():
     targets, probabilities = example(n=20)
 

@@ -101,17 +101,34 @@ def test_a_layer_set_to_null_is_left_out():
     ]
 
 
-@pytest.mark.parametrize("scaling", ["backbone", "unit"])
+MEAN, DEVIATION = [0.5, 0.4, 0.3], [0.25, 0.2, 0.15]
+SCALED = {
+    "backbone": lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68]),
+    "unit": lambda x: x / 255,
+    "measured": lambda x: (x / 255 - np.array(MEAN)) / np.array(DEVIATION),
+}
+
+
+@pytest.mark.parametrize("scaling", SCALED)
 def test_scaling(scaling):
-    network = build(scaling=scaling)
+    network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=(MEAN, DEVIATION))
     seen = keras.Model(network.inputs, network.get_layer("scaling").output)(pixels()).numpy()
-    expected = (
-        pixels() / 255 if scaling == "unit" else pixels()[..., ::-1] - np.array([103.939, 116.779, 123.68])
-    )
-    np.testing.assert_allclose(seen, expected, atol=1e-4)
+    np.testing.assert_allclose(seen, SCALED[scaling](pixels()), atol=1e-4)
     inner = keras.Model(network.get_layer(models.BACKBONE).inputs, network.get_layer(models.BACKBONE).outputs)
     whole = keras.Model(network.inputs, network.get_layer("head_pool").input)
     np.testing.assert_allclose(whole(pixels(), training=False), inner(seen, training=False), atol=1e-3)
+
+
+def test_measured_scaling_without_measurements_is_refused():
+    with pytest.raises(ValueError, match="measured needs the mean and deviation.*`training.network`"):
+        build(scaling="measured")
+
+
+def test_the_number_of_parameters_stays_below_the_limit():
+    count = build().count_params()
+    assert build(most_parameters=count + 1).count_params() == count
+    with pytest.raises(ValueError, match=f"fewer than {count:,} parameters. Received: {count:,}, with Tiny"):
+        build(most_parameters=count)
 
 
 def test_the_seed_decides_the_weights():
@@ -168,9 +185,14 @@ def test_what_learns_is_counted_for_each_stage():
 # Files
 
 
-def publish(network, folder, temperature=1.25):
+def publish(network, folder, temperature=1.25, **change):
     return models.publish(
-        network, folder, settings=settings(), classes=["a", "b", "c"], training="key", temperature=temperature
+        network,
+        folder,
+        settings=settings(**change),
+        classes=["a", "b", "c"],
+        training="key",
+        temperature=temperature,
     )
 
 
@@ -204,8 +226,37 @@ def test_publish_writes_the_model_only_when_its_weights_changed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.keras"]
 
 
+@pytest.mark.parametrize(
+    ("scaling", "sentence"),
+    [
+        ("backbone", "as the published weights of Tiny expect it"),
+        ("unit", "pixels / 255"),
+        ("measured", "(pixels / 255 - mean) / deviation of the training photos, per channel"),
+    ],
+)
+def test_the_card_says_how_pixels_are_scaled(tmp_path, scaling, sentence):
+    measured = [1 / 3, 0.4, 0.5], [0.2, 0.25, 2 / 7]
+    network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=measured)
+    card = publish(network, tmp_path, scaling=scaling)
+    assert card["scaling"] == sentence
+    numbers = {"mean": [0.333333, 0.4, 0.5], "deviation": [0.2, 0.25, 0.285714]}
+    assert {name: card[name] for name in numbers if name in card} == (
+        numbers if scaling == "measured" else {}
+    )
+
+
+def test_the_card_says_what_the_classes_are_called(tmp_path):
+    network = build()
+    assert publish(network, tmp_path)["class_names"] == ["a", "b", "c"]
+    options = {"settings": settings(), "classes": ["a", "b", "c"], "training": "key", "temperature": 1.0}
+    card = models.publish(network, tmp_path, **options, class_names=["ox", "cat", "owl"])
+    assert (card["classes"], card["class_names"]) == (["a", "b", "c"], ["ox", "cat", "owl"])
+
+
 def test_a_saved_model_needs_tensorflow_alone(tmp_path):
-    network = build(head=HEAD)
+    network = models.build(
+        settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, DEVIATION)
+    )
     models.save(network, tmp_path / "model.keras")
     np.save(tmp_path / "pixels.npy", pixels())
     code = """

@@ -16,6 +16,7 @@ def folder(tmp_path, monkeypatch):
     """An empty folder of parameter files, and no paths from the caller's shell."""
     monkeypatch.delenv("CHRYSALIS_ARCHIVE", raising=False)
     monkeypatch.delenv("CHRYSALIS_WEIGHTS", raising=False)
+    monkeypatch.delenv("CHRYSALIS_STORAGE", raising=False)
     (tmp_path / "params").mkdir()
     monkeypatch.setattr(params, "FOLDER", tmp_path / "params")
     return tmp_path / "params"
@@ -389,6 +390,8 @@ def test_paths_from_the_environment(folder, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_WEIGHTS", "~/weights.h5")
     found = params.load("mine")
     assert (found.source.archive, found.model.weights) == ("/data/my photos.zip", "~/weights.h5")
+    monkeypatch.setenv("CHRYSALIS_STORAGE", "postgresql://ann:secret@host/db")
+    assert params.load("mine").tune.storage == "postgresql://ann:secret@host/db"
     cell = params.load("mine", {"source": {"archive": "cell.zip"}, "model": {"weights": None}})
     assert (cell.source.archive, cell.model.weights) == ("cell.zip", None)
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", "")
@@ -445,6 +448,80 @@ def test_public_keeps_urls_data_sets_and_relative_paths(folder):
     shown = params.public(params.load("mine"))
     assert (shown["source"]["dataset"], shown["gradcam"]["masks"]) == ("owner/name", "masks/all")
     assert json.loads(json.dumps(shown)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////home/ann/trials.db", "sqlite:///trials.db"),
+        ("sqlite:///trials.db", "sqlite:///trials.db"),
+        (r"sqlite+pysqlite:///C:\Users\ann\trials.db?x=/home/ann", "sqlite+pysqlite:///trials.db"),
+        ("postgresql://ann:s3cret@host:5432/db", "postgresql://host:5432/db"),
+        ("postgresql://ann:s3@cret@host/db", "postgresql://host/db"),
+        ("mysql+pymysql://host/db?user=ann&password=s3cret", "mysql+pymysql://host/db"),
+    ],
+)
+def test_public_keeps_of_a_database_what_anyone_may_know(folder, url, shown):
+    put(folder)
+    found = params.load("mine", {"tune": {"storage": url}})
+    assert found.tune.storage == url and params.pick(found, "tune.storage") == shown
+
+
+# Changes
+
+
+def test_changed_lays_values_over_and_checks_the_whole(folder):
+    put(folder, text="train: {optimizer: {kind: adam}}\nmodel: {image_size: 96}\n")
+    found = params.load("mine")
+    other = params.changed(
+        found,
+        {
+            "model.simple_cnn.filters": 16,
+            "model.head.dropout.rate": 0.5,
+            "train": {"batch_size": 8, "stages": {"fine_tune": None}},
+        },
+    )
+    assert (other.model.simple_cnn.filters, other.model.image_size, other.train.batch_size) == (16, 96, 8)
+    assert other.model.head["dropout"].rate == 0.5 and list(other.train.stages) == ["head"]
+    assert (
+        other.train.optimizer.kind == "adam"
+    )  # its weight_decay is still the default one, which was not given
+    assert found == params.load("mine") and params.changed(found, {}) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model.imagesize": 96}, "tune.space: unknown key `model.imagesize`. Did you mean `image_size`?"),
+        ({"model.image_size": 8}, "tune.space: `model.image_size` is wrong"),
+        ({"model.image_size": 96.0}, "Received: 96.0"),
+        ({"model": {"image_size": 8, "fit": "x"}}, "Received: 'x'"),
+        (
+            {"train.stages": {"head": None, "fine_tune": None}},
+            "tune.space: `train` is wrong: `stages` must name",
+        ),
+    ],
+)
+def test_changed_refuses_as_load_does(folder, values, words):
+    put(folder)
+    with pytest.raises(ValueError) as caught:
+        params.changed(params.load("mine"), values, origin="tune.space")
+    assert words in str(caught.value)
+
+
+def test_changed_works_on_parameters_that_no_file_gave():
+    plain = schema.Params.model_validate({"name": "x", "source": {"kind": "sample"}})
+    other = params.changed(plain, {"train.stages.head.epochs": 3})
+    assert other.train.stages["head"] == plain.train.stages["head"].model_copy(update={"epochs": 3})
+    assert other.train.stages["fine_tune"] == plain.train.stages["fine_tune"]
+
+
+def test_nested():
+    assert params.nested({"a.b": 1, "a.c.d": {"e": 2}, "f": 3}) == {
+        "a": {"b": 1, "c": {"d": {"e": 2}}},
+        "f": 3,
+    }
+    assert params.nested({}) == {}
 
 
 def test_pick_and_table(folder):

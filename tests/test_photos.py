@@ -2,15 +2,15 @@
 
 import hashlib
 import io
-import struct
-import zlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import scene
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from scipy import fft
 
 from lib import photos
@@ -59,31 +59,7 @@ def is_photo(pixels):
     return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
-# Orientation. How a camera stores each orientation, from the EXIF standard: the stored picture of an upright one.
-STORED = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.transpose(1, 0, 2),
-    6: lambda upright: np.rot90(upright, 1),
-    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda upright: np.rot90(upright, -1),
-}
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
-@pytest.mark.parametrize("orientation", STORED)
-def test_decode_turns_the_picture_upright(orientation, form):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"quality": 95} if form in ("JPEG", "AVIF") else {"lossless": True} if form == "WEBP" else {}
-    data = saved(np.ascontiguousarray(STORED[orientation](picture())), form, exif=exif, **options)
-    pixels, size = photos.decode(data)
-    assert pixels.shape == (32, 48, 3) and size == (48, 32)
-    assert corners(pixels) == ["red", "green", "blue", "grey"]
-    if form not in ("JPEG", "AVIF"):
-        assert (pixels == picture()).all()
+# Decoding; tests/test_strange_files.py has the kinds of files
 
 
 @pytest.mark.parametrize("value", [0, 9, 300])
@@ -98,8 +74,8 @@ def test_decode_takes_an_unknown_orientation_for_upright(value):
 def test_a_large_jpeg_is_decoded_small_upright_and_measured_whole(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = np.ascontiguousarray(STORED[orientation](picture(1600, 1200)))
-    pixels, size = photos.decode(saved(stored, "JPEG", exif=exif, quality=90), side=96)
+    stored = np.rot90(picture(1600, 1200), 1 if orientation == 6 else 0)
+    pixels, size = photos.decode(saved(np.ascontiguousarray(stored), "JPEG", exif=exif, quality=90), side=96)
     assert size == (1600, 1200)
     assert 192 <= min(pixels.shape[:2]) < 600 and pixels.shape[1] > pixels.shape[0]
     assert corners(pixels) == ["red", "green", "blue", "grey"]
@@ -113,9 +89,6 @@ def test_draft_decoding_changes_the_resized_photo_little():
     assert np.abs(drafted.astype(int) - whole).mean() < 2
 
 
-# Modes and formats
-
-
 def test_decode_scales_16_bit_grey_and_does_not_clip_it():
     values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
     pixels, _ = photos.decode(saved(Image.fromarray(values), "PNG"))
@@ -124,111 +97,40 @@ def test_decode_scales_16_bit_grey_and_does_not_clip_it():
     assert len(np.unique(pixels)) == 64
 
 
-def test_decode_composites_transparency_on_white():
-    clear = np.dstack([picture(), np.full((32, 48), 255, np.uint8)])
-    clear[:16, :24, 3] = 0
-    clear[:16, 24:, 3] = 128
-    for form in ("PNG", "WEBP", "TIFF"):
-        pixels, _ = photos.decode(saved(clear, form, **({"lossless": True} if form == "WEBP" else {})))
-        assert is_photo(pixels) and (pixels[0, 0] == 255).all(), form
-        half = np.array(CORNERS["green"]) * 128 / 255 + 255 * 127 / 255
-        assert np.abs(pixels[0, -1] - half).max() <= 1
-        assert tuple(pixels[-1, 0]) == CORNERS["blue"]
-
-
-def test_decode_grey_with_alpha():
-    values = np.zeros((8, 8, 2), np.uint8)
-    values[:4, :, 1], values[4:, :, 0], values[4:, :, 1] = 0, 90, 255
-    pixels, _ = photos.decode(saved(Image.fromarray(values, "LA"), "PNG"))
-    assert (pixels[:4] == 255).all() and (pixels[4:] == 90).all()
-
-
-def test_decode_palette_with_a_transparent_colour():
-    image = Image.fromarray(picture()).quantize(4)
-    red = image.getpixel((0, 0))
-    pixels, _ = photos.decode(saved(image, "PNG", transparency=red))
-    assert (pixels[0, 0] == 255).all() and np.abs(pixels[-1, 0].astype(int) - CORNERS["blue"]).max() < 8
-
-
-def test_decode_grey_and_black_and_white():
-    assert (photos.decode(saved(np.full((4, 4), 77, np.uint8), "PNG"))[0] == 77).all()
-    pixels, _ = photos.decode(saved(Image.fromarray(picture()[..., 1]).convert("1"), "PNG"))
-    assert is_photo(pixels) and set(np.unique(pixels)) <= {0, 255}
-
-
-def test_decode_cmyk_jpeg():
-    pixels, _ = photos.decode(saved(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95))
-    assert is_photo(pixels) and corners(pixels) == ["red", "green", "blue", "grey"]
-
-
-@pytest.mark.parametrize("form", ["GIF", "WEBP"])
-def test_decode_takes_the_first_frame(form):
-    frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (40, 200)]
-    pixels, size = photos.decode(saved(frames[0], form, save_all=True, append_images=frames[1:]))
-    assert size == (16, 16) and np.abs(pixels.astype(int) - 40).max() < 4
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
-def test_decode_reads_the_formats_by_content(form):
-    pixels, size = photos.decode(saved(picture(), form))
-    assert is_photo(pixels) and size == (48, 32) and corners(pixels) == ["red", "green", "blue", "grey"]
-
-
-def test_decode_refuses_floating_point_pixels():
-    assert "floating-point" in refusal(saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
-
-
-# What is no usable photo
-
-
-@pytest.mark.parametrize("tenth", range(10))
-def test_truncated_jpeg(tenth):
-    data = saved(scene(2, 320, 240), "JPEG", quality=90)
-    message = refusal(data[: len(data) * tenth // 10])
-    assert message and (tenth > 0 or message == "the file is empty")
-
-
 @pytest.mark.parametrize("tenth", range(1, 10))
 @pytest.mark.parametrize("options", [{"progressive": True}, {}])
-def test_truncated_jpeg_that_would_be_drafted(tenth, options):
+def test_a_truncated_jpeg_is_refused_even_where_it_would_be_decoded_small(tenth, options):
     data = saved(scene(3, 1600, 1200), "JPEG", quality=80, **options)
     assert refusal(data[: len(data) * tenth // 10], side=96)
 
 
-@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
-@pytest.mark.parametrize("tenth", [1, 5, 9])
-def test_other_truncated_files(form, tenth):
-    data = saved(scene(4, 320, 240), form)
-    assert refusal(data[: len(data) * tenth // 10])
+def test_no_other_program_is_asked_to_read_a_file(monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was asked"))
+    assert "not a photo in a known format" in refusal(saved(picture(), "EPS"))
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
-        (b"\n  <html>sign in</html>", "HTML"),
-        (b'{"error": "not found"}', "text"),
-        (b"\0" * 500, "not a photo in a known format"),
-        (b"plain words", "not a photo in a known format"),
-        (b"\xff\xd8\xff\xe0", ""),
-        (b"%PDF-1.4\n", "not a photo in a known format"),
-        (b"PK\x03\x04" + b"\0" * 40, "not a photo in a known format"),
-    ],
-)
-def test_what_is_no_photo(data, words):
-    message = refusal(data)
-    assert message and words in message
+def test_a_reason_is_never_empty(monkeypatch):
+    monkeypatch.setattr(photos, "_to_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
+    assert refusal(saved(picture(), "PNG")) == "damaged: MemoryError"
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(photos, "MANY_PIXELS", 1000)
+    whole, at_once, most = photos._to_rgb, [], []
 
+    def counted(image):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.pop()
+        return whole(image)
 
-def test_a_bomb_is_refused_before_it_is_decoded():
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
-    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    assert refusal(bomb) == "50000 x 50000 pixels are more than 200 million"
+    monkeypatch.setattr(photos, "_to_rgb", counted)
+    with ThreadPoolExecutor(4) as pool:
+        for side, expected in ((40, 1), (20, 4)):
+            most.clear()
+            list(pool.map(photos.decode, [saved(picture(side, side), "PNG")] * 8))
+            assert len(most) == 8 and 1 <= max(most) <= expected and (expected == 1 or max(most) > 1)
 
 
 # Resizing
@@ -268,6 +170,30 @@ def test_resize_averages_areas_where_it_shrinks():
     blocks = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     means = blocks.reshape(10, 4, 10, 4, 3).mean(axis=(1, 3))
     assert np.abs(photos.resize(blocks, size=10, fit="squash") - means).max() <= 0.51
+
+
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (2, 100_000)])
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_resize_of_a_line_of_pixels_takes_little_memory(shape, fit, monkeypatch):
+    whole, largest = cv2.resize, []
+
+    def watched(image, size, **options):
+        largest.append(size[0] * size[1])
+        return whole(image, size, **options)
+
+    monkeypatch.setattr(photos.cv2, "resize", watched)
+    image = np.zeros((*shape, 3), np.uint8)
+    image[shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 200
+    small = photos.resize(image, size=64, fit=fit)
+    assert small.shape == (64, 64, 3) and max(largest) <= 64 * 64 * photos.WIDEST
+    if fit == "crop":
+        assert small[32, 32].tolist() == [200] * 3  # the middle
+
+
+def test_resize_of_a_panorama_keeps_the_middle():
+    image = scene(9, 3000, 100)
+    small = photos.resize(image, size=50, fit="crop").astype(int)
+    assert np.abs(small - photos.resize(image[:, 1450:1550], size=50, fit="crop")).mean() < 1
 
 
 def test_resize_at_the_same_size_changes_nothing():
@@ -385,13 +311,36 @@ def test_a_killed_scan_leaves_nothing_that_passes_for_whole(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_scan_of_many_files_keeps_their_order(tmp_path):
+@pytest.mark.parametrize("at_once", [256, 7])
+def test_scan_of_many_files_keeps_their_order(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(photos, "AT_ONCE", at_once)
     names = [f"{number}.png" for number in range(60)]
     (tmp_path / "raw").mkdir()
     for number, name in enumerate(names):
         (tmp_path / "raw" / name).write_bytes(saved(np.full((20, 20, 3), number * 4, np.uint8), "PNG"))
     table, images = photos.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=4, fit="crop")
     assert list(table.path) == names and list(images[:, 0, 0, 0]) == [number * 4 for number in range(60)]
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    fill(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "2.png").write_bytes(bytes(30_000))
+    monkeypatch.setattr(photos, "LARGEST_BYTES", 20_000)
+    table, images = photos.scan(tmp_path, ["1.png", "2.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    assert list(table.problem) == ["", "the file has more than 2e-05 GB"] and not images[1].any()
+    assert table.sha1[1] == hashlib.sha1(bytes(30_000)).hexdigest()
+
+
+def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_path):
+    fill(tmp_path, ["1.png"])
+    for name in ("gone.png", "folder.png"):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        with pytest.raises(
+            ValueError, match=f"expected to read {name}, as 01_download did. Received: "
+        ) as caught:
+            photos.scan(tmp_path, ["1.png", name], folder=tmp_path / "cache", size=8, fit="crop")
+        assert "run this again" in str(caught.value) and str(tmp_path) not in str(caught.value)
+        assert not (tmp_path / "cache").exists()
 
 
 def test_cache_key_changes_with_each_part():

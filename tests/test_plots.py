@@ -117,6 +117,44 @@ def test_class_accuracies(classes, tmp_path):
     written(tmp_path / "bars.png", picture)
 
 
+def test_class_accuracies_by_other_names_and_under_a_title():
+    values = {name: {"n": 9, "recall": 0.5} for name in names(3)}
+    by_label = drawn(plots.class_accuracies(values))
+    assert np.array_equal(drawn(plots.class_accuracies(values, names={"no": "class"})), by_label)
+    for other in ({"names": {names(3)[0]: "ox"}}, {"title": "test"}):
+        assert not np.array_equal(drawn(plots.class_accuracies(values, **other)), by_label)
+
+
+@pytest.mark.parametrize(("classes", "columns"), [(3, 1), (50, 1), (51, 2)])
+def test_every_class_has_its_bar_in_one_of_the_columns(classes, columns):
+    values = {name: {"n": 9, "recall": 1.0} for name in names(classes)}
+    pixels = drawn(plots.class_accuracies(values)).astype(int)
+    bars = 0
+    for column in np.array_split(pixels, columns, axis=1):
+        filled = (np.abs(column - [0x2A, 0x6F, 0x97]).sum(axis=2) < 60).mean(axis=1) > 0.2
+        bars += int((np.diff(filled.astype(int)) == 1).sum())
+    assert bars == classes
+
+
+def test_a_dollar_is_a_dollar():
+    odd = [r"$\frac$", "$_$", "$b", "c$d$e$"]
+    drawn(plots.confusion_matrix(np.eye(4, dtype=int), odd))
+    drawn(plots.class_accuracies({name: {"n": 2, "recall": 0.5} for name in odd}))
+    drawn(plots.photo_grid([np.full((9, 9, 3), 90, np.uint8)] * 4, odd), "JPEG")
+    row = {"found": 2, "kept": 2, "train": 1, "val": 1, "test": 0}
+    drawn(plots.class_counts({"classes": dict.fromkeys(odd, row)}))
+
+
+def test_small_shares_show_among_many_classes():
+    classes = plots.LARGEST_ANNOTATED + 1
+    pictures = []
+    for count in (0, 1):
+        matrix = 20 * np.eye(classes, dtype=int)
+        matrix[0, -1] = count
+        pictures.append(drawn(plots.confusion_matrix(matrix, ["x"] * classes)).astype(int))
+    assert np.abs(pictures[1] - pictures[0]).sum(axis=2).max() > 60  # on the plain scale 45
+
+
 @pytest.mark.parametrize("classes", COUNTS)
 def test_reliability(classes):
     random = np.random.default_rng(0)
@@ -143,3 +181,74 @@ def test_overlay_leaves_cold_places_and_colours_hot_ones():
     strong = plots.overlay(image, heat, strength=0.9)
     # by hand: opacity 0.9 + 0.1 * 0.4 = 0.94 of inferno's last colour, (252, 255, 164)
     assert np.abs(strong[1, 2] - (0.06 * 100 + 0.94 * np.array([252, 255, 164]))).max() <= 1.5
+
+
+def compared(*groups):
+    """A table of runs, so many in each group, and one that has no figures."""
+    rows = [
+        {"run": f"{name}-{index}", "group": name, "split": "test", "n": 77, "problem": ""}
+        for name, count in groups
+        for index in range(count)
+    ]
+    rows = pd.DataFrame([*rows, {"run": "unfinished", "problem": "it has no model.keras"}])
+    figures = {"top_1": 0.9, "top_1_low": 0.7, "top_1_high": 0.95, "seconds": 120.5, "parameters": 4_000_000}
+    return rows.assign(**figures)
+
+
+@pytest.mark.parametrize("groups", [[("one", 1)], [("one", 7), ("two", 1), ("a very long name of a set", 2)]])
+def test_runs_side_by_side(groups, tmp_path):
+    picture = plots.run_accuracies(compared(*groups), tmp_path / "runs.png")
+    drawn(picture)
+    written(tmp_path / "runs.png", picture)
+    for cost in ("seconds", "parameters"):
+        drawn(plots.accuracy_against(compared(*groups), cost))
+
+
+def test_a_run_without_figures_takes_no_place():
+    table = compared(("one", 2))
+    whole, part = (drawn(plots.run_accuracies(rows)) for rows in (table, table.head(2)))
+    assert np.array_equal(whole, part)
+
+
+def trials(count):
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"number": range(count), "value": random.random(count)})
+    table["state"] = [("complete", "complete", "pruned", "failed", "running")[n % 5] for n in range(count)]
+    table.loc[table.state.eq("failed"), "value"] = np.nan
+    table["rate"] = pd.Series(10 ** random.uniform(-5, -1, count), dtype=object)
+    table["kind"] = pd.Series([("sgd", True, "adamw")[n % 3] for n in range(count)], dtype=object)
+    table["filters"] = pd.Series([None if n == 3 else 8 + n for n in range(count)], dtype=object)
+    return table
+
+
+@pytest.mark.parametrize("count", [1, 4, 300])
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_search_history(count, monitor, tmp_path):
+    picture = plots.search_history(trials(count), monitor, tmp_path / "search.png")
+    drawn(picture)
+    written(tmp_path / "search.png", picture)
+
+
+def test_search_history_draws_the_best_so_far(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_picture", lambda figure, path: figures.append(figure))
+    table = trials(5).assign(value=[0.5, 0.7, 0.1, np.nan, 0.2])
+    for monitor, best in (("val_loss", 0.5), ("val_accuracy", 0.7)):
+        plots.search_history(table, monitor)
+        line = next(line for line in figures[-1].axes[0].lines if line.get_label() == "best so far")
+        assert list(line.get_ydata()) == [0.5, best, best, best, best]  # of the complete ones alone
+
+
+@pytest.mark.parametrize("shares", [{}, {"rate": 1.0}, {f"parameter {n}": 1 / 9 for n in range(9)}])
+def test_importances(shares, tmp_path):
+    picture = plots.importances(shares, tmp_path / "importances.png")
+    drawn(picture)
+    written(tmp_path / "importances.png", picture)
+
+
+@pytest.mark.parametrize("names", [["rate"], ["kind"], ["rate", "kind", "filters", "rate", "kind"]])
+@pytest.mark.parametrize("count", [1, 300])
+def test_value_by_parameter(names, count, tmp_path):
+    picture = plots.value_by_parameter(trials(count), names, "val_loss", tmp_path / "grid.png")
+    drawn(picture)
+    written(tmp_path / "grid.png", picture)

@@ -84,3 +84,25 @@ def test_the_bar_closes_when_the_work_fails(tmp_path, monkeypatch):
 def test_no_steps_at_all():
     with progress.Bar(0, "nothing") as bar:
         assert "0/0" in bar._text()
+
+
+def test_a_bar_inside_another_is_silent(tmp_path, monkeypatch):
+    displays = []
+    monkeypatch.setattr(progress, "_display", lambda text: displays.append(Display()) or displays[-1])
+    monkeypatch.setenv("CHRYSALIS_TERMINAL", str(tmp_path / "terminal"))
+    with progress.Bar(2, "search") as outer:
+        inner = work()
+        assert inner.done == 4 and inner.terminal is None and inner.display is None
+        outer.step(note="trial 1")
+    assert len(displays) == 1 and "decode" not in (tmp_path / "terminal").read_text()
+    with pytest.raises(RuntimeError), progress.Bar(1, "search"), progress.Bar(1, "fit"):
+        raise RuntimeError
+    assert work().display is not None  # the next one on its own is shown again
+
+
+def test_a_note_says_what_is_at_work():
+    bar = progress.Bar(2, "search")
+    bar.step(note="trial 1, epoch 3")
+    assert bar._text() == f"search [{'#' * 12}{'.' * 12}] 1/2 trial 1, epoch 3"
+    bar.step()
+    assert bar._text().endswith("2/2")

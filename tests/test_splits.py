@@ -1,6 +1,7 @@
 """Splits: near-duplicates stay together, quotas are met, and neither names nor order decide."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,15 @@ def test_clusters_by_hand():
     assert len(set(splits.clusters(chain, bits=0).tolist())) == 5
     assert len(set(splits.clusters([chain[0], chain[0]], bits=0).tolist())) == 1
     assert splits.clusters([], bits=6).shape == (0,)
+
+
+def test_photos_that_all_look_alike_do_not_fill_the_memory():
+    hashes = [f"{number % 8:016x}" for number in range(4000)]
+    tracemalloc.start()
+    assert not splits.clusters(hashes, bits=6).any()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # all pairs take 256 MB
 
 
 # Assignment
