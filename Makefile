@@ -71,7 +71,8 @@ lab: $(SETUP)
 # The notebooks write into a folder of their own, never into a user's outputs/demo.
 test: $(SETUP)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest -m "not slow" tests notebooks \
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests && \
+	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest notebooks \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 test-slow: $(SETUP)

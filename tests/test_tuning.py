@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lib import backbones, cache, device, manifest, params, runs, schema, spaces, training, tuning
+from lib import backbones, cache, device, manifest, params, runs, schema, spaces, studies, training, tuning
 from lib.device import keras, tf
 
 SPACE = {
@@ -87,16 +88,34 @@ class Fit:
         return SimpleNamespace(history=pd.DataFrame(history))
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A database without trials, which takes longer to make than to copy."""
+    folder = tmp_path_factory.mktemp("empty")
+    with studies.opened("x", monitor="val_loss", seed=0, settings=schema.Tune(), folder=folder):
+        return folder / "study.db"
+
+
 @pytest.fixture(autouse=True)
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
-    return tmp_path
+def outputs(tmp_path, monkeypatch, empty):
+    """The folder of the runs, and a function that moves on to an empty one."""
+
+    def move(name):
+        (tmp_path / name / "tiny/tune").mkdir(parents=True)
+        shutil.copy(empty, tmp_path / name / "tiny/tune/study.db")
+        monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / name))
+        return tmp_path / name
+
+    move.folder = move("first")
+    return move
 
 
 @pytest.fixture
 def fit(monkeypatch):
     stand_in = Fit()
     monkeypatch.setattr(training, "fit", stand_in)
+    monkeypatch.setattr(tuning.gc, "collect", lambda: None)  # there are no networks, and it takes long
+    monkeypatch.setattr(tuning.cache, "code", lambda *files: "code")
     return stand_in
 
 
@@ -116,7 +135,7 @@ def same(one, other):
 # Trials
 
 
-def test_every_trial_is_tracked_and_the_best_is_the_least(fit, outputs):
+def test_every_trial_is_tracked_and_the_best_is_the_least(fit):
     found = search(trials=6)
     table = found.trials
     assert list(table.columns) == [
@@ -162,8 +181,8 @@ def test_only_the_best_keeps_its_weights_and_all_their_history(fit, outputs):
     found = search(trials=5)
     best = found.best["number"]
     for name in ("state.npz", "best-3.npz", "finished.json"):
-        assert kept(outputs, name) == [best]
-    histories = sorted(outputs.glob("tiny/tune/*/*/history.csv"))
+        assert kept(outputs.folder, name) == [best]
+    histories = sorted(outputs.folder.glob("tiny/tune/*/*/history.csv"))
     assert len(histories) == 5
     for number, path in enumerate(histories):
         assert pd.read_csv(path).val_loss.min() == pytest.approx(found.trials.value[number])
@@ -207,13 +226,12 @@ def test_what_is_done_is_done(fit):
     assert one.best == two.best and one.study == two.study
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_more_trials_go_on_with_new_values(fit, outputs, sampler, monkeypatch):
-    search(trials=2, sampler=sampler)
-    more = search(trials=5, sampler=sampler)
+def test_more_trials_go_on_with_new_values(fit, outputs):
+    search(trials=2)
+    more = search(trials=5)
     assert more.trials.rate.nunique() == 5
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(outputs / "another"))
-    same(more.trials, search(trials=5, sampler=sampler).trials)
+    outputs("another")
+    same(more.trials, search(trials=5).trials)
 
 
 def test_less_trials_than_there_are_are_no_error(fit):
@@ -222,7 +240,7 @@ def test_less_trials_than_there_are_are_no_error(fit):
 
 
 @pytest.mark.parametrize("error", [Killed, KeyboardInterrupt, OSError("the disk is full")])
-def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, monkeypatch, error):
+def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, error):
     def stop(settings, epoch):
         if len(fit.ran) == 4:  # in the second epoch of the second trial
             raise error
@@ -235,8 +253,8 @@ def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, monkeypatch, er
     found = search(trials=3)
     assert fit.ran == [(f"{trial:05}", epoch) for trial in range(3) for epoch in (1, 2, 3)]  # none twice
     assert found.trials.epochs.tolist() == [3, 3, 3] and found.trials.seconds.tolist() == [6, 6, 6]
-    assert all(len(pd.read_csv(path)) == 3 for path in outputs.glob("tiny/tune/*/*/history.csv"))
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(outputs / "another"))
+    assert all(len(pd.read_csv(path)) == 3 for path in outputs.folder.glob("tiny/tune/*/*/history.csv"))
+    outputs("another")
     same(found.trials, search(trials=3).trials)
 
 
@@ -245,6 +263,10 @@ def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monke
         patch.setattr(tuning, "_best", lambda values, monitor: (_ for _ in ()).throw(Killed))
         search(trials=1)
     assert search(trials=1).trials.state.tolist() == ["complete"] and len(fit.ran) == 3
+
+
+def name(photos=None, **options):
+    return tuning._key(spaces.shared(make_run(**options).settings), photos or make_photos())
 
 
 @pytest.mark.parametrize(
@@ -256,37 +278,43 @@ def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monke
         {"train": {"label_smoothing": 0.2}},
         {"changes": {"augment": {"zoom": 0.3}}},
         {"seed": 2},
+        {"photos": make_photos(seed=1)},
     ],
 )
-def test_another_search_is_another_study(fit, change):
-    one = search(trials=1)
-    two = search(trials=1, **change)
+def test_what_makes_values_incomparable_makes_another_study(change):
+    assert name() != name(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": 2},
+        {"sampler": "tpe"},
+        {"pruner": "median"},
+        {"storage": "sqlite:///x.db"},
+        {"changes": {"augment": {"zoom": 0.15}}},  # as it is without it
+        {"photos": make_photos(count=14)},  # more test photos
+    ],
+)
+def test_what_does_not_make_another_study(change):
+    assert name() == name(**change)
+
+
+def test_another_study_begins_anew_beside_the_first(fit):
+    one, two = search(trials=1), search(trials=1, seed=2)
     assert one.study != two.study and one.study.startswith("tiny-") and len(two.trials) == 1
     assert search(trials=1).study == one.study and len(fit.ran) == 6
 
 
-def test_other_photos_are_another_study_and_other_test_photos_are_not(fit):
-    names = [
-        tuning.search(make_run(trials=1), make_photos(**options)).study
-        for options in ({}, {"seed": 1}, {"count": 14})
-    ]
-    assert names[0] != names[1] and names[0] == names[2]
-
-
-@pytest.mark.parametrize("change", [{"trials": 2}, {"sampler": "tpe"}, {"pruner": "median"}])
-def test_how_a_search_draws_does_not_make_it_another_one(fit, change):
-    assert search(trials=1).study == search(**{"trials": 1} | change).study
-
-
-def test_two_folders_share_a_study_through_a_database(fit, outputs, monkeypatch):
-    storage = f"sqlite:///{outputs / 'shared.db'}"
+def test_two_folders_share_a_study_through_a_database(fit, outputs):
+    everywhere = outputs.folder.parent
+    storage = f"sqlite:///{everywhere / 'shared.db'}"
     search(trials=2, storage=storage)
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(outputs / "another"))
+    outputs("another")
     found = search(trials=5, storage=storage)
     assert len(found.trials) == 5 and found.trials.rate.nunique() == 5
     assert [folder for folder, _ in fit.ran[::3]] == [f"{n:05}" for n in range(5)]
-    assert not list(outputs.glob("**/study.db"))
-    weights = {int(path.parts[-3]) for path in outputs.glob("**/tune/*/*/*/state.npz")}
+    weights = {int(path.parts[-3]) for path in everywhere.glob("*/tiny/tune/*/*/*/state.npz")}
     assert found.best["number"] in weights and weights <= {
         0,
         1,
@@ -321,7 +349,7 @@ def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, 
         if len(fit.settings) == 1:
             return math.nan if epoch == 2 else 1.0
         if len(fit.settings) == 2:
-            raise RuntimeError(f"no memory\n  at {outputs}/kernels/file.cc:3")
+            raise RuntimeError(f"no memory\n  at {outputs.folder}/kernels/file.cc:3")
         return loss(settings, epoch)
 
     fit.loss = failing
@@ -334,7 +362,9 @@ def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, 
         "",
     ]
     assert found.trials.epochs.tolist() == [1, 0, 3, 3]
-    assert found.ranked.number.tolist()[2:] == [0, 1] and kept(outputs, "state.npz") == [found.best["number"]]
+    assert found.ranked.number.tolist()[2:] == [0, 1] and kept(outputs.folder, "state.npz") == [
+        found.best["number"]
+    ]
     assert search(trials=4).trials.state.tolist() == found.trials.state.tolist()  # it is not tried again
 
 
@@ -355,24 +385,24 @@ def test_val_that_is_no_number_is_a_failure():
         tuning._best([math.nan], "val_loss")
 
 
-def test_nothing_is_trained_in_a_wrong_space(fit, outputs):
+def test_nothing_is_trained_in_a_wrong_space(fit):
     with pytest.raises(ValueError, match=r"`tune.space` is empty"):
         search(space={})
     with pytest.raises(ValueError, match=r"tune.space: `train.batch_size`.*Received: 0"):
         search(space={"batch": {"parameter": "train.batch_size", "low": 0, "high": 9}})
-    assert not fit.settings and not (outputs / "tiny/tune").exists()
+    assert not fit.settings
 
 
 # What is shown
 
 
 def test_record_can_be_written_and_names_no_folder(fit, outputs):
-    search_run = make_run(trials=4, changes={"model": {"weights": str(outputs / "weights.h5")}})
-    (outputs / "weights.h5").write_bytes(b"x")
+    search_run = make_run(trials=4, changes={"model": {"weights": str(outputs.folder / "weights.h5")}})
+    (outputs.folder / "weights.h5").write_bytes(b"x")
     found = tuning.search(search_run, make_photos())
     record = tuning.record(found)
     text = json.dumps(record, allow_nan=False)
-    assert str(outputs) not in text and str(outputs) not in tuning.fragment(found)
+    assert str(outputs.folder) not in text and str(outputs.folder) not in tuning.fragment(found)
     assert record["trials"] == {"complete": 4} and record["best"] == found.best
     assert record["space"] == {name: one["parameter"] for name, one in SPACE.items()}
     assert record["changes"] == {"model.weights": "weights.h5"}
@@ -398,11 +428,10 @@ def test_the_fragment_gives_the_best_values_back(fit):
 
 def test_importances(fit):
     fit.loss = lambda settings, epoch: 10 * (math.log10(settings.train.stages["all"].learning_rate) + 2) ** 2
-    found = search(trials=20)
+    found = search(trials=20, train={"stages": {"all": STAGE | {"epochs": 1}}})
     assert list(found.importances) == ["rate", "filters"]  # nothing depends on the filters
     assert found.importances["rate"] > 0.9 and sum(found.importances.values()) == pytest.approx(1, abs=1e-3)
     assert found.note == "Importances from 20 complete trials."
-    assert search(trials=20).importances == found.importances
 
 
 def test_importances_that_cannot_be_known(fit):
@@ -453,35 +482,23 @@ def eager(monkeypatch):
 
 
 def test_a_killed_training_goes_on_at_its_epoch(eager, outputs, monkeypatch):
-    space = {
-        "rate": SPACE["rate"],
-        "smoothing": {"parameter": "train.label_smoothing", "low": 0, "high": 0.2},
-    }
-    options = {
-        "space": space,
-        "trials": 2,
-        "model": {"backbone": "Tiny"},
-        "train": {"stages": {"all": STAGE | {"epochs": 2}}},
-    }
+    stages = {"all": STAGE | {"epochs": 2}}
+    options = {"space": {"rate": SPACE["rate"]}, "model": {"backbone": "Tiny"}, "train": {"stages": stages}}
     epochs = []
     original = training._Trainer.end_epoch
 
     def end_epoch(self, stage, epoch, logs, callbacks):
         original(self, stage, epoch, logs, callbacks)
         epochs.append(epoch)
-        if len(epochs) == 3:  # the first epoch of the second trial is on the disk
+        if len(epochs) == 1:  # it is on the disk
             raise Killed
 
     monkeypatch.setattr(training._Trainer, "end_epoch", end_epoch)
     with pytest.raises(Killed):
-        search(**options)
-    found = search(**options)
-    assert epochs == [1, 2, 1, 2]  # as many as without the kill
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(outputs / "another"))
-    whole = search(**options)
-    columns = ["number", "state", "value", "epochs", "rate", "smoothing"]
-    same(found.trials[columns], whole.trials[columns])
-    assert kept(outputs, "best-*.npz") == [found.best["number"]]
-    assert all(
-        list(folder.glob("*/tensorboard/*/*/events*")) for folder in outputs.glob("tiny/tune/tiny-*/*/")
-    )
+        search(trials=1, **options)
+    found = search(trials=1, **options)
+    assert epochs == [1, 2] and found.trials.epochs.tolist() == [2]  # as many as without the kill
+    (history,) = outputs.folder.glob("tiny/tune/*/00000/history.csv")
+    assert found.best["value"] == pd.read_csv(history).val_loss.min()
+    assert kept(outputs.folder, "best-*.npz") == kept(outputs.folder, "state.npz") == [0]
+    assert list(outputs.folder.glob("tiny/tune/*/*/*/tensorboard/*/*/events*"))
