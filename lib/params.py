@@ -72,7 +72,7 @@ def read(path: Path) -> dict:
         )
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
         raise ValueError(f"{_short(path)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(
@@ -192,7 +192,7 @@ def parse_assignments(text: str) -> dict:
             raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: {part!r}")
         try:
             given = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             given = value
         result = merge(result, nested({key: given}))
     return result
