@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib import cache, params, runs, schema
+from lib import cache, params, runs, schema, spaces
 
 NOTEBOOKS = params.ROOT / "notebooks"
 
@@ -28,7 +28,7 @@ def run(
     assignments: str = "",
     run_name: str | None = None,
     resume: bool = False,
-    stages: tuple[str, ...] = runs.PIPELINE,
+    stages: tuple[str, ...] | None = None,
 ) -> Path:
     """Bring stages of a run up to date and print one line for each.
 
@@ -37,7 +37,7 @@ def run(
         assignments: changed parameters, as `params.parse_assignments` takes them.
         run_name: folder of the run; by default the name, or, where parameters are changed, a name made from the change.
         resume: go on from the finished training with the stages that the assignments change, else with the last one.
-        stages: names of the stages, in order.
+        stages: names of the stages, in order; by default those of the pipeline.
 
     Returns:
         The run's folder.
@@ -47,6 +47,9 @@ def run(
         StageFailed: a notebook ended with an error.
     """
     settings, overrides = _settings(name, assignments, run_name, resume)
+    stages = stages or runs.PIPELINE
+    if runs.SEARCH[-1] in stages:
+        spaces.shared(settings)  # a wrong space is said before photos are fetched
     chosen = [runs.STAGES[stage] for stage in stages]
     folder = runs.Run(settings, chosen[-1]).folder
     executed = False
@@ -319,7 +322,7 @@ def main() -> int:
         elif given.command == "predict":
             predict(given.run or given.name, given.photos)
         else:
-            stages = {"tune": runs.SEARCH, "compare": runs.COMPARE}.get(given.command, runs.PIPELINE)
+            stages = {"tune": runs.SEARCH, "compare": runs.COMPARE}.get(given.command)
             run(given.name, **change, resume=given.command == "resume", stages=stages)
     except (ValueError, FileNotFoundError, StageFailed) as error:
         print(f"\n{error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 RESERVED = ("data", "bench", "compare")
@@ -11,6 +11,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# A folder called 7 is a number to YAML.
+Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 SOURCE_NEEDS = {
     "kaggle": ("dataset", "competition"),
     "archive": ("archive",),
@@ -72,7 +74,7 @@ class Source(Section):
     class_names: str | None = Field(
         None, description="JSON file inside the source that says what the labels mean: {label: name}"
     )
-    classes: list[str] = Field([], description="labels to use, for a try on a part of them; none: all")
+    classes: list[Label] = Field([], description="labels to use, for a try on a part of them; none: all")
 
     @model_validator(mode="after")
     def _complete(self):

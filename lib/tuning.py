@@ -284,7 +284,7 @@ def _importances(study: optuna.Study, seed: int) -> tuple[dict[str, float], str]
         return {}, "Importances need at least two complete trials with different values."
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    shares = {name: round(share, 4) for name, share in shares.items()}
+    shares = {name: round(float(share), 4) for name, share in shares.items()}
     few = " So few say little." if len(values) < FEW else ""
     return shares, f"Importances from {len(values)} complete trials.{few}"
 
@@ -330,6 +330,6 @@ def fragment(found: Search) -> str:
     ]
     if found.changes:
         others = ", ".join(f"{key} {json.dumps(value)}" for key, value in found.changes.items())
-        lines.append(f"# all trials had too (tune.changes): {others}")
+        lines.append(f"# all trials had besides (tune.changes): {others}")
     nested = params.nested(best["parameters"])
-    return "\n".join([*lines, yaml.safe_dump(nested, sort_keys=False, allow_unicode=True)])
+    return "\n".join([*lines, yaml.safe_dump(nested, sort_keys=False, allow_unicode=True).rstrip()])

@@ -560,3 +560,11 @@ def test_find_file(tmp_path, monkeypatch):
     assert params.find_file("here.zip").resolve() == tmp_path / "here.zip"
     assert params.find_file("README.md") == params.ROOT / "README.md"
     assert params.find_file("/a/b") == params.Path("/a/b")
+
+
+def test_labels_that_look_like_numbers_are_text(monkeypatch):
+    monkeypatch.setattr(params, "FOLDER", params.ROOT / "params")
+    given = params.load("demo", params.parse_assignments("source.classes=[0,12,n01]"))
+    assert given.source.classes == ["0", "12", "n01"]
+    with pytest.raises(ValueError, match="source.classes.0"):
+        params.load("demo", {"source": {"classes": [1.5]}})

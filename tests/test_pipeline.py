@@ -58,8 +58,9 @@ def place(tmp_path, monkeypatch):
         write_notebook(tmp_path / "notebooks", stage.name)
     monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(runs, "STAGES", {stage.name: stage for stage in STAGES})
+    monkeypatch.setattr(runs, "PIPELINE", tuple(stage.name for stage in STAGES))
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    for variable in ("CHRYSALIS_ARCHIVE", "CHRYSALIS_WEIGHTS", "CHRYSALIS_TERMINAL"):
+    for variable in ("CHRYSALIS_ARCHIVE", "CHRYSALIS_WEIGHTS", "CHRYSALIS_STORAGE", "CHRYSALIS_TERMINAL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -67,6 +68,7 @@ def place(tmp_path, monkeypatch):
 
 def only(monkeypatch, *names):
     monkeypatch.setattr(runs, "STAGES", {stage.name: stage for stage in STAGES if stage.name in names})
+    monkeypatch.setattr(runs, "PIPELINE", names)
 
 
 def forbid_execution(monkeypatch):
@@ -294,6 +296,10 @@ def test_the_stages_after_a_failure_are_not_executed(place, monkeypatch):
         (["why", "demo", "--run", "data"], "the names data, bench, compare are reserved"),
         (["predict", "demo"], "predict needs a folder of photos: make predict-demo PHOTOS=folder"),
         (["remove", "nothing"], "there is no run nothing. Runs: none"),
+        (
+            ["tune", "demo", "--set", "tune.space.filters.low=0"],
+            "tune.space: `model.simple_cnn.filters` is wrong",
+        ),
     ],
     ids=str,
 )

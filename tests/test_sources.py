@@ -1,18 +1,22 @@
 """Sources: the photos come once and whole, and nothing that is there is overwritten."""
 
+import base64
 import hashlib
 import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
+import traceback
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import gdown
 import pytest
+from conftest import encoded, scene
 
 import lib
 from lib import archives, params, schema, sources
@@ -417,6 +421,51 @@ def test_keys_in_files_are_not_shown(tmp_path, monkeypatch):
     (tmp_path / ".kaggle/access_token").write_text("KGAT_fromafile\n")
     said = sources._without_secrets(f"a {KEY} b KGAT_fromafile c KGAT_fromtheenvironment")
     assert said == "a *** b *** c ***"
+
+
+def assert_no_key(text, folder):
+    """Check that neither the text nor a file under the folder has the key, plain or as HTTP carries it."""
+    for secret in (KEY, base64.b64encode(f"someone:{KEY}".encode()).decode()):
+        assert secret not in text
+        assert not [p for p in folder.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize("refusal", [None, (403, b'{"code": 403, "message": "not with %s"}' % KEY.encode())])
+def test_the_key_is_neither_printed_nor_written(kaggle, folder, monkeypatch, capfd, refusal):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    kaggle.refusal, said = refusal, ""
+    try:
+        sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    except ValueError as error:  # a notebook shows it with all that led to it
+        said = "".join(traceback.format_exception(error))
+    assert bool(said) == bool(refusal) and any("Authorization" in headers for _, headers, _ in kaggle.seen)
+    assert_no_key(said + "".join(capfd.readouterr()), folder.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refusal", [None, (403, b'{"code": 403, "message": "not with %s"}' % KEY.encode())])
+def test_the_key_is_in_no_notebook_and_no_log(kaggle, tmp_path, monkeypatch, refusal):
+    members = [
+        (f"{label}/{n}.png", encoded(scene(n + len(label)))) for label in ("red", "blue") for n in range(9)
+    ]
+    kaggle.files["/files/archive.zip"] = make_zip(tmp_path / "two.zip", members).read_bytes()
+    kaggle.refusal = refusal
+    for name, value in {
+        "KAGGLE_USERNAME": "someone",
+        "KAGGLE_KEY": KEY,
+        "CHRYSALIS_OUTPUTS": str(tmp_path / "outputs"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    change = "source.kind=kaggle source.dataset=someone/butterflies source.name=butterflies"
+    program = f"from lib import pipeline; pipeline.run('demo', assignments={change!r}, stages=('01_download', '02_clean'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    names = {path.name for path in (tmp_path / "outputs").rglob("*")}
+    assert (done.returncode == 0) == (refusal is None), done.stderr
+    assert "manifest.csv" in names if refusal is None else "not with ***" in done.stderr
+    assert any(name.endswith(".ipynb") for name in names)
+    assert any("Authorization" in headers for _, headers, _ in kaggle.seen)
+    assert_no_key(done.stdout + done.stderr, tmp_path / "outputs")
 
 
 def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle, folder, archive):

@@ -417,7 +417,7 @@ def test_the_fragment_gives_the_best_values_back(fit):
     assert (
         lines[0] == f"# val_loss {best['value']:.4f}: trial {best['number']} of 4 of the study {found.study}"
     )
-    assert lines[1] == "# all trials had too (tune.changes): train.stages.all.epochs 2"
+    assert lines[1] == "# all trials had besides (tune.changes): train.stages.all.epochs 2"
     settings = make_run().settings
     changed = params.changed(settings, yaml.safe_load(text))
     assert changed.train.stages["all"].learning_rate == best["parameters"]["train.stages.all.learning_rate"]
