@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lib import cache
+from lib import archives, cache
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 NOT_READ = {".heic", ".heif"}  # photos all the same: each gets its row, with the reason
@@ -232,11 +232,15 @@ def scan(
         A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels) and
         `problem` (why the file is not a usable photo, else empty); and the resized photos as a
         read-only `uint8` memory map of shape `(files, size, size, 3)`, black where there is a problem.
+
+    Raises:
+        ValueError: a file cannot be opened, or the disk is too full.
     """
     if not (folder / "scan.csv").is_file():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        archives.require_space(partial, len(paths) * size * size * 3, what="resizing the photos")
         _scan(root, paths, partial, size, fit)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)

@@ -13,7 +13,7 @@ from conftest import scene
 from PIL import EpsImagePlugin, Image
 from scipy import fft
 
-from lib import photos
+from lib import archives, photos
 
 CORNERS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (128, 128, 128)}
 
@@ -341,6 +341,15 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
             photos.scan(tmp_path, ["1.png", name], folder=tmp_path / "cache", size=8, fit="crop")
         assert "run this again" in str(caught.value) and str(tmp_path) not in str(caught.value)
         assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
+    fill(tmp_path, ["1.png"])
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
+    with pytest.raises(ValueError, match="resizing the photos: expected 0.0 GB of free disk space"):
+        photos.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    monkeypatch.undo()
+    photos.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
 
 
 def test_cache_key_changes_with_each_part():
