@@ -71,6 +71,17 @@ def test_extract_ignores_permissions(tmp_path):
     assert not (tmp_path / "raw/1.jpg").stat().st_mode & (stat.S_ISUID | stat.S_IXUSR)
 
 
+def test_a_name_that_is_not_utf_8_is_read_as_latin_1(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", [("B\udce4r/1.jpg", PHOTO), ("Bär/2.jpg", PHOTO)])
+    assert archives.extract(archive, tmp_path / "raw") == ["Bär/1.jpg", "Bär/2.jpg"]
+    assert (tmp_path / "raw/Bär/1.jpg").read_bytes() == PHOTO
+
+
+def test_two_names_that_become_one_are_refused(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", [("B\udce4r.jpg", PHOTO), ("Bär.jpg", PHOTO)])
+    assert "expected one member of each name" in refusal(tmp_path, archive)
+
+
 def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
     inner = make_zip(tmp_path / "inner.zip", [("x.jpg", PHOTO)]).read_bytes()
     archive = make_tar(tmp_path / "a.tar", [("1.jpg", PHOTO), ("inner.zip", inner)])

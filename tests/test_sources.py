@@ -587,6 +587,18 @@ def test_an_unusable_change_of_a_folder_leaves_the_copy(folder, photos):
     assert json.loads((folder / "source.json").read_text()) == first and (folder / "raw/red/1.jpg").exists()
 
 
+def test_names_in_a_folder_that_are_not_utf_8_are_read_as_latin_1(folder, photos):
+    odd = os.fsdecode("red/Bär.jpg".encode("latin-1"))
+    (photos / odd).write_bytes(PHOTO)
+    assert sources.fetch(source("folder", folder=str(photos)), folder)["files"] == 2
+    assert (folder / "raw/red/Bär.jpg").exists()
+    (photos / "red/Bär.jpg").write_bytes(PHOTO)
+    with pytest.raises(
+        ValueError, match=r"names that differ on this disk. Received: two files called 'red/Bär\.jpg'"
+    ):
+        sources.fetch(source("folder", folder=str(photos)), folder)
+
+
 def test_folders_that_cannot_be_copied(folder, photos, tmp_path):
     assert "Received: no, which is neither" in message(
         FileNotFoundError, source("folder", folder="no"), folder

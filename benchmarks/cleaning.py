@@ -1,0 +1,114 @@
+"""Measure 02_clean: its photos per second beside cleanvision's, and the memory that many photos take.
+
+    python benchmarks/cleaning.py [archive of photos in class folders]
+
+Without an archive the photos are drawn. cleanvision (`pip install cleanvision`) is the peer that does the
+most similar work: it reads every photo, judges it and finds duplicates. Both get two cores, the same
+photos and the same process, in turn; the first round warms the disk and is not counted.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lib import archives, labels, manifest, schema
+
+CORES, ROUNDS = 2, 3
+DRAWN, SIDE = 3000, 227  # photos, where no archive is given, and their side in pixels
+FEW, MANY, SMALL = 2000, 20_000, 64  # photos, and their side in pixels, whose peaks of memory are compared
+SETTINGS = schema.Params.model_validate({"name": "bench", "source": {"kind": "sample", "name": "bench"}})
+
+
+def main() -> None:
+    """Print the figures."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    with tempfile.TemporaryDirectory() as folder:
+        compare_memory(Path(folder))
+        compare_speed(Path(folder))
+
+
+def compare_memory(folder: Path) -> None:
+    """Print the peak of memory with few and with many photos, each in a process of its own."""
+    peaks = {}
+    for count in (FEW, MANY):
+        draw(folder / str(count), count, SMALL)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            peaks[count] = pool.submit(peak, folder / str(count)).result()
+        print(f"{count:6,} photos of {SMALL} pixels: peak of {peaks[count]:,.0f} MB", flush=True)
+    print(f"difference: {peaks[MANY] - peaks[FEW]:,.0f} MB (expected: at most 300)", flush=True)
+
+
+def peak(data: Path) -> float:
+    """Clean and return this process's peak of resident memory in MB."""
+    clean(data, "once")
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def compare_speed(folder: Path) -> None:
+    """Print photos per second of both, the median of the rounds, and the ratio."""
+    data = folder / "speed"
+    if len(sys.argv) > 1:
+        data.mkdir()
+        archives.extract(Path(sys.argv[1]), data / "raw")
+    else:
+        draw(data, DRAWN, SIDE)
+    number = len(labels.files(data / "raw"))
+    contestants = {"02_clean": lambda turn: clean(data, str(turn))}
+    try:
+        from cleanvision import Imagelab
+    except ImportError:
+        print("cleanvision is not installed (pip install cleanvision): 02_clean alone")
+    else:
+        contestants["cleanvision"] = lambda turn: find_issues(Imagelab, data / "raw")
+    rates = {name: [] for name in contestants}
+    for turn in range(ROUNDS + 1):
+        for name, work in contestants.items():
+            began = time.perf_counter()
+            work(turn)
+            rates[name].append(number / (time.perf_counter() - began))
+    medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
+    for name, median in medians.items():
+        rounds = ", ".join(f"{rate:.0f}" for rate in rates[name][1:])
+        print(f"{name}: {median:.0f} photos a second (median of {rounds}; {number:,} photos)")
+    if len(medians) == 2:
+        print(f"ratio: {medians['02_clean'] / medians['cleanvision']:.2f} (expected: at least 1.5)")
+
+
+def clean(data: Path, content: str) -> None:
+    """Do what 02_clean does without embeddings; another `content` is another source, which nothing has cached."""
+    manifest.build(data, SETTINGS, content)
+
+
+def find_issues(laboratory, raw: Path) -> None:
+    """Let cleanvision judge the photos, without its report."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        laboratory(data_path=str(raw)).find_issues(n_jobs=CORES, verbose=False)
+
+
+def draw(data: Path, count: int, side: int) -> None:
+    """Draw smooth random shapes, as photos have them, into two class folders."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        file = data / "raw" / f"class {number % 2}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(
+            cv2.imencode(".jpg", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))[1]
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,402 @@
+"""Every strange file that people keep among their photos: kept and right, or excluded with its reason.
+
+All of them lie in one source, which is read once: what is wrong with one must not reach another.
+"""
+
+import io
+import itertools
+import os
+import re
+import struct
+import unicodedata
+import zlib
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Drawing, encoded, scene
+from PIL import Image
+
+from lib import dataset, labels, manifest, photos
+from lib.schema import Augment, Params
+
+SIZE = 48
+WIDTH, HEIGHT = 60, 44  # of most photos here: small enough to be decoded at their full size
+LOSSY = re.compile("JPEG|GIF|WebP|WEBP|AVIF|YCbCr")
+SETTINGS = Params.model_validate(
+    {
+        "name": "mine",
+        "source": {"kind": "sample", "name": "mine"},
+        "model": {"image_size": SIZE, "fit": "squash"},
+    }
+)
+
+
+def saved(image, form, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(values, colour, *more, size=None):
+    """Write a PNG by hand: `uint8` or `uint16` of shape `(height, width, channels)`; Pillow writes no 16-bit colours."""
+    width, height = size or values.shape[1::-1]
+    rows = values.astype(">u2") if values.dtype == np.uint16 else values
+    header = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + b"".join(more)
+        + chunk(b"IDAT", data)
+        + chunk(b"IEND", b"")
+    )
+
+
+# How a camera stores an upright picture under each orientation of the EXIF standard.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def stored(pixels, orientation, form, **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(np.ascontiguousarray(STORED[orientation](pixels)), form, exif=exif, **options)
+
+
+def in_cmyk(pixels, transform=0):
+    """Write a JPEG in four inks; the marker of Adobe says which, and that they are stored inverted."""
+    data = bytearray(saved(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = transform
+    return bytes(data)
+
+
+def as_opencv_sees_it(data):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def frames(pixels, form):
+    """Write an animation whose first frame is the picture."""
+    first, *others = (Image.fromarray(value) for value in (pixels, 255 - pixels, pixels // 2))
+    return saved(first, form, save_all=True, append_images=others, duration=100)
+
+
+def on_white(pixels, alpha):
+    share = alpha / 255
+    return (pixels * share + 255 * (1 - share)).round().astype(np.uint8)
+
+
+def kept_files():
+    """Return, for each kind, the name of a file, its content, and the photo that it shows, upright in RGB."""
+    seeds = itertools.count(100)
+
+    def draw():
+        return (77 + 0.4 * scene(next(seeds), WIDTH, HEIGHT)).astype(
+            np.uint8
+        )  # pale: JPEG halves the colours' detail
+
+    files = {}
+    for orientation in STORED:
+        for form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+            pixels = draw()
+            options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
+            content = stored(pixels, orientation, form, **options)
+            files[f"EXIF orientation {orientation}, {form}"] = f"{orientation}.{form}", content, pixels
+    alpha = np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH, 1).round().astype(np.uint8)
+
+    pixels = draw()
+    files["CMYK JPEG"] = "cmyk.jpg", in_cmyk(pixels), pixels
+    files["YCCK JPEG"] = "ycck.jpg", in_cmyk(draw(), 2), None
+    files["CMYK TIFF"] = "cmyk.tif", saved(Image.fromarray(pixels := draw()).convert("CMYK"), "TIFF"), pixels
+    files["YCbCr TIFF"] = (
+        "ycbcr.tif",
+        saved(Image.fromarray(pixels := draw()).convert("YCbCr"), "TIFF"),
+        pixels,
+    )
+
+    grey = draw()[..., :1]
+    files["grey"] = "grey.png", encoded(grey[..., 0]), grey.repeat(3, axis=2)
+    wide = draw()[..., :1].astype(np.uint16) * 257
+    files["16-bit grey PNG"] = "grey16.png", png(wide, 0), (wide // 257).astype(np.uint8).repeat(3, axis=2)
+    wide = draw()[..., :1].astype(np.uint16) * 257
+    files["16-bit grey TIFF"] = (
+        "grey16.tif",
+        encoded(wide[..., 0], "TIFF"),
+        (wide // 257).astype(np.uint8).repeat(3, axis=2),
+    )
+    pixels = draw()
+    files["16-bit RGB PNG"] = "rgb16.png", png(pixels.astype(np.uint16) * 257, 2), pixels
+    pixels = draw()
+    bgr = np.ascontiguousarray(pixels[..., ::-1]).astype(np.uint16) * 257
+    files["16-bit RGB TIFF"] = "rgb16.tiff", cv2.imencode(".tiff", bgr)[1].tobytes(), pixels
+    pixels = draw()
+    both = np.dstack([pixels, alpha]).astype(np.uint16) * 257
+    files["16-bit RGB with alpha"] = "rgba16.png", png(both, 6), on_white(pixels, alpha)
+
+    files["black and white"] = "ink.png", saved(Image.fromarray(draw()).convert("1", dither=0), "PNG"), None
+    for form, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
+        pixels = draw()
+        content = encoded(np.dstack([pixels, alpha]), form, **options)
+        files[f"alpha, {form}"] = f"alpha.{form}", content, on_white(pixels, alpha)
+    grey = draw()[..., :1]
+    content = saved(Image.fromarray(np.dstack([grey, alpha]), "LA"), "PNG")
+    files["grey with alpha"] = "la.png", content, on_white(grey, alpha).repeat(3, axis=2)
+    pixels = draw()
+    pixels[:20, :20] = 255, 0, 255
+    white = pixels.copy()
+    white[(pixels == (255, 0, 255)).all(axis=2)] = 255
+    key = chunk(b"tRNS", struct.pack(">HHH", 255, 0, 255))
+    files["a colour that stands for nothing"] = "key.png", png(pixels, 2, key), white
+
+    image = Image.fromarray(draw()).quantize(16)
+    colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)[np.asarray(image)]
+    files["palette"] = "palette.png", saved(image, "PNG"), colours
+    image = Image.fromarray(draw()).quantize(16)
+    index = np.asarray(image)
+    colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)[index]
+    colours[index == index[0, 0]] = 255
+    files["palette with a transparent colour"] = (
+        "clear.png",
+        saved(image, "PNG", transparency=int(index[0, 0])),
+        colours,
+    )
+    files["GIF with a transparent colour"] = (
+        "clear.gif",
+        saved(image, "GIF", transparency=int(index[0, 0])),
+        colours,
+    )
+
+    for form in ("GIF", "WEBP", "PNG", "AVIF"):
+        pixels = draw()
+        files[f"animated {form}"] = f"film.{form}", frames(pixels, form), pixels
+    pixels = draw()
+    files["TIFF of several pages"] = "pages.tif", frames(pixels, "TIFF"), pixels
+    files["JPEG of several pictures"] = "pictures.jpg", frames(pixels := draw(), "MPO"), pixels
+
+    for name, form, options in (
+        ("progressive JPEG", "JPEG", {"progressive": True, "quality": 95}),
+        ("WebP", "WEBP", {"quality": 95}),
+        ("TIFF", "TIFF", {}),
+        ("compressed TIFF", "TIFF", {"compression": "tiff_lzw"}),
+        ("BMP", "BMP", {}),
+        ("AVIF", "AVIF", {"quality": 95}),
+    ):
+        files[name] = f"{name}.{form}", encoded(pixels := draw(), form, **options), pixels
+    for form, suffix in (("PNG", "jpg"), ("JPEG", "png"), ("WEBP", "gif"), ("AVIF", "JPEG"), ("BMP", "tiff")):
+        content = encoded(pixels := draw(), form, **({} if form in ("PNG", "BMP") else {"quality": 95}))
+        files[f"{form} called .{suffix}"] = f"other.{suffix}", content, pixels
+
+    for name in (
+        "a b.jpg",
+        " two  spaces .jpg",
+        'it\'s "it".jpg',
+        "a, b; c.jpg",
+        "new\nline.jpg",
+        "carriage\rreturn.jpg",
+        "tab\t.jpg",
+        "蝶.jpg",
+        "פרפר.jpg",
+        "👩‍👩‍👧.jpg",
+        unicodedata.normalize("NFC", "papillon é.jpg"),
+        unicodedata.normalize("NFD", "papillon é.jpg"),
+        "=1+1.jpg",
+        "-rf.jpg",
+        "#1%s{}$HOME.jpg",
+        "a:b?c*|<>.jpg",
+        "back\\slash.jpg",
+        "CON.jpg",
+        "NA.jpg",
+        "same.jpg",
+        "same.JPG",
+        "SAME.jpg",
+        "x" * 246 + ".jpg",
+        "deep/er/and/deeper.jpg",
+    ):
+        files[f"the name {name[:40]!r}"] = name, encoded(pixels := draw()), pixels
+    for name, shape in (("20,000 pixels wide", (20_000, 40)), ("20,000 pixels high", (40, 20_000))):
+        pixels = scene(next(seeds), *shape)
+        files[name] = f"{name}.png", encoded(pixels, compress_level=1), pixels
+    files["as small as may be"] = "16.png", encoded(pixels := scene(next(seeds), 16, 16)), pixels
+    return files
+
+
+def excluded_files():
+    """Return, for each kind, the name of a file, its content, and its status and words of its reason."""
+    photo = scene(50, WIDTH, HEIGHT)
+    large = scene(51, 800, 600)  # decoded at a smaller size
+    whole = {
+        "JPEG": encoded(large, "JPEG", quality=90),
+        "progressive JPEG": encoded(large, "JPEG", quality=90, progressive=True),
+        "PNG": encoded(photo),
+        "GIF": encoded(photo, "GIF"),
+        "WEBP": encoded(photo, "WEBP"),
+        "BMP": encoded(photo, "BMP"),
+        "TIFF": encoded(photo, "TIFF"),
+        "AVIF": encoded(photo, "AVIF"),
+    }
+    files = {
+        f"{form} cut at {tenth}/10": (f"{form}{tenth}.jpg", data[: len(data) * tenth // 10], "corrupt", "")
+        for form, data in whole.items()
+        for tenth in range(1, 10)
+    }
+    unknown = "not a photo in a known format, which are JPEG, PNG, WEBP, BMP, GIF, TIFF"
+    text = "not a photo: the file holds a text such as HTML"
+    float_tiff = encoded(np.ones((20, 20), np.float32), "TIFF")
+    wide_tiff = encoded(np.arange(400, dtype=np.int32).reshape(20, 20) * 10**6, "TIFF")
+    line = encoded(np.zeros((1, 20_000, 3), np.uint8))
+    content = {
+        "empty": (b"", "the file is empty"),
+        "HTML": (b"<!DOCTYPE html><html><body>404</body></html>", text),
+        "HTML after a blank line": (b"\n  <html>sign in</html>", text),
+        "JSON": (b'{"error": "not found"}', text),
+        "SVG": (b'<?xml version="1.0"?><svg/>', text),
+        "zeros": (bytes(500), unknown),
+        "words": (b"plain words", unknown),
+        "the start of a JPEG": (b"\xff\xd8\xff\xe0", ""),
+        "PDF": (b"%PDF-1.4\n", unknown),
+        "zip": (b"PK\x03\x04" + bytes(40), unknown),
+        "EPS, which is a program": (saved(Image.fromarray(photo), "EPS"), unknown),
+        "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "a HEIC photo, which is not read here: save it as JPEG"),
+        "bomb": (png(photo, 2, size=(20_000, 20_000)), "20000 x 20000 pixels are more than 200 million"),
+        "floating point": (float_tiff, "floating-point pixels have no agreed range"),
+        "32 bits": (wide_tiff, "32-bit pixels have no agreed range"),
+    }  # fmt: skip
+    files |= {kind: (f"{kind}.jpg", data, "corrupt", reason) for kind, (data, reason) in content.items()}
+    files["HEIC by its name"] = "IMG_1.HEIC", content["HEIC"][0] + b"\0", "corrupt", "a HEIC photo"
+    files["a line of pixels"] = "line.png", line, "small", "the shorter side has 1 pixels"
+    return files
+
+
+KEPT, EXCLUDED = kept_files(), excluded_files()
+
+
+def put_others(raw):
+    """Lay beside the photos what is no photo; return how many of each."""
+    for path in ("cat/._1.jpg", "cat/.hidden.jpg", ".trash/1.jpg", "__MACOSX/cat/1.jpg"):
+        raw.photo(path, 1)
+    for path in ("cat/notes.txt", "readme.TXT", "cat/Thumbs.db", "cat/IMG_0001"):
+        raw.put(path)
+    raw.photo("../elsewhere/1.jpg", 2)
+    (raw.folder / "cat/link.jpg").symlink_to("../../elsewhere/1.jpg")
+    (raw.folder / "cat/broken.jpg").symlink_to("nowhere")
+    (raw.folder / "cat/round").symlink_to("..")
+    (raw.folder / "linked").symlink_to("../elsewhere")
+    (raw.folder / "empty/nothing").mkdir(parents=True)
+    os.mkfifo(raw.folder / "cat/pipe.jpg")  # to open it would wait for ever
+    return {"hidden": 4, "link": 4, ".txt": 2, ".db": 1, "no suffix": 1, "device": 1, "empty folder": 1}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """All the files in one source, and what 02_clean makes of them."""
+    raw = Drawing(tmp_path_factory.mktemp("strange") / "source/raw")
+    for number in range(4):
+        raw.photo(f"cat/{number}.png", number)
+        raw.photo(f"dog/{number}.png", 10 + number)  # the same name in two classes
+    raw.photo("alone/1.png", 20)
+    for name, content, _ in KEPT.values():
+        raw.put(f"dog/{name}", content)
+    for name, content, *_ in EXCLUDED.values():
+        raw.put(f"cat/{name}", content)
+    others = put_others(raw)
+    table, images = manifest.build(raw.folder.parent, SETTINGS, "strange")
+    manifest.write(table, raw.folder.parent / "manifest.csv")
+    table = manifest.read(raw.folder.parent / "manifest.csv")
+    return SimpleNamespace(
+        raw=raw.folder,
+        table=table,
+        images=images,
+        others=others,
+        row=dict(zip(table.path, table.index, strict=True)),
+    )
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_kept_and_right(source, kind):
+    name, content, pixels = KEPT[kind]
+    row = source.row[f"dog/{name}"]
+    expected = as_opencv_sees_it(content) if pixels is None else pixels
+    assert source.table.loc[row, ["status", "reason"]].tolist() == ["kept", ""]
+    assert source.table.loc[row, ["width", "height"]].tolist() == [*expected.shape[1::-1]]
+    gap = np.abs(source.images[row].astype(int) - photos.resize(expected, size=SIZE, fit="squash"))
+    assert gap.mean() < (4 if LOSSY.search(kind) else 0.6) and gap.max() < 40
+
+
+@pytest.mark.parametrize("kind", EXCLUDED)
+def test_excluded_with_its_reason(source, kind):
+    name, _, status, words = EXCLUDED[kind]
+    row = source.table.loc[source.row[f"cat/{name}"]]
+    assert row.status == status and row.reason.startswith(words) and row.reason.strip()
+    assert row.split == "" and row.cluster == -1 and len(row.sha1) == 40
+    if status == "corrupt":
+        assert (row.width, row.height, row.phash) == (0, 0, "") and not source.images[row.name].any()
+
+
+def test_the_counts_add_up(source):
+    summary = manifest.summary(source.table)
+    assert len(source.table) == 9 + len(KEPT) + len(EXCLUDED)
+    assert sum(summary["status"].values()) == summary["photos"] == len(source.table)
+    assert summary["status"]["kept"] == 9 + len(KEPT)
+    found = labels.find(source.raw, SETTINGS.source)
+    assert labels.others(source.raw, found) == source.others
+    files = sum(path.is_symlink() or not path.is_dir() for path in source.raw.rglob("*"))
+    assert len(found) + sum(source.others.values()) - source.others["empty folder"] == files
+
+
+def test_classes_of_one_photo_and_of_none(source):
+    assert source.table[source.table.label.eq("alone")].split.tolist() == ["train"]
+    assert set(source.table.label) == {"cat", "dog", "alone"}
+
+
+def test_the_same_name_in_two_classes(source):
+    rows = [source.row[f"{label}/1.png"] for label in ("cat", "dog", "alone")]
+    assert source.table.label[rows].tolist() == ["cat", "dog", "alone"]
+    assert (source.images[rows[0]] != source.images[rows[1]]).any()
+
+
+def test_what_is_kept_training_can_read(source):
+    run = manifest.Photos(source.table, source.images, SIZE, ["alone", "cat", "dog"])
+    rows = run.rows("train")
+    stream = dataset.training(
+        source.images,
+        rows,
+        run.targets("train"),
+        size=SIZE,
+        class_weights=[1, 1, 1],
+        settings=Augment(),
+        batch_size=16,
+        seed=0,
+    )
+    seen = 0
+    for images, targets, weights in stream.take(-(-len(rows) // 16)):
+        assert np.isfinite(images).all() and images.shape[1:] == (SIZE, SIZE, 3)
+        assert (targets.numpy().sum(axis=1) == 1).all() and (weights.numpy() == 1).all()
+        seen += len(images)
+    assert seen == len(rows)
+    for split in ("val", "test"):
+        batches = list(dataset.evaluation(source.images, run.rows(split), batch_size=16))
+        assert sum(map(len, batches)) == len(run.rows(split)) > 0
+    assert sum(len(run.rows(split)) for split in ("train", "val", "test")) == len(KEPT) + 9
+
+
+def test_nothing_was_written_into_the_source(source):
+    assert not list(source.raw.parent.rglob("*.partial"))
+    assert {path.name for path in source.raw.parent.iterdir()} == {
+        "cache",
+        "elsewhere",
+        "manifest.csv",
+        "raw",
+    }
