@@ -8,7 +8,7 @@ SETUP := .venv/ready
 export ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-slow lint notebooks gpu-check acceptance lock $(NAMES) compare $(foreach verb,resume tune why remove predict,$(NAMES:%=$(verb)-%))
+.PHONY: help setup lab test test-slow lint notebooks bench gpu-check acceptance lock $(NAMES) compare $(foreach verb,resume tune why remove predict,$(NAMES:%=$(verb)-%))
 
 help:
 	@echo "make demo                        the whole pipeline on drawn butterflies: no account, no GPU"
@@ -27,6 +27,7 @@ help:
 	@echo "make test, test-slow, lint       tests and notebooks; the long ones; style"
 	@echo "make notebooks                   execute the committed notebooks again, in place"
 	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
+	@echo "make bench                       what 02_clean finds and how fast, measured on the photos in ../shared/data"
 	@echo "make gpu-check                   one mixed-precision step and the photos per second on the GPU"
 
 setup: $(SETUP)
@@ -92,6 +93,11 @@ acceptance: $(SETUP)
 		WEIGHTS=../shared/weights/mobilenet_v2_1.0_224_no_top.weights.h5 \
 		SET="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
 	.venv/bin/python tests/acceptance.py
+
+bench: $(SETUP)
+	.venv/bin/python benchmarks/label_errors.py
+	.venv/bin/python benchmarks/near_duplicates.py --photos 40
+	.venv/bin/python benchmarks/cleaning.py ../shared/data/flowers.zip
 
 gpu-check: $(SETUP)
 	.venv/bin/python benchmarks/gpu.py

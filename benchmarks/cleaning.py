@@ -27,7 +27,9 @@ from lib import archives, labels, manifest, schema
 CORES, ROUNDS = 2, 3
 DRAWN, SIDE = 3000, 227  # photos, where no archive is given, and their side in pixels
 FEW, MANY, SMALL = 2000, 20_000, 64  # photos, and their side in pixels, whose peaks of memory are compared
-SETTINGS = schema.Params.model_validate({"name": "bench", "source": {"kind": "sample", "name": "bench"}})
+SETTINGS = schema.Params.model_validate(
+    {"name": "bench", "source": {"kind": "sample", "name": "bench"}, "clean": {"embeddings": False}}
+)
 
 
 def main() -> None:

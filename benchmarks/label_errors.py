@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib import archives, embeddings, labels, params, photos, runs, schema, splits, suspects
+from lib import archives, duplicates, embeddings, labels, params, photos, runs, schema, suspects
 
 ARCHIVE = params.ROOT.parent / "shared/data/flowers.zip"
 SIZE, SHARE, SEEDS = 160, 0.05, range(5)
@@ -48,7 +48,8 @@ def _photos(archive, folder):
     cached = folder / photos.cache_key(archive.name, list(found.path), **form)
     scanned, images = photos.scan(folder / "raw", list(found.path), folder=cached, **form)
     vectors = embeddings.compute(images, content=list(scanned.sha1), folder=folder)
-    return vectors, found.label.to_numpy(object), splits.clusters(list(scanned.phash), bits=6)
+    pairs = duplicates.find(scanned[["sha1", "phash"]], images, vectors, folder=folder)
+    return vectors, found.label.to_numpy(object), duplicates.clusters(pairs, len(found))
 
 
 def _measure(rank, vectors, given, groups, seed) -> tuple[float, float]:

@@ -18,7 +18,7 @@ def training(
     *,
     size: int,
     class_weights: Sequence[float],
-    settings: Augment,
+    settings: Augment | None,
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
@@ -30,18 +30,19 @@ def training(
     was interrupted goes on with the batches that it would have seen.
 
     Args:
-        images: `uint8` of shape `(all, side, side, 3)`, RGB; a memory map is read a batch at a time.
+        images: `uint8` of shape `(all, side, side, 3)`, RGB, or `float32` embeddings of shape `(all, channels)`;
+            a memory map is read a batch at a time.
         rows: the rows of `images` to train on.
         targets: the class of each of these, from 0.
         size: side of the photos in the batches, in pixels: what is left of a larger one after its crop.
         class_weights: weight of each class in the loss.
-        settings: the random changes.
+        settings: the random changes; `None` for none, which embeddings need.
         batch_size: photos in a batch; the last of an epoch may be smaller.
         seed: a whole number from 0 up.
         first_epoch: the epoch that the stream starts with, from 0.
 
     Returns:
-        Batches `(photos, labels, weights)`: `float32` `(n, size, size, 3)` from 0 to 255, `float32`
+        Batches `(photos, labels, weights)`: `float32` `(n, size, size, 3)` from 0 to 255, or embeddings, `float32`
         `(n, classes)` one-hot or blended, `float32` `(n,)`. An epoch has `ceil(len(rows) / batch_size)`.
     """
     rows, targets = tf.constant(rows, tf.int64), tf.constant(targets, tf.int64)
@@ -55,8 +56,11 @@ def training(
     def finish(seed_of_batch, picks, photos):
         seeds = tf.random.split(seed_of_batch, 2)
         labels = tf.one_hot(tf.gather(targets, picks), len(class_weights))
-        photos = augmentation.images(photos, settings, seeds[0], size=size)
-        if settings.mixup:
+        if settings is None:
+            photos = tf.cast(photos, tf.float32)
+        else:
+            photos = augmentation.images(photos, settings, seeds[0], size=size)
+        if settings and settings.mixup:
             photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, seed=seeds[1])
         return photos, labels, tf.linalg.matvec(labels, weights)
 
@@ -123,7 +127,7 @@ def filled(batches: tf.data.Dataset, size: int, *, weight: float | None = None) 
 
 def _read(images, picks):
     """Read rows of the photo cache, which may be larger than memory."""
-    photos = tf.numpy_function(lambda numbers: images[numbers], [picks], tf.uint8, stateful=False)
+    photos = tf.numpy_function(lambda numbers: images[numbers], [picks], images.dtype, stateful=False)
     photos.set_shape([None, *images.shape[1:]])
     return photos
 

@@ -18,6 +18,7 @@ EXCLUSIONS, RELABELS = "exclusions.csv", "relabels.csv"
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
 OPEN = ("kept", "mislabelled")  # statuses that a decision can change: a damaged photo stays damaged
 NAMED = 3  # paths that a note spells out
+RELABELLED = "relabelled by hand from "
 
 # A spreadsheet runs what starts with one of these as a formula: such cells are written behind an apostrophe.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -177,7 +178,7 @@ def _change(row, decision, classes) -> tuple[str, str, str] | None:
         return row.label, "excluded", reason
     if decision.label == row.label and row.status == "kept":
         return None
-    return decision.label, "kept", f"relabelled by hand from {row.label or 'none'}"
+    return decision.label, "kept", f"{RELABELLED}{row.label or 'none'}"
 
 
 def _applicable(table, decided, partial) -> tuple[dict[str, Decision], list[str]]:

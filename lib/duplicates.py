@@ -26,13 +26,14 @@ COLUMNS = ["first", "second", "distance", "correlation"]
 NEIGHBOURS = 5  # of each photo that are candidates; larger groups are joined through one another
 DESCRIBED = 10_000  # photos whose points are kept in memory, 12 kB each
 AT_ONCE = 2048  # candidates that are handed out at a time
+PAIRS_AT_ONCE = 10**6  # of hashes
 PARTS, BITS = 4, 16  # of a perceptual hash: so many parts of so many bits
 
 
 def find(
     table: pd.DataFrame,
     images: np.ndarray,
-    vectors: np.ndarray,
+    vectors: np.ndarray | None,
     *,
     folder: Path,
     bits: int = 6,
@@ -45,7 +46,8 @@ def find(
         table: the photos to compare: columns `sha1` and `phash` (16 hexadecimal digits). Its index holds
             their rows in `images` and `vectors`, in rising order.
         images: `uint8` of shape `(all, side, side, 3)`, RGB.
-        vectors: `float32` of shape `(all, channels)`: what `embeddings.compute` gives by default.
+        vectors: `float32` of shape `(all, channels)`: what `embeddings.compute` gives by default; `None`
+            leaves the third net out.
         folder: keeps the result.
         bits: photos whose hashes differ in at most so many bits are a pair.
         cosine: neighbours are candidates from this cosine up.
@@ -54,27 +56,35 @@ def find(
     Returns:
         One row per pair, sorted: `first` and `second` (rows, `first < second`), `kind` (the first that
         applies of `exact`, `perceptual` and `embedding`), `distance` (0, the number of bits, or 1 minus
-        the cosine) and `correlation` (of `embedding` alone). Of many copies of one file, each is paired
-        with the first alone.
+        the cosine) and `correlation` (of `embedding` alone). Of many photos with the same bytes, or the
+        same hash, each is paired with the first alone.
     """
-    rows = table.index.to_numpy(np.int64)
     path = folder / f"duplicates-{_key(table, images, vectors, [bits, cosine])}.npz"
-    found = cache.arrays(
-        path,
-        lambda: {
-            "exact": _copies(table.sha1),
-            "perceptual": np.column_stack(perceptual(list(table.phash), bits=bits)),
-            "embedding": _registered(images, rows, vectors[rows], cosine),
-        },
-    )
+    found = cache.arrays(path, lambda: _cast(table, images, vectors, bits, cosine))
     parts = [
         pd.DataFrame(found[kind], columns=COLUMNS[: found[kind].shape[1]]).assign(kind=kind) for kind in KINDS
     ]
-    pairs = pd.concat(parts, ignore_index=True).query("kind != 'embedding' or correlation >= @correlation")
+    pairs = pd.concat(parts, ignore_index=True).reindex(columns=[*COLUMNS, "kind"])
+    pairs = pairs.query("kind != 'embedding' or correlation >= @correlation")
     pairs = pairs.drop_duplicates(["first", "second"]).sort_values(["first", "second"], ignore_index=True)
-    for end in ("first", "second"):
-        pairs[end] = rows[pairs[end].astype(np.int64)]
+    pairs = pairs.astype({"first": np.int64, "second": np.int64})
     return pairs[["first", "second", "kind", "distance", "correlation"]]
+
+
+def _cast(table, images, vectors, bits, cosine) -> dict[str, np.ndarray]:
+    """Cast the three nets; each sees of what the one before joined only the first."""
+    distinct = table[~table.sha1.duplicated()]
+    different = distinct[~distinct.phash.duplicated()]
+    near, distances = perceptual(list(different.phash), bits=bits)
+    near = different.index.to_numpy(np.int64)[near]
+    result = {
+        "exact": _copies(table.sha1),
+        "perceptual": np.concatenate([_copies(distinct.phash), np.column_stack([near, distances])]),
+        "embedding": np.empty((0, len(COLUMNS))),
+    }
+    if vectors is not None:
+        result["embedding"] = _registered(images, different.index.to_numpy(np.int64), vectors, cosine)
+    return result
 
 
 def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
@@ -136,32 +146,35 @@ def _by_parts(codes, changes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for change in changes:
             wanted = values ^ np.uint16(sum(1 << bit for bit in change))
             starts, counts = ends[wanted], ends[wanted.astype(np.int64) + 1] - ends[wanted]
-            first = np.repeat(np.arange(len(codes)), counts)
-            within = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
-            yield first, order[np.repeat(starts, counts) + within]
+            portion = counts.cumsum() // PAIRS_AT_ONCE  # where many share a part, so that memory suffices
+            for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(portion)) + 1):
+                first = np.repeat(rows, counts[rows])
+                within = np.arange(len(first)) - np.repeat(counts[rows].cumsum() - counts[rows], counts[rows])
+                yield first, order[np.repeat(starts[rows], counts[rows]) + within]
 
 
 def _key(table, images, vectors, settings) -> str:
     """Return what decides the pairs, as one fingerprint."""
     digest = hashlib.sha256()
-    rows = table.index.to_numpy(np.int64)
+    rows = table.index.to_numpy(np.int64) if vectors is not None else []
     for start in range(0, len(rows), AT_ONCE):
         digest.update(np.ascontiguousarray(vectors[rows[start : start + AT_ONCE]]))
-    content = [images.shape, table[["sha1", "phash"]].values.tolist(), digest.hexdigest(), settings]
+    places = table.reset_index()[["index", "sha1", "phash"]].values.tolist()
+    content = [images.shape, places, digest.hexdigest(), vectors is None, settings]
     return cache.fingerprint(content, cache.code(embeddings, registration, Path(__file__)))
 
 
-def _copies(hashes: pd.Series) -> np.ndarray:
-    """Pair each file with the first of the same bytes: `(pairs, 3)`, two positions and 0."""
-    positions = pd.Series(np.arange(len(hashes)))
-    first = positions.groupby(hashes.to_numpy()).transform("first")
-    copy = first < positions
-    return np.column_stack([first[copy], positions[copy], np.zeros(copy.sum())])
+def _copies(values: pd.Series) -> np.ndarray:
+    """Pair each photo with the first of the same value: `(pairs, 3)`, their rows and 0."""
+    rows = values.index.to_series()
+    first = rows.groupby(values).transform("first")
+    copy = first < rows
+    return np.column_stack([first[copy], rows[copy], np.zeros(copy.sum())])
 
 
 def _registered(images, rows, vectors, cosine) -> np.ndarray:
-    """Lay neighbours over one another: `(pairs, 4)`, two positions, 1 - cosine and the correlation."""
-    near, cosines = embeddings.neighbours(vectors, NEIGHBOURS)
+    """Lay neighbours over one another: `(pairs, 4)`, their rows, 1 - cosine and the correlation."""
+    near, cosines = embeddings.neighbours(vectors[rows], NEIGHBOURS)
     first, place = np.nonzero(cosines >= cosine)
     pairs = np.sort(np.column_stack([first, near[first, place]]), axis=1)
     pairs, unique = np.unique(pairs, axis=0, return_index=True)
@@ -184,4 +197,4 @@ def _registered(images, rows, vectors, cosine) -> np.ndarray:
             part = pairs[start : start + AT_ONCE]
             correlations[start : start + AT_ONCE] = list(pool.map(compare, part.tolist()))
             bar.step(len(part))
-    return np.column_stack([pairs, distances, correlations])
+    return np.column_stack([rows[pairs], distances, correlations])

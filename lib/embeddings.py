@@ -4,13 +4,17 @@ Near-duplicates, outliers, suspect labels and nearest neighbours read these, so 
 made once. Photos of any size are brought to one side first, so that distances mean the same in every run.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
-from lib import backbones, cache, efficientnet_lite, photos, progress, resnets, schema, simple_cnn
+from lib import backbones, cache, efficientnet_lite, models, photos, progress, resnets, schema, simple_cnn
 from lib.device import keras, tf
 
 SIDE = 128  # pixels
@@ -19,6 +23,8 @@ CELL = 1000  # photos in a cell of the index, on average
 ONE_CELL = 5000  # photos that are few enough to compare each with all
 NEAREST_CELLS = 5  # that each photo is looked for in
 ROWS_AT_ONCE = 256  # bounds the memory of a comparison
+MAPPED = 2000  # photos on a map; more are neither drawn quickly nor told apart
+COMPONENTS = 50  # that a map is made of
 
 
 def compute(
@@ -37,7 +43,7 @@ def compute(
         content: what identifies the photos, one text for each, such as their SHA-1, and any more that
             decides their pixels, such as how they became squares.
         folder: keeps the result, 5 kB a photo with EfficientNetLite0.
-        settings: the backbone: its name, weights and image size. Its output is averaged over the photo.
+        settings: the backbone: its name, weights, image size and scaling. Its output is averaged over the photo.
         batch_size: photos at a time; does not change the result but for rounding.
 
     Returns:
@@ -45,13 +51,13 @@ def compute(
         1,280 channels from 0 up with EfficientNetLite0.
 
     Raises:
-        ValueError, FileNotFoundError: as `backbones.build`.
+        ValueError, FileNotFoundError: as `backbones.build`; or the scaling is `measured`.
     """
     key = cache.fingerprint(
         [images.shape, list(content)],
-        [settings.backbone, settings.image_size, settings.simple_cnn.model_dump()],
+        [settings.backbone, settings.image_size, settings.scaling, settings.simple_cnn.model_dump()],
         backbones.weights_identity(settings.weights),
-        cache.code(backbones, efficientnet_lite, resnets, simple_cnn, photos, Path(__file__)),
+        cache.code(backbones, efficientnet_lite, models, resnets, simple_cnn, photos, Path(__file__)),
     )
     path = folder / f"embeddings-{key}.npy"
     if not path.is_file():
@@ -66,7 +72,7 @@ def network(settings: schema.Model = BACKBONE) -> keras.Model:
         A model from `(n, image_size, image_size, 3)`, RGB, 0 to 255, to `float32` `(n, channels)`.
     """
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
-    features = backbones.build(settings)(backbones.scale(inputs, settings.backbone), training=False)
+    features = backbones.build(settings)(models.scale(inputs, settings), training=False)
     pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="embedding")
     return keras.Model(inputs, pool(features))
 
@@ -130,6 +136,39 @@ def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
             )
     rows[cosines < -1.5] = -1
     return rows, np.clip(cosines, -1, 1)
+
+
+def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, seed: int) -> pd.DataFrame:
+    """Arrange photos on a plane so that those that resemble each other lie together.
+
+    By t-SNE (van der Maaten and Hinton, 2008, https://jmlr.org/papers/v9/vandermaaten08a.html) of the first
+    50 principal components. What lies close is alike; distances between far groups mean nothing.
+
+    Args:
+        embeddings: `float32` of shape `(n, channels)`; `None`: nothing is arranged.
+        rows: `int64` of shape `(m,)`, the photos to arrange; of more than 2,000, as many are drawn.
+        folder: keeps the result.
+        seed: a whole number from 0 up.
+
+    Returns:
+        One row per photo, indexed by its row: `x` and `y`.
+    """
+    if embeddings is None:
+        return pd.DataFrame(columns=["x", "y"], dtype=np.float32)
+    if len(rows) > MAPPED:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAPPED, replace=False))
+    units = normalised(embeddings[rows])
+    digest = hashlib.sha256(np.ascontiguousarray(units)).hexdigest()
+    key = cache.fingerprint(digest, seed, cache.code(Path(__file__)))
+    places = cache.arrays(folder / f"map-{key}.npz", lambda: {"places": _places(units, seed)})["places"]
+    return pd.DataFrame(places, index=rows, columns=["x", "y"])
+
+
+def _places(units, seed) -> np.ndarray:
+    components = PCA(min(COMPONENTS, *units.shape), random_state=seed).fit_transform(units)
+    if len(units) < 10:
+        return components[:, :2]
+    return TSNE(perplexity=min(30, len(units) / 4), init="pca", random_state=seed).fit_transform(components)
 
 
 def _cells(embeddings) -> np.ndarray:

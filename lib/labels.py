@@ -111,10 +111,11 @@ def of_card(card: dict) -> dict[str, str]:
 
 
 def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Return a table with names for labels in its columns `label` and `predicted`; labels without a name stay."""
+    """Return a table with names for labels in its columns `label`, `predicted` and `suggested`; labels without a name stay."""
+    columns = [column for column in ("label", "predicted", "suggested") if column in table]
     return table.assign(
-        **{column: [names.get(label, label) for label in table[column]] for column in ("label", "predicted") if column in table}
-    )  # fmt: skip
+        **{column: [names.get(label, label) for label in table[column]] for column in columns}
+    )
 
 
 def _read_names(raw: Path, name: str) -> dict[str, str]:

@@ -7,56 +7,88 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import cache, labels, photos, runs, splits
-from lib.schema import Params
+from lib import cache, decisions, duplicates, embeddings, labels, photos, quality, runs, splits
+from lib.schema import Model, Params
 
-COLUMNS = ["path", "label", "split", "status", "reason", "sha1", "phash", "width", "height", "cluster"]
+COLUMNS = [
+    "path",
+    "label",
+    "split",
+    "status",
+    "reason",
+    "sha1",
+    "phash",
+    "width",
+    "height",
+    "cluster",
+    "quality",
+]
 ORDER = ["train", "val", "test", "predict"]
 CHUNK = 32  # photos that are measured at a time
 MOVED = "moved here from "
-LEAKS = "leak: a near-duplicate of it is in an earlier split"
+LEAK = "leak: a near-duplicate of it is in an earlier split"
 
 
-def build(
-    data: Path, settings: Params, content: str, *, earlier: pd.DataFrame | None = None
-) -> tuple[pd.DataFrame, np.ndarray]:
+@dataclass(frozen=True)
+class Cleaned:
+    """What is known of the photos of a source, and what became of them.
+
+    Attributes:
+        table: the manifest, one row per photo found, in the order of the paths, with the columns `path`,
+            `label`, `split` (train, val, test or predict; empty where not kept), `status` (`kept`, or
+            `corrupt`, `small`, `mislabelled`, `excluded`, `flagged`, `conflict`, `duplicate`, `leak`,
+            `untrained`), `reason` (of a kept photo: which label it had, why it is in another split than
+            before, or that it leaks and the parameters keep it), `sha1`, `phash`, `width`, `height`
+            (pixels), `cluster` (near-duplicates share a number; -1 where not kept or not labelled) and
+            `quality` (its flags, see `quality.flags`).
+        images: the photos as `uint8` `(rows, side, side, 3)`.
+        vectors: their embeddings, `float32` `(rows, channels)`; `None` without `clean.embeddings`.
+        pairs: near-duplicates, as `duplicates.find` gives them, excluded photos included.
+        notes: sentences on decisions of a person that could not be applied.
+    """
+
+    table: pd.DataFrame
+    images: np.ndarray
+    vectors: np.ndarray | None
+    pairs: pd.DataFrame
+    notes: list[str]
+
+
+def build(data: Path, settings: Params, content: str, *, earlier: pd.DataFrame | None = None) -> Cleaned:
     """Find, read, clean and divide the photos of a source.
 
     Args:
-        data: the source's folder, with `raw/`; the resized photos are kept in its `cache/`.
+        data: the source's folder, with `raw/` and the files of decisions; what is costly is kept in its `cache/`.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
         earlier: the manifest that the run had before; photos that were divided then stay where they are.
 
-    Returns:
-        The manifest, one row per photo found, in the order of the paths, with the columns `path`,
-        `label`, `split` (train, val, test or predict; empty where not kept), `status` (`kept`, or
-        `corrupt`, `small`, `mislabelled`, `conflict`, `duplicate`, `leak`, `untrained`), `reason` (of a
-        kept photo: why it is in another split than before, or that it leaks and the parameters keep it), `sha1`, `phash`, `width`, `height` (pixels) and `cluster` (near-duplicates share a number;
-        -1 where not kept or not labelled); and the photos as `uint8` `(rows, size, size, 3)`.
-
     Raises:
-        ValueError: the labels cannot be used, or fewer than two classes are left to train on.
+        ValueError: the labels or the decisions cannot be used, or fewer than two classes are left to train on.
     """
     found = labels.find(data / "raw", settings.source)
     scanned, images = resized(data, settings, content, list(found.path))
-    table = found.join(scanned.drop(columns=["path", "problem"])).assign(status="kept", reason="", cluster=-1)
+    table = found.join(scanned.drop(columns=["path", "problem"]))
+    table = table.assign(status="kept", reason="", quality="", cluster=-1)
     _exclude(table, scanned.problem.ne(""), "corrupt", scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
-    _exclude(
-        table,
-        smallest < settings.clean.minimum_side,
-        "small",
-        smallest.map("the shorter side has {} pixels".format),
-    )
+    reasons = smallest.map("the shorter side has {} pixels".format)
+    _exclude(table, smallest < settings.clean.minimum_side, "small", reasons)
     _exclude(table, found.problem.ne(""), "mislabelled", found.problem)
+    table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
+    vectors = None
+    if settings.clean.embeddings:
+        vectors = _embed(table, images, data / "cache", settings.model.fit)
+    _flag(table, vectors, settings.clean.exclude)
     _exclude_copies(table, settings.split.on_leak)
+    pairs = _near_duplicates(table, images, vectors, data, settings.clean)
+    table["cluster"] = duplicates.clusters(pairs, len(table))
     _split(table, settings, earlier)
     if table.query("split == 'train'").label.nunique() < 2:
         raise ValueError(
             f"after cleaning, fewer than two classes are left to train on. Counts: {table.status.value_counts().to_dict()}"
         )
-    return table[COLUMNS], images
+    return Cleaned(table[COLUMNS], images, vectors, pairs, notes)
 
 
 def resized(data: Path, settings: Params, content: str, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -102,6 +134,7 @@ class Photos:
         size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
         fit: how the photos became squares, as `photos.resize`.
+        folder: keeps what is costly to compute of the photos; `None`: nowhere.
     """
 
     table: pd.DataFrame
@@ -109,6 +142,7 @@ class Photos:
     size: int
     classes: list[str]
     fit: str = "crop"
+    folder: Path | None = None
 
     @property
     def images(self) -> np.ndarray:
@@ -138,6 +172,10 @@ class Photos:
         mean, square = sums / (len(rows) * self.size**2)
         return (mean / 255).tolist(), (np.sqrt(np.maximum(square - mean**2, 0)) / 255).tolist()
 
+    def embed(self, settings: Model) -> np.ndarray:
+        """Return what a pretrained backbone says of the photos, as `embeddings.compute`, and as 02_clean has it already."""
+        return _embed(self.table, self.images, self.folder, self.fit, settings)
+
     def identity(self, *names: str) -> str:
         """Return a fingerprint of what is in some splits: the photos' content and labels."""
         chosen = self.table[self.table.split.isin(names)]
@@ -152,7 +190,35 @@ def load(run: runs.Run) -> Photos:
     content = cache.read_json(run.need("source.json"))["content_sha256"]
     _, full = resized(run.data, run.settings, content, list(table.path))
     classes = labels.classes(table.label[table.split.eq("train")])
-    return Photos(table, full, run.settings.model.image_size, classes, run.settings.model.fit)
+    return Photos(
+        table, full, run.settings.model.image_size, classes, run.settings.model.fit, run.data / "cache"
+    )
+
+
+def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
+    """Return the pairs of near-duplicates with the photos' paths and what became of them, the surest first.
+
+    Returns:
+        The columns `kind` (`exact`, `perceptual`, `embedding`), `first`, `second` (paths), `labels` and
+        `splits` (of both, where not kept the status), `distance` and `correlation`, indexed as `cleaned.pairs`.
+    """
+    table, pairs = cleaned.table, cleaned.pairs
+    place = table.split.where(table.split.ne(""), table.status).to_numpy()
+    ends = [pairs[end].to_numpy() for end in ("first", "second")]
+    path, label = table.path.to_numpy(), table.label.to_numpy()
+    shown = pd.DataFrame(
+        {
+            "kind": pairs.kind,
+            "first": path[ends[0]],
+            "second": path[ends[1]],
+            "labels": label[ends[0]] + " / " + label[ends[1]],
+            "splits": place[ends[0]] + " / " + place[ends[1]],
+            "distance": pairs.distance.astype(float).round(4),
+            "correlation": pairs.correlation.astype(float).round(4),
+        }
+    )
+    order = shown.kind.map({kind: number for number, kind in enumerate(duplicates.KINDS)})
+    return shown.loc[order.sort_values(kind="stable").index]
 
 
 def clusters(table: pd.DataFrame) -> list[list[int]]:
@@ -164,13 +230,24 @@ def clusters(table: pd.DataFrame) -> list[list[int]]:
     )
 
 
+def flagged(table: pd.DataFrame, kind: str) -> pd.Series:
+    """Tell which photos have a flag, one of `quality.KINDS`: `bool` on the index of the manifest."""
+    return table.quality.str.contains(f"{kind} (", regex=False)
+
+
+def leaking(table: pd.DataFrame) -> pd.Series:
+    """Tell which kept photos are known to leak: `bool` on the index of the manifest."""
+    return table.reason.str.contains(LEAK, regex=False) & table.status.eq("kept")
+
+
 def summary(table: pd.DataFrame) -> dict:
     """Count photos by status, by split and by class.
 
     Returns:
-        `photos`, `status` (a count for each), `split` (likewise), `near_duplicate_clusters`, `leaks` (photos whose
-        near-duplicate the source put into an earlier split), `moved` (photos in another split than before), `classes` (for each class: found,
-        kept and the photos in each split) and `notes` (sentences on what a reader should know).
+        `photos`, `status` (a count for each), `split` (likewise), `flags` (likewise, of kept photos),
+        `near_duplicate_clusters`, `leaks` (photos whose near-duplicate the source put into an earlier split),
+        `moved` (photos in another split than before), `relabelled` (by hand), `classes` (for each class:
+        found, kept and the photos in each split) and `notes` (sentences on what a reader should know).
     """
     labelled = table[table.label.ne("")]
     per_class = pd.crosstab(labelled.label, labelled.split.replace("", "excluded"))
@@ -183,9 +260,15 @@ def summary(table: pd.DataFrame) -> dict:
         "photos": len(table),
         "status": {name: int(count) for name, count in table.status.value_counts().items()},
         "split": {name: int(table.split.eq(name).sum()) for name in ORDER},
+        "flags": {
+            kind: int((flagged(table, kind) & table.status.eq("kept")).sum()) for kind in quality.KINDS
+        },
         "near_duplicate_clusters": len(clusters(table)),
-        "leaks": int((table.status.eq("leak") | table.reason.eq(LEAKS)).sum()),
-        "moved": int(table.reason.str.startswith(MOVED).sum()),
+        "leaks": int((table.status.eq("leak") | leaking(table)).sum()),
+        "moved": int(table.reason.str.contains(MOVED, regex=False).sum()),
+        "relabelled": int(
+            (table.reason.str.contains(decisions.RELABELLED, regex=False) & table.status.eq("kept")).sum()
+        ),
         "classes": rows,
         "notes": _notes(rows),
     }
@@ -229,22 +312,54 @@ def _exclude_copies(table, on_leak) -> None:
     _exclude(table, copy, "duplicate", table.sha1.map(first).map("the same file as {}".format))
 
 
+def _remark(table, rows, texts) -> None:
+    """Add to what is said of rows that are kept."""
+    said = table.reason[rows]
+    table.loc[rows, "reason"] = said + said.map(lambda text: "; " if text else "") + texts
+
+
+def _embed(table, images, folder, fit, settings=embeddings.BACKBONE) -> np.ndarray:
+    return embeddings.compute(images, content=[*table.sha1, fit], folder=folder, settings=settings)
+
+
+def _flag(table, vectors, excluded) -> None:
+    """Say what is odd about each photo, and leave out those with a flag that the parameters name."""
+    measured = table
+    if vectors is not None:
+        rows = np.flatnonzero(table.status.eq("kept") & table.label.ne(""))
+        scores = pd.Series(np.nan, table.index)
+        scores.iloc[rows] = quality.outliers(vectors[rows], list(table.label.iloc[rows])).round(2)
+        measured = table.assign(outlier=scores)
+    table["quality"] = quality.flags(measured)
+    for kind in excluded:
+        _exclude(table, flagged(table, kind) & table.split.ne("predict"), "flagged", table.quality)
+
+
+def _near_duplicates(table, images, vectors, data, clean) -> pd.DataFrame:
+    compared = table.loc[table.phash.ne("") & table.label.ne(""), ["sha1", "phash"]]
+    return duplicates.find(
+        compared,
+        images,
+        vectors,
+        folder=data / "cache",
+        bits=clean.near_duplicate_bits,
+        cosine=clean.near_duplicate_cosine,
+        correlation=clean.near_duplicate_correlation,
+    )
+
+
 def _split(table, settings, earlier) -> None:
     kept = table[table.status.eq("kept") & table.label.ne("")]
-    table.loc[kept.index, "cluster"] = splits.clusters(
-        list(kept.phash), bits=settings.clean.near_duplicate_bits
-    )
-    kept = table.loc[kept.index]
     before = _splits_before(kept, earlier)
     shares = {"val": settings.split.val, "test": settings.split.test}
     table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed, earlier=before)
-    moved = before.ne("") & before.ne(table.split[kept.index]) & kept.split.eq("")
-    table.loc[moved.index[moved], "reason"] = MOVED + before[moved] + " with its near-duplicates"
+    moved = before[before.ne("") & before.ne(table.split[kept.index]) & kept.split.eq("")]
+    _remark(table, moved.index, MOVED + moved + " with its near-duplicates")
     leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
     if settings.split.on_leak == "drop":
-        _exclude(table, leak, "leak", "a near-duplicate of it is in an earlier split")
+        _exclude(table, leak, "leak", LEAK.removeprefix("leak: "))
     else:
-        table.loc[leak, "reason"] = LEAKS
+        _remark(table, leak.index[leak], LEAK)
     trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
     _exclude(
         table,
@@ -253,7 +368,7 @@ def _split(table, settings, earlier) -> None:
         "no photo of its class is in train",
     )
     table.loc[table.status.ne("kept"), "split"] = ""
-    table.loc[table.status.ne("kept"), "cluster"] = -1
+    table.loc[table.status.ne("kept") | table.label.eq(""), "cluster"] = -1
 
 
 def _splits_before(kept, earlier) -> pd.Series:

@@ -51,7 +51,7 @@ def build(
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
     backbone = backbones.build(settings)
     backbone.name = BACKBONE
-    x = backbone(_scale(inputs, settings, statistics))
+    x = backbone(scale(inputs, settings, statistics))
     head = {name: layer for name, layer in settings.head.items() if layer}
     for index, (name, layer) in enumerate(head.items()):
         x = _layer(f"head_{name}", layer, classes, seed + index)(x)
@@ -65,7 +65,19 @@ def build(
     return model
 
 
-def _scale(x, settings, statistics):
+def scale(x, settings: schema.Model, statistics=None):
+    """Scale pixels as the parameters say.
+
+    Args:
+        x: a Keras tensor of shape `(n, size, size, 3)`, RGB, 0 to 255.
+        settings, statistics: as `build`.
+
+    Returns:
+        A Keras tensor of the same shape, through layers that are saved with the model.
+
+    Raises:
+        ValueError: the statistics are missing.
+    """
     if settings.scaling == "unit":
         return keras.layers.Rescaling(1 / 255, name=SCALING)(x)
     if settings.scaling == "backbone":
@@ -79,6 +91,23 @@ def _scale(x, settings, statistics):
     return keras.layers.Normalization(
         mean=mean.tolist(), variance=np.square(deviation).tolist(), name=SCALING
     )(x)
+
+
+def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
+    """Return the part of a network that takes what its backbone says of a photo, averaged over it.
+
+    Args:
+        model: a model from `build`.
+        settings: the parameters that it was built with.
+
+    Returns:
+        A model from `float32` `(n, channels)` to probabilities that shares the network's layers; `None` where
+        the head does not begin with average pooling.
+    """
+    name, first = next((name, layer) for name, layer in settings.head.items() if layer)
+    if first.layer != "average_pooling":
+        return None
+    return keras.Model(model.get_layer(f"head_{name}").output, model.output)
 
 
 def _layer(name: str, layer: schema.HeadLayer, classes: int, seed: int) -> keras.layers.Layer:

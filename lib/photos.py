@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lib import archives, cache
+from lib import archives, cache, quality
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 NOT_READ = {".heic", ".heif"}  # photos all the same: each gets its row, with the reason
@@ -31,7 +31,7 @@ AT_ONCE = 256  # files that are read before their photos are written
 ORIENTATION = 0x0112  # the EXIF tag
 HEIC = (b"heic", b"heix", b"hevc", b"heim")  # brands of the format that iPhones write
 HASH_SIDE = 8
-COLUMNS = ["path", "sha1", "phash", "width", "height", "problem"]
+COLUMNS = ["path", "sha1", "phash", "width", "height", "problem", *quality.COLUMNS]
 
 # What Pillow warns of (odd EXIF, large images) is either harmless here or ends as a row with its reason.
 warnings.filterwarnings("ignore", module="PIL")
@@ -214,7 +214,7 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
 
 def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
     """Return the key of a cache of resized photos: the source's content, the files, the form, and this code."""
-    return cache.fingerprint(content, paths, size, fit, cache.code(Path(__file__)))
+    return cache.fingerprint(content, paths, size, fit, cache.code(quality, Path(__file__)))
 
 
 def scan(
@@ -229,9 +229,10 @@ def scan(
         size, fit: as `resize`.
 
     Returns:
-        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels) and
-        `problem` (why the file is not a usable photo, else empty); and the resized photos as a
-        read-only `uint8` memory map of shape `(files, size, size, 3)`, black where there is a problem.
+        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels),
+        `problem` (why the file is not a usable photo, else empty) and what `quality.measure` gives (not a
+        number where there is a problem); and the resized photos as a read-only `uint8` memory map of
+        shape `(files, size, size, 3)`, black where there is a problem.
 
     Raises:
         ValueError: a file cannot be opened, or the disk is too full.
@@ -246,8 +247,9 @@ def scan(
         partial.replace(folder)
     table = pd.read_csv(
         folder / "scan.csv",
-        dtype={"path": str, "sha1": str, "phash": str},
+        dtype={"path": str, "sha1": str, "phash": str, "problem": str},
         keep_default_na=False,
+        na_values={column: [""] for column in quality.COLUMNS},
         encoding="utf-8",
     )
     return table, np.load(folder / "photos.npy", mmap_mode="r")
@@ -271,13 +273,15 @@ def _scan(root, paths, folder, size, fit):
 
 def _read(root, path, size, fit):
     """Return the row of a file and its resized photo."""
+    unusable = {"path": path, "phash": "", "width": 0, "height": 0}
     black = np.zeros((size, size, 3), np.uint8)
     file = root / path
     try:
         if file.stat().st_size > LARGEST_BYTES:
             with file.open("rb") as opened:
                 sha1 = hashlib.file_digest(opened, "sha1").hexdigest()
-            return (path, sha1, "", 0, 0, f"the file has more than {LARGEST_BYTES / 1e9:g} GB"), black
+            problem = f"the file has more than {LARGEST_BYTES / 1e9:g} GB"
+            return unusable | {"sha1": sha1, "problem": problem}, black
         data = file.read_bytes()
     except OSError as error:
         raise ValueError(
@@ -286,8 +290,8 @@ def _read(root, path, size, fit):
         ) from None
     sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     try:
-        image, (width, height) = decode(data, side=size)
+        image, (width, height) = decode(data, side=max(size, quality.SIDE))
     except ValueError as error:
-        return (path, sha1, "", 0, 0, " ".join(str(error).split())), black
-    row = (path, sha1, perceptual_hash(image), width, height, "")
-    return row, resize(image, size=size, fit=fit)
+        return unusable | {"sha1": sha1, "problem": " ".join(str(error).split())}, black
+    row = {"path": path, "sha1": sha1, "phash": perceptual_hash(image), "width": width, "height": height}
+    return row | {"problem": "", **quality.measure(image)}, resize(image, size=size, fit=fit)

@@ -137,6 +137,7 @@ def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
             ("the files of source.folder", source.folder),
             ("the file of source.archive", source.archive),
         ],
+        "02_clean": network,
         "03_train": network,
         "05_gradcam": [
             ("the files of gradcam.masks", settings.gradcam.masks),
@@ -183,9 +184,8 @@ def _execute(stage, settings, overrides) -> float:
             parameters={"name": settings.name, **overrides},
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=[
-                "--log-level=ERROR"
-            ],  # the kernel warns of a socket that only this machine can reach
+            # the kernel warns of a socket that only this machine can reach, and of being asked to end
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         problem = f"{error.ename}: {error.evalue}"

@@ -66,8 +66,8 @@ def class_counts(summary: dict) -> Image:
 
 def photo_grid(
     images: list[np.ndarray], titles: list[str], *, columns: int = 6, path: Path | None = None
-) -> Image:
-    """Draw photos in a grid with a title above each.
+) -> Image | None:
+    """Draw photos in a grid with a title above each; nothing where there are none.
 
     Args:
         images: `uint8` arrays of shape `(height, width, 3)`, RGB.
@@ -75,7 +75,9 @@ def photo_grid(
         columns: photos in a row.
         path: where to write the picture too.
     """
-    rows = max(1, -(-len(images) // columns))
+    if not images:
+        return None
+    rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     figure = Figure(figsize=(WIDTH, rows * (WIDTH / columns + 0.17 * lines)), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
@@ -85,6 +87,72 @@ def photo_grid(
         wrapped = "\n".join(textwrap.fill(line, 150 // columns) for line in title.split("\n"))
         axes.set_title(_plain(wrapped), fontsize=7.5, color=INK, pad=3)
     return _picture(figure, path, photo=True)
+
+
+def pair_grid(pairs: pd.DataFrame, table: pd.DataFrame, images: np.ndarray) -> Image | None:
+    """Draw near-duplicates side by side, two pairs in a row; nothing where there are none.
+
+    Args:
+        pairs: as `duplicates.find` gives them.
+        table: the manifest; above each photo stand its file, its label, what became of it, and the kind of the pair.
+        images: `uint8` of shape `(rows of the manifest, height, width, 3)`, RGB.
+    """
+    shown, titles = [], []
+    for pair in pairs.itertuples():
+        for row in (pair.first, pair.second):
+            photo = table.iloc[row]
+            shown.append(images[row])
+            file = photo.path.rpartition("/")[2]
+            titles.append(f"{file}\n{photo.label}, {photo.split or photo.status}, {pair.kind}")
+    return photo_grid(shown, titles, columns=4)
+
+
+def sizes(table: pd.DataFrame) -> Image:
+    """Draw how large the photos are and of which shape.
+
+    Args:
+        table: the manifest; photos that could not be read are left out.
+    """
+    read = table[table.width.gt(0)]
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.scatter(read.width, read.height, s=12, alpha=0.3, color=COLOURS["train"], edgecolors="none")
+    left.set(xlabel="width in pixels", ylabel="height in pixels", xlim=(0, None), ylim=(0, None))
+    ratio = np.log2(read.width / read.height)
+    widest = max(1.0, float(ratio.abs().max()))
+    right.hist(ratio, bins=np.linspace(-widest, widest, 41), color=COLOURS["train"])
+    ticks = [tick for tick in (-3, -2, -1, 0, 1, 2, 3) if abs(tick) <= widest]
+    right.set_xticks(ticks, [f"{2**tick:g}" for tick in ticks])
+    right.set(xlabel="width / height (1: a square)", ylabel="photos")
+    return _picture(figure)
+
+
+def embedding_map(
+    places: pd.DataFrame, labels: pd.Series, *, outliers: pd.Series, names: dict[str, str] | None = None
+) -> Image | None:
+    """Draw photos as dots, coloured by class, with a ring around each outlier and the classes' names where there are few.
+
+    Args:
+        places: columns `x` and `y`, as `embeddings.arrange` gives them.
+        labels, outliers: the label of each photo, and whether it is an outlier, on the same index.
+        names: what `labels.names` gives; none: the labels.
+    """
+    if places.empty:
+        return None
+    classes = sorted(labels.unique())
+    colours = dict(zip(classes, sns.husl_palette(len(classes), l=0.55), strict=True))
+    figure = Figure(figsize=(WIDTH, 6.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(places.x, places.y, s=14, c=[colours[label] for label in labels], edgecolors="none")
+    odd = places[outliers]
+    axes.scatter(odd.x, odd.y, s=90, facecolors="none", edgecolors=COLOURS["excluded"], linewidths=1.4)
+    if len(classes) <= LARGEST_ANNOTATED:
+        for label, middle in places.groupby(labels).median().iterrows():
+            text = _plain((names or {}).get(label, label))
+            box = {"facecolor": "white", "alpha": 0.75, "edgecolor": colours[label], "pad": 1.5}
+            axes.text(middle.x, middle.y, text, fontsize=8, ha="center", va="center", bbox=box)
+    axes.set(xticks=[], yticks=[])
+    return _picture(figure)
 
 
 def training_curves(history: pd.DataFrame, path: Path | None = None) -> Image:

@@ -1,4 +1,4 @@
-"""How good each photo is as a photo: small, blurred, dark, overexposed, uniform, of odd shape, grey or unlike the others.
+"""How good each photo is as a photo: small, elongated, blurred, dark, overexposed, uniform, grey, or unlike its class.
 
 What is measured here decides nothing: a flagged photo is kept unless the parameters say otherwise. The
 default limits were chosen on five sets of photos of flowers, butterflies, birds, mammals and many things, so
@@ -6,16 +6,20 @@ that what they flag there looks so to a person.
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import cv2
 import numpy as np
 import pandas as pd
+
+from lib import schema
 
 SIDE = 128  # pixels of the longer side that photos are brought to, so that sharpness means the same for all
 TILES = 8  # in a row and in a column
 SHARPEST = 16  # tiles of the 64 that tell whether anything is in focus
 FEW, MOST = 0.01, 0.99  # shares of the pixels: a small bird in an empty sky is a photo all the same
 COLUMNS = ["sharpness", "darkest", "brightest", "contrast", "colour"]
+KINDS = list(get_args(schema.Flag))
 ROWS_AT_ONCE = 1024  # bounds the memory of the comparison within a class
 _TINY = 1e-6
 
@@ -97,37 +101,37 @@ def flags(
 ) -> list[str]:
     """Say of each photo what is wrong with it.
 
-    Of 9,237 photos of five sets the defaults flag 147 as greyscale, 54 as unlike their class and 15 for
+    Of 9,237 photos of five sets the defaults flag 147 as greyscale, 54 as outliers and 15 for
     anything else, each of them rightly to the eye.
 
     Args:
         table: one row per photo, with the columns `width`, `height` and those that `measure` gives, not a
             number where the photo could not be read; and `outlier`, what `outliers` gives, where that is wanted.
         smallest: the shorter side below which a photo is small, in pixels.
-        widest: the longer side over the shorter one beyond which a photo is of odd shape.
-        sharpness, brightest, darkest, contrast, colour: a photo is blurred, dark, nearly uniform or
+        widest: the longer side over the shorter one beyond which a photo is elongated.
+        sharpness, brightest, darkest, contrast, colour: a photo is blurred, dark, uniform or
             greyscale below these values of `measure`, and overexposed above `darkest`.
-        outlier: the value of `outliers` from which a photo is unlike the others of its class.
+        outlier: the value of `outliers` from which a photo is an outlier of its class.
         common: what this share of the photos has in common is how the set is, and nobody's fault.
 
     Returns:
-        For each photo its flags with what was measured, such as "blurred (sharpness 0.67); dark (brightest 81)";
-        empty where there is none.
+        For each photo those of `KINDS` that it is, with what was measured, such as
+        "blurred (sharpness 0.67); dark (brightest 81)"; empty where there is none.
     """
     sides = table[["width", "height"]].where(table.sharpness.notna())
     shape = (sides.max(axis=1) / sides.min(axis=1)).round(2)
     values = [
         ("small", "shorter side", sides.min(axis=1), lambda value: value < smallest),
-        ("of odd shape", "sides as 1 to", shape, lambda value: value > widest),
+        ("elongated", "sides as 1 to", shape, lambda value: value > widest),
         ("blurred", "sharpness", table.sharpness, lambda value: value < sharpness),
         ("dark", "brightest", table.brightest, lambda value: value < brightest),
         ("overexposed", "darkest", table.darkest, lambda value: value > darkest),
-        ("nearly uniform", "contrast", table.contrast, lambda value: value < contrast),
+        ("uniform", "contrast", table.contrast, lambda value: value < contrast),
         ("greyscale", "colour", table.colour, lambda value: value < colour),
     ]
     if "outlier" in table:
-        values.append(("unlike its class", "outlier", table.outlier, lambda value: value >= outlier))
-    found = pd.DataFrame("", index=table.index, columns=[name for name, *_ in values])
+        values.append(("outlier", "deviations", table.outlier, lambda value: value >= outlier))
+    found = pd.DataFrame("", index=table.index, columns=KINDS)
     for name, measure_of, column, wrong in values:
         rows = wrong(column)
         if 0 < rows.sum() <= common * column.notna().sum():
@@ -149,13 +153,13 @@ def outliers(embeddings: np.ndarray, labels: Sequence[str], *, neighbours: int =
         class's median. 0 in classes that have fewer than three times as many photos as neighbours. Of 12
         foreign photos among 3,658 flowers, three quarters are in the first 1 %.
     """
-    values = np.sqrt(np.maximum(embeddings, 0))
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
-    scores = np.zeros(len(values))
+    scores = np.zeros(len(embeddings))
     for rows in pd.Series(list(labels)).groupby(list(labels)).indices.values():
         if len(rows) < 3 * neighbours:
             continue
-        distances = _distances(values[rows], neighbours)
+        values = np.sqrt(np.maximum(embeddings[rows], 0))
+        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
+        distances = _distances(values, neighbours)
         above = distances - np.median(distances)
         scores[rows] = above / (1.4826 * np.median(np.abs(above)) + _TINY)
     return scores

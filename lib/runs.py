@@ -24,6 +24,10 @@ PACKAGES = (
 )
 
 
+DECISIONS = ("exclusions.csv", "relabels.csv")  # a person's, see lib.decisions; they need not be there
+OF_SOURCE = ("source.json", *DECISIONS)  # belong to the photos and thus to all runs of them
+
+
 @dataclass(frozen=True)
 class Stage:
     """One notebook of the pipeline: the parameters that it uses, and the files that it reads and writes."""
@@ -44,14 +48,18 @@ STAGES = {
                 "seed",
                 "source.tables",
                 "source.classes",
+                "source.class_names",
                 "clean",
                 "split",
                 "model.image_size",
                 "model.resize",
                 "model.fit",
+                "model.backbone",  # this one and the next two: what `clean.compare` compares
+                "model.weights",
+                "model.scaling",
             ),
-            ("source.json",),
-            ("manifest.csv", "cleaning.json"),
+            ("source.json", *DECISIONS),
+            ("manifest.csv", "cleaning.json", "near_duplicates.csv", "suspects.csv"),
         ),
         Stage(
             "03_train",
@@ -107,7 +115,7 @@ class Run:
 
     def path(self, name: str) -> Path:
         """Return where a result of the run lies."""
-        return self.data / name if name == "source.json" else self.folder / name
+        return (self.data if name in OF_SOURCE else self.folder) / name
 
     def need(self, name: str) -> Path:
         """Return where a result of an earlier stage lies.
@@ -143,7 +151,11 @@ class Run:
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.started, 1),
             "seed": self.settings.seed,
-            "read": {name: cache.file_sha256(self.path(name)) for name in self.stage.reads},
+            "read": {
+                name: cache.file_sha256(self.path(name))
+                for name in self.stage.reads
+                if self.path(name).is_file()
+            },
             **_environment(),
         }
         cache.write_json(self.folder / "provenance.json", record)

@@ -13,6 +13,7 @@ Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # A folder called 7 is a number to YAML.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+Flag = Literal["small", "elongated", "blurred", "dark", "overexposed", "uniform", "greyscale", "outlier"]
 SOURCE_NEEDS = {
     "kaggle": ("dataset", "competition"),
     "archive": ("archive",),
@@ -93,11 +94,34 @@ class Clean(Section):
     """What counts as a duplicate or as unusable."""
 
     minimum_side: int = Field(16, ge=1, description="smallest height and width of a usable photo, in pixels")
+    exclude: tuple[Flag, ...] = Field(
+        (), description="kinds of flagged photos that are left out, such as blurred; all others are kept"
+    )
+    embeddings: bool = Field(
+        True,
+        description="look for near-duplicates, outliers and wrong labels with a pretrained network too, not by hash alone",
+    )
+    compare: tuple[str, ...] = Field(
+        (),
+        description="backbones to compare by what can be read from their embeddings alone, such as MobileNetV2",
+    )
     near_duplicate_bits: int = Field(
         6,
         ge=0,
         le=20,
         description="photos whose 64-bit perceptual hashes differ in at most so many bits are near-duplicates",
+    )
+    near_duplicate_cosine: float = Field(
+        0.5,
+        ge=-1,
+        le=1,
+        description="photos whose embeddings have at least this cosine are laid over one another",
+    )
+    near_duplicate_correlation: float = Field(
+        0.85,
+        ge=0,
+        le=1,
+        description="such photos are near-duplicates where they then correlate at least so much",
     )
 
 
@@ -273,6 +297,10 @@ class Stage(Section):
         description="part of the backbone that learns: none, all, last 30 layers, last 40 %"
     )
     epochs: int = Field(ge=0, le=10000, description="largest number of epochs; 0 leaves the stage out")
+    augment: bool = Field(
+        True,
+        description="whether the photos are changed at random; without, a head on a frozen backbone learns in seconds",
+    )
     learning_rate: float = Field(gt=0, le=10, description="learning rate, or its start")
     schedule: Literal["constant", "cosine", "exponential"] = Field(
         "constant", description="course of the rate within the stage"

@@ -2,42 +2,7 @@
 
 import hashlib
 
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
-ROWS_AT_ONCE = 128  # bounds the memory of the comparison: this many rows against all
-
-
-def clusters(hashes: list[str], *, bits: int) -> np.ndarray:
-    """Join photos that look alike, directly or through others.
-
-    Args:
-        hashes: 64-bit perceptual hashes as 16 hexadecimal digits.
-        bits: two photos are joined when their hashes differ in at most so many bits.
-
-    Returns:
-        `int64` of shape `(len(hashes),)`: the number of each photo's cluster, from 0.
-    """
-    codes = np.array([int(value, 16) for value in hashes], dtype=np.uint64)
-    result = np.arange(len(codes))
-    for start in range(0, len(codes), ROWS_AT_ONCE):
-        distances = np.bitwise_count(codes[start : start + ROWS_AT_ONCE, None] ^ codes[None, start:])
-        first, second = np.argwhere(distances <= bits).T + start
-        apart = result[first] != result[second]
-        if apart.any():  # joined at once: the pairs of ten thousand frames of a film would fill the memory
-            result = _join(result, first[apart], second[apart])
-    return result
-
-
-def _join(clusters: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the clusters, numbered from 0 in the order of their first members, after joining pairs of members."""
-    _, leaders = np.unique(clusters, return_index=True)
-    first = np.concatenate([np.arange(len(clusters)), first])
-    second = np.concatenate([leaders[clusters], second])
-    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(len(clusters),) * 2)
-    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def assign(

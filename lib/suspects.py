@@ -77,19 +77,21 @@ def rank(
 
 
 def of_table(
-    table: pd.DataFrame, embeddings: np.ndarray, *, seed: int, settled: Collection[str] = ()
+    table: pd.DataFrame, embeddings: np.ndarray | None, *, seed: int, settled: Collection[str] = ()
 ) -> pd.DataFrame:
     """Rank the kept, labelled photos of a manifest.
 
     Args:
         table: the manifest.
-        embeddings: `float32` of shape `(rows of the manifest, channels)`.
+        embeddings: `float32` of shape `(rows of the manifest, channels)`; `None`: no photo is judged.
         seed: as `rank`.
         settled: paths of photos on which a person has decided: they are no suspects any more.
 
     Returns:
         What `rank` gives, `row` being the row of the manifest, and the photo's `path`.
     """
+    if embeddings is None:
+        return pd.DataFrame(columns=[COLUMNS[0], "path", *COLUMNS[1:]]).astype({"suspect": bool})
     rows = np.flatnonzero(table.cluster.ge(0))
     kept = table.iloc[rows]
     found = rank(embeddings[rows], list(kept.label), groups=kept.cluster.to_numpy(), seed=seed)

@@ -23,6 +23,7 @@ from lib import (
     dataset,
     device,
     efficientnet_lite,
+    embeddings,
     manifest,
     models,
     progress,
@@ -33,7 +34,17 @@ from lib.device import keras, tf
 from lib.schema import Params, Stage
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
-CODE = (augmentation, backbones, checkpoints, dataset, efficientnet_lite, models, resnets, simple_cnn)
+CODE = (
+    augmentation,
+    backbones,
+    checkpoints,
+    dataset,
+    efficientnet_lite,
+    embeddings,
+    models,
+    resnets,
+    simple_cnn,
+)
 CALLBACK_STATE = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
@@ -181,11 +192,12 @@ class _Trainer:
         self.meta = {"stage": 0, "epoch": 0, "stopped": False, "callbacks": [], "learned": []}
         self.meta |= {"history": [], "inherited": 0, "best": None, "kept": None, "batch_sizes": []}
         self._choose_batch_size(settings.train.batch_size)
+        self.vectors = None
         self._build()
 
     def _build(self):
         with device.strategy().scope():
-            self.network = network(self.settings, self.photos)
+            self.network = self.learner = network(self.settings, self.photos)
         weights = {id(variable) for variable in self.network.weights}
         others = [variable for variable in self.network.variables if id(variable) not in weights]
         self.seeds = [(variable, variable.numpy()) for variable in others]
@@ -239,8 +251,8 @@ class _Trainer:
         if not self.meta["stopped"]:
             log = keras.callbacks.TensorBoard(self.place / "tensorboard" / name, write_graph=False)
             try:
-                self.network.fit(
-                    self._batches(),
+                self.learner.fit(
+                    self._batches(stage),
                     epochs=stage.epochs,
                     initial_epoch=done,
                     steps_per_epoch=self.steps,
@@ -265,14 +277,28 @@ class _Trainer:
     def _compile(self, stage):
         train = self.settings.train
         models.unfreeze(self.network, stage.trainable, self.settings.model)
+        self.vectors, self.learner = None, self.network
+        if self._only_head_learns(stage):
+            self.vectors = self.photos.embed(self.settings.model)
+            self.learner = models.head(self.network, self.settings.model)
         with device.strategy().scope():
-            self.network.compile(
+            self.learner.compile(
                 optimizer=_optimizer(train.optimizer, stage.learning_rate),
                 loss=keras.losses.CategoricalCrossentropy(label_smoothing=train.label_smoothing),
                 metrics=[_Accuracy(name="accuracy")],
                 jit_compile="auto" if device.GPUS else False,
             )
-            self.network.optimizer.build(self.network.trainable_variables)
+            self.learner.optimizer.build(self.learner.trainable_variables)
+
+    def _only_head_learns(self, stage) -> bool:
+        """Tell whether all that a stage changes is a head on embeddings, which need to be computed only once.
+
+        Embeddings are those of pretrained weights, on photos as they are, without the scaling that is measured.
+        """
+        frozen = {stage.trainable, *self.meta["learned"]} == {"none"} and not stage.augment
+        model = self.settings.model
+        known = model.weights is not None and model.scaling != "measured"
+        return frozen and known and bool(self.photos.folder) and models.head(self.network, model) is not None
 
     def _callbacks(self, stage):
         train = self.settings.train
@@ -286,19 +312,20 @@ class _Trainer:
             callbacks.append(keras.callbacks.EarlyStopping(train.monitor, mode=mode, patience=patience))
         return callbacks
 
-    def _batches(self):
+    def _batches(self, stage):
         targets = self.photos.targets("train")
         classes = len(self.photos.classes)
         weights = (
             dataset.class_weights(targets, classes) if self.settings.train.class_weights else np.ones(classes)
         )
+        photos = self.photos.full if stage.augment else self.photos.images
         stream = dataset.training(
-            self.photos.full,
+            photos if self.vectors is None else self.vectors,
             self.photos.rows("train"),
             targets,
             size=self.photos.size,
             class_weights=weights,
-            settings=self.settings.augment,
+            settings=self.settings.augment if stage.augment else None,
             batch_size=self.batch_size,
             seed=self.settings.seed,
             first_epoch=len(self.meta["history"]),
@@ -310,7 +337,7 @@ class _Trainer:
         rows, targets = self.photos.rows("val"), self.photos.targets("val")
         size = self._shared_size(len(rows))
         stream = dataset.evaluation(
-            self.photos.images,
+            self.photos.images if self.vectors is None else self.vectors,
             rows,
             targets=targets,
             classes=len(self.photos.classes),
@@ -347,13 +374,13 @@ class _Trainer:
         self.bar.step(-self.seen)
         self._choose_batch_size(half)
         self._write(values)
-        self.network = None
+        self.network = self.learner = None
         gc.collect()  # Keras's networks hold themselves, and this one still fills the memory
         self._build()
 
     def _variables(self):
         """Return all that an epoch changes: weights, statistics, dropout's seeds, the optimizer's moments."""
-        return [*self.network.variables, *self.network.optimizer.variables]
+        return [*self.network.variables, *self.learner.optimizer.variables]
 
     def _restore(self) -> None:
         """Put everything back to the end of the last whole epoch."""
@@ -397,7 +424,7 @@ class _Trainer:
             }
             for callback in callbacks
         ]
-        self.meta["stopped"] = bool(self.network.stop_training)
+        self.meta["stopped"] = bool(self.learner.stop_training)
         self.save(stage=list(self.stages).index(stage), epoch=epoch)
         self.bar.line(_sentence(row))
         if self.watch:

@@ -127,3 +127,55 @@ def test_fewer_photos_than_neighbours(count, expected):
     rows, cosines = embeddings.neighbours(np.ones((count, 3), np.float32), 2)
     assert rows.tolist() == expected and cosines.shape == (count, 2)
     assert (cosines[rows < 0] == -1).all()
+
+
+# The map
+
+
+def two_groups(count=40):
+    random = np.random.default_rng(0)
+    vectors = random.uniform(0, 0.1, (count, 16)).astype(np.float32)
+    vectors[: count // 2, 0] += 1
+    vectors[count // 2 :, 1] += 1
+    return vectors
+
+
+def test_what_is_alike_lies_together_on_the_map(tmp_path):
+    vectors, rows = two_groups(), np.arange(40)
+    places = embeddings.arrange(vectors, rows, folder=tmp_path, seed=0)
+    assert list(places.index) == list(range(40)) and list(places.columns) == ["x", "y"]
+    points = places.to_numpy()
+    middles = points[:20].mean(axis=0), points[20:].mean(axis=0)
+    nearer = np.linalg.norm(points - middles[0], axis=1) < np.linalg.norm(points - middles[1], axis=1)
+    assert nearer[:20].all() and not nearer[20:].any()
+
+
+def test_the_map_is_read_back_and_belongs_to_the_photos_and_the_seed(tmp_path, monkeypatch):
+    vectors, rows = two_groups(), np.arange(40)
+    first = embeddings.arrange(vectors, rows, folder=tmp_path, seed=0)
+
+    def called(*_):
+        raise AssertionError("arranged again")
+
+    monkeypatch.setattr(embeddings, "_places", called)
+    assert embeddings.arrange(vectors, rows, folder=tmp_path, seed=0).equals(first)
+    for changed in ((vectors, rows[1:], 0), (vectors + 0.1, rows, 0), (vectors, rows, 1)):
+        with pytest.raises(AssertionError, match="arranged again"):
+            embeddings.arrange(*changed[:2], folder=tmp_path, seed=changed[2])
+
+
+def test_of_too_many_photos_some_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "MAPPED", 15)
+    rows = np.arange(5, 40)
+    places = embeddings.arrange(two_groups(), rows, folder=tmp_path, seed=3)
+    assert len(places) == 15 and set(places.index) <= set(rows) and places.index.is_monotonic_increasing
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 10])
+def test_few_photos_have_a_map_too(count, tmp_path):
+    places = embeddings.arrange(two_groups(count), np.arange(count), folder=tmp_path, seed=0)
+    assert places.shape == (count, 2) and np.isfinite(places).all(axis=None)
+
+
+def test_without_embeddings_there_is_no_map(tmp_path):
+    assert embeddings.arrange(None, np.arange(3), folder=tmp_path, seed=0).empty

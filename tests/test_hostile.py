@@ -237,8 +237,9 @@ def build(raw, table):
     raw.put("labels.csv", table)
     tables = {"t": {"file": "labels.csv", "photos": "photos", "label": "label"}}
     source = {"kind": "sample", "name": "mine", "tables": tables}
-    settings = schema.Params.model_validate({"name": "mine", "source": source, "model": {"image_size": 32}})
-    return manifest.build(raw.folder.parent, settings, "hostile")[0]
+    sections = {"source": source, "model": {"image_size": 32}, "clean": {"embeddings": False}}
+    settings = schema.Params.model_validate({"name": "mine", **sections})
+    return manifest.build(raw.folder.parent, settings, "hostile").table
 
 
 @pytest.mark.parametrize("case", TABLES)

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import encoded, scene
 
-from lib import cache, manifest, runs, splits
+from lib import cache, duplicates, manifest, runs
 from lib.schema import Params
 
 
@@ -17,15 +18,16 @@ def settings(**sections):
         "name": "mine",
         "source": {"kind": "sample", "name": "mine"},
         "model": {"image_size": 32},
+        "clean": {"embeddings": False},
     } | sections
     return Params.model_validate(values)
 
 
 def build(raw, given=None, content="abc", earlier=None):
-    table, images = manifest.build(raw.folder.parent, given or settings(), content, earlier=earlier)
-    assert list(table.columns) == manifest.COLUMNS
-    assert images.shape == (len(table), 32, 32, 3)
-    return table.set_index("path", drop=False)
+    cleaned = manifest.build(raw.folder.parent, given or settings(), content, earlier=earlier)
+    assert list(cleaned.table.columns) == manifest.COLUMNS
+    assert cleaned.images.shape == (len(cleaned.table), 32, 32, 3)
+    return cleaned.table.set_index("path", drop=False)
 
 
 def two_classes(raw, count=6, start=0):
@@ -77,7 +79,7 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
     )
     joined = first.path.isin([train, test])
     monkeypatch.setattr(
-        splits, "clusters", lambda *args, **kwargs: np.where(joined, 99, np.arange(len(first)))
+        duplicates, "clusters", lambda *args, **kwargs: np.where(joined, 99, np.arange(len(first)))
     )
     second = build(raw, earlier=first)
     assert second.split[test] == second.split[train] == "train"
@@ -229,7 +231,7 @@ def test_near_duplicates_across_given_splits(raw, on_leak):
     assert table.status.eq("kept").sum() == 24 + 2 * (on_leak == "keep")
     for near, split in (("val/cat/near.jpg", "val"), ("test/dog/near.jpg", "test")):
         expected = (
-            ["kept", split, manifest.LEAKS]
+            ["kept", split, manifest.LEAK]
             if on_leak == "keep"
             else ["leak", "", "a near-duplicate of it is in an earlier split"]
         )
@@ -361,7 +363,8 @@ def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
     run = runs.start(given, "03_train")
     run.data.parent.mkdir(parents=True)
     raw.folder.parent.rename(run.data)
-    table, images = manifest.build(run.data, given, "abc")
+    cleaned = manifest.build(run.data, given, "abc")
+    table, images = cleaned.table, cleaned.images
     manifest.write(table, run.path("manifest.csv"))
     cache.write_json(run.path("source.json"), {"content_sha256": "abc"})
     found = manifest.load(run)
@@ -387,3 +390,128 @@ def test_statistics_are_of_the_training_photos_as_the_network_takes_them(monkeyp
     seen = full[[0, 2, 3, 5, 6], 2:10, 2:10] / 255
     np.testing.assert_allclose(mean, seen.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(deviation, seen.std(axis=(0, 1, 2)), rtol=1e-12)
+
+
+# Decisions, flags and near-duplicates
+
+
+def decide(raw, file, *rows):
+    columns = {"exclusions.csv": "path,sha1,reason", "relabels.csv": "path,sha1,label,from"}[file]
+    (raw.folder.parent / file).write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
+
+
+def test_what_a_person_decided_is_applied(raw):
+    two_classes(raw, 12)
+    raw.photo("cat/twin.png", 80)
+    raw.photo("dog/twin.png", 80)  # under two labels, until a person says which
+    decide(raw, "exclusions.csv", "cat/3.png,,a sketch")
+    decide(raw, "relabels.csv", "cat/5.png,,dog,cat", "dog/twin.png,,cat,dog")
+    table = build(raw)
+    assert table.loc["cat/3.png", ["status", "reason", "split", "cluster"]].tolist() == [
+        *["excluded", "excluded by hand: a sketch"],
+        *["", -1],
+    ]
+    row = table.loc["cat/5.png"]
+    assert (row.label, row.status, row.reason) == ("dog", "kept", "relabelled by hand from cat") and row.split
+    assert sorted(table.status[["cat/twin.png", "dog/twin.png"]]) == ["duplicate", "kept"]
+    found = manifest.summary(table)
+    assert found["relabelled"] == 1 + (table.status["dog/twin.png"] == "kept")
+    assert found["status"]["excluded"] == 1
+
+
+def test_decisions_that_cannot_be_applied_are_told(raw):
+    two_classes(raw)
+    decide(raw, "exclusions.csv", "cat/99.png,,gone")
+    cleaned = manifest.build(raw.folder.parent, settings(), "abc")
+    assert (
+        len(cleaned.notes) == 1
+        and "cat/99.png" in cleaned.notes[0]
+        and "not in the source" in cleaned.notes[0]
+    )
+
+
+def test_a_relabelled_photo_that_moves_says_both(raw, monkeypatch):
+    two_classes(raw, 15)
+    first = build(raw)
+    train, test = (
+        first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "test")
+    )
+    decide(raw, "relabels.csv", f"{test},,dog,cat")
+    joined = first.path.isin([train, test])
+    monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
+    table = build(raw, earlier=first)
+    said = "relabelled by hand from cat; moved here from test with its near-duplicates"
+    assert table.reason[test] == said
+    found = manifest.summary(table)
+    assert (found["relabelled"], found["moved"]) == (1, 1)
+
+
+def put_odd(raw):
+    two_classes(raw, 12)
+    raw.put("cat/grey.png", encoded(np.repeat(scene(71)[..., :1], 3, axis=2)))
+    raw.put("dog/dark.png", encoded(scene(72) // 4))
+
+
+def test_odd_photos_are_flagged_and_kept(raw):
+    put_odd(raw)
+    table = build(raw)
+    flagged = {kind: list(table.path[manifest.flagged(table, kind)]) for kind in ("greyscale", "dark")}
+    assert flagged == {"greyscale": ["cat/grey.png"], "dark": ["dog/dark.png"]}
+    assert table.status.eq("kept").all()
+    found = manifest.summary(table)["flags"]
+    assert (found["greyscale"], found["dark"], found["outlier"]) == (1, 1, 0)
+
+
+def test_odd_photos_are_left_out_where_the_parameters_say_so(raw):
+    put_odd(raw)
+    raw.put("asked.png", encoded(np.repeat(scene(73)[..., :1], 3, axis=2)))
+    table = build(raw, settings(clean={"embeddings": False, "exclude": ["greyscale"]}))
+    assert table.status["cat/grey.png"] == "flagged" and table.reason["cat/grey.png"].startswith(
+        "greyscale ("
+    )
+    assert table.status["dog/dark.png"] == "kept"
+    assert table.split["asked.png"] == "predict"  # it is to be predicted all the same
+    assert manifest.summary(table)["flags"]["greyscale"] == 1  # of those that are kept
+
+
+def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
+    two_classes(raw, 12)
+    photo = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    photo = cv2.resize(photo, (160, 160), interpolation=cv2.INTER_CUBIC)
+    raw.put("cat/whole.png", encoded(photo))
+    raw.put("cat/mirrored.png", encoded(photo[:, ::-1]))
+    plain = build(raw)
+    assert plain.cluster["cat/whole.png"] != plain.cluster["cat/mirrored.png"]
+
+    def compute(images, *, content, folder, settings):
+        assert content[-1] == "crop" and len(content) == len(images) + 1
+        return np.abs(np.random.default_rng(0).normal(3, 0.1, (len(images), 8))).astype(np.float32)
+
+    monkeypatch.setattr(manifest.embeddings, "compute", compute)
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 30)
+    given = settings(clean={"embeddings": True}, model={"image_size": 160})
+    cleaned = manifest.build(raw.folder.parent, given, "abc")
+    table = cleaned.table.set_index("path", drop=False)
+    assert table.cluster["cat/whole.png"] == table.cluster["cat/mirrored.png"] >= 0
+    assert table.split["cat/whole.png"] == table.split["cat/mirrored.png"]
+    pairs = manifest.near_duplicates(cleaned)
+    assert pairs[["kind", "first", "second", "labels"]].values.tolist() == [
+        ["embedding", "cat/mirrored.png", "cat/whole.png", "cat / cat"]
+    ]
+    assert pairs.correlation.item() > 0.85 and cleaned.vectors.shape == (26, 8)
+
+
+def test_near_duplicates_name_the_photos_the_surest_first(raw):
+    put_dirt(raw)
+    cleaned = manifest.build(raw.folder.parent, settings(), "abc")
+    pairs = manifest.near_duplicates(cleaned)
+    assert list(pairs.kind) == sorted(pairs.kind)  # exact, perceptual
+    assert set(pairs[pairs.kind.eq("exact")].labels) == {"cat / cat", "cat / dog"}
+    smaller = pairs[pairs.kind.eq("perceptual")]
+    assert smaller[["first", "second"]].values.tolist() == [["cat/0 smaller.jpg", "cat/0.png"]]
+    splits = cleaned.table.set_index("path").split
+    assert smaller.splits.item() == f"{splits['cat/0 smaller.jpg']} / {splits['cat/0.png']}"
+    assert all(
+        cleaned.table.path[row] == path
+        for row, path in zip(cleaned.pairs["first"][pairs.index], pairs["first"], strict=True)
+    )

@@ -65,10 +65,10 @@ def test_photo_grid(count, columns, tmp_path):
     titles = [f"a very long title of a photo number {number}\nsecond line" for number in range(count)]
     path = tmp_path / "grid.png" if count < 2 else None
     picture = plots.photo_grid(images, titles, columns=columns, path=path)
-    if path:
-        assert path.is_file()
     if count:
         drawn(picture, "JPEG")
+    else:
+        assert picture is None and not path.exists()
     if count == 1:
         written(path, picture)
 
@@ -87,6 +87,47 @@ def test_photo_grid_shows_the_photos_in_their_order():
         < np.mean(np.flatnonzero(places[1]))
         < np.mean(np.flatnonzero(places[2]))
     )
+
+
+def test_pair_grid_names_what_became_of_both(monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        plots, "photo_grid", lambda images, names, columns: titles.extend(names) or len(images)
+    )
+    table = pd.DataFrame(
+        {
+            "path": ["cat/a.jpg", "dog/b.jpg"],
+            "label": ["cat", "dog"],
+            "split": ["train", ""],
+            "status": ["kept", "leak"],
+        }
+    )
+    pairs = pd.DataFrame({"first": [0], "second": [1], "kind": ["embedding"]})
+    images = np.zeros((2, 9, 9, 3), np.uint8)
+    assert plots.pair_grid(pairs, table, images) == 2
+    assert titles == ["a.jpg\ncat, train, embedding", "b.jpg\ndog, leak, embedding"]
+    monkeypatch.undo()
+    drawn(plots.pair_grid(pairs, table, images), "JPEG")
+    assert plots.pair_grid(pairs[:0], table, images) is None
+
+
+@pytest.mark.parametrize("sizes", [[(1, 1)], [(640, 480), (480, 640), (0, 0)], [(20_000, 10), (10, 20_000)]])
+def test_sizes(sizes):
+    drawn(plots.sizes(pd.DataFrame(sizes, columns=["width", "height"])))
+
+
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_embedding_map(classes):
+    places = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 2)), columns=["x", "y"])
+    labels = pd.Series([f"{number % classes}_$x$" for number in range(80)])
+    outliers = pd.Series([number == 5 for number in range(80)])
+    drawn(plots.embedding_map(places, labels, outliers=outliers))
+    drawn(plots.embedding_map(places, labels, outliers=outliers & False, names={"0_$x$": "a cat"}))
+
+
+def test_there_is_no_map_of_nothing():
+    places = pd.DataFrame(columns=["x", "y"], dtype=float)
+    assert plots.embedding_map(places, pd.Series(dtype=str), outliers=pd.Series(dtype=bool)) is None
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])

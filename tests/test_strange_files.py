@@ -29,6 +29,7 @@ SETTINGS = Params.model_validate(
         "name": "mine",
         "source": {"kind": "sample", "name": "mine"},
         "model": {"image_size": SIZE, "fit": "squash"},
+        "clean": {"embeddings": False},
     }
 )
 
@@ -312,13 +313,13 @@ def source(tmp_path_factory):
     for name, content, *_ in EXCLUDED.values():
         raw.put(f"cat/{name}", content)
     others = put_others(raw)
-    table, images = manifest.build(raw.folder.parent, SETTINGS, "strange")
-    manifest.write(table, raw.folder.parent / "manifest.csv")
+    cleaned = manifest.build(raw.folder.parent, SETTINGS, "strange")
+    manifest.write(cleaned.table, raw.folder.parent / "manifest.csv")
     table = manifest.read(raw.folder.parent / "manifest.csv")
     return SimpleNamespace(
         raw=raw.folder,
         table=table,
-        images=images,
+        images=cleaned.images,
         others=others,
         row=dict(zip(table.path, table.index, strict=True)),
     )

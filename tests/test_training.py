@@ -398,7 +398,14 @@ def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key(
 
 
 def test_the_key_holds_all_modules_that_the_network_and_its_batches_are_made_of():
-    plumbing = {"cache", "device", "params", "schema"}
+    plumbing = {
+        "cache",
+        "device",
+        "params",
+        "photos",
+        "progress",
+        "schema",
+    }  # photos come in the size of the network
     used = {
         value.__name__.removeprefix("lib.")
         for module in training.CODE
@@ -673,6 +680,89 @@ def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eag
     assert training.frozen_layers_agree(trained, training.network(settings, photos), settings)
 
 
+# A head on embeddings
+
+
+PLAIN_STAGES = {
+    "head": {"trainable": "none", "epochs": 3, "learning_rate": 0.03, "augment": False},
+    "fine_tune": {"trainable": "last 2 layers", "epochs": 1, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch):
+    """Settings and photos of a pretrained network, and how many photos its backbone is asked for."""
+    asked = []
+    fixed = keras.initializers.GlorotUniform(seed=1)  # as weights from a file are
+
+    def Fixed(include_top=False, weights=None, input_shape=None):
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv", kernel_initializer=fixed)(inputs)
+        return keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.5, name="norm")(x))
+
+    monkeypatch.setattr(backbones, "OWN", {"Tiny": Fixed})
+    original = manifest.embeddings.compute
+
+    def counting(images, **options):
+        asked.append(len(images))
+        return original(images, **options)
+
+    monkeypatch.setattr(manifest.embeddings, "compute", counting)
+    settings = make_settings(
+        PLAIN_STAGES, model=pretrained(tmp_path, "inference"), augment={"flip": "horizontal"}
+    )
+    return settings, dataclasses.replace(make_photos(), folder=tmp_path / "cache"), asked
+
+
+def test_a_head_without_augmentation_learns_from_embeddings_as_it_does_from_photos(embedded, tmp_path, eager):
+    settings, photos, asked = embedded
+    fast = training.fit(settings, photos, tmp_path / "fast")
+    assert asked == [24]  # once, all photos
+    slow = training.fit(settings, dataclasses.replace(photos, folder=None), tmp_path / "slow")
+    assert asked == [24] and fast.learned == slow.learned == ("none", "last 2 layers")
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    np.testing.assert_allclose(fast.history[columns], slow.history[columns], rtol=1e-4)
+    assert training.frozen_layers_agree(fast, training.network(settings, photos), settings)
+    batches = dataset.evaluation(
+        photos.images, photos.rows("val"), targets=photos.targets("val"), classes=2, batch_size=8
+    )
+    fast.model.compile(
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.train.label_smoothing)
+    )
+    least = fast.history.val_loss.min()
+    assert fast.model.evaluate(batches, verbose=0) == pytest.approx(least, rel=1e-4)
+
+
+def test_a_head_on_embeddings_that_was_interrupted_goes_on(embedded, tmp_path, monkeypatch, eager):
+    settings, photos, _ = embedded
+    whole = tmp_path / "whole", training.fit(settings, photos, tmp_path / "whole")
+    interrupt(settings, photos, tmp_path / "cut", monkeypatch, at_step=4)
+    assert_same(whole, (tmp_path / "cut", training.fit(settings, photos, tmp_path / "cut")))
+
+
+@pytest.mark.parametrize(
+    "why, change",
+    {
+        "the backbone learns": {"stages": {"all": {**PLAIN_STAGES["head"], "trainable": "all"}}},
+        "the photos are changed": {"stages": {"head": {**PLAIN_STAGES["head"], "augment": True}}},
+        "the backbone has learned": {
+            "stages": {"all": ONE_EPOCH["head"], "head": {**PLAIN_STAGES["head"], "epochs": 1}}
+        },
+        "no weights": {"model": {"weights": None}},
+        "measured scaling": {"model": {"scaling": "measured"}},
+        "another head": {
+            "model": {"head": {"pool": {"layer": "max_pooling"}, "classes": {"layer": "dense"}}}
+        },
+    }.items(),
+)
+def test_no_embeddings_where(why, change, embedded, tmp_path, eager):
+    settings, photos, asked = embedded
+    model = pretrained(tmp_path, "inference") | change.get("model", {})
+    settings = make_settings(change.get("stages", {"head": PLAIN_STAGES["head"]}), model=model)
+    trained = training.fit(settings, photos, tmp_path / "training")
+    assert not asked and len(trained.history), why
+
+
 def test_statistics_move_where_the_parameters_say_so(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model=pretrained(tmp_path, "train"))
     trained = training.fit(settings, make_photos(), tmp_path / "training")
@@ -714,7 +804,9 @@ def test_class_weights_reach_the_loss(tmp_path, monkeypatch):
     )
     photos = make_photos()
     for class_weights in (True, False):
-        training._Trainer(make_settings(class_weights=class_weights), photos, tmp_path)._batches()
+        training._Trainer(make_settings(class_weights=class_weights), photos, tmp_path)._batches(
+            schema.Stage(**ONE_EPOCH["head"])
+        )
     np.testing.assert_allclose(seen[0], dataset.class_weights(photos.targets("train"), 2))
     assert seen[1].tolist() == [1, 1]
 

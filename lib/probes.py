@@ -1,0 +1,63 @@
+"""Which backbone suits the photos? A quick look before training: what can be read from its embeddings alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib import embeddings, labels, metrics, suspects
+from lib.schema import Model, Params
+
+COLUMNS = ["backbone", "image_size", "channels", "top_1", "low", "high", "log_loss"]
+
+
+def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder: Path) -> pd.DataFrame:
+    """Judge backbones by how well frozen embeddings tell the classes apart.
+
+    The probe is that of `suspects.probable`: each photo is judged by models of four fifths of the others,
+    never by its near-duplicates. It is no bound for a training, in which the backbone learns too.
+
+    Args:
+        table: the manifest; its kept, labelled photos count.
+        images: `uint8` of shape `(rows of the manifest, side, side, 3)`, RGB.
+        settings: the run's parameters. Compared are the backbone of the cleaning and those of
+            `clean.compare`: the recipe's own with its weights and size, others with their ImageNet weights.
+        folder: keeps the embeddings.
+
+    Returns:
+        One row per backbone, the best first: `backbone`, `image_size` (pixels), `channels`, `top_1` with its
+        95 % interval `low` to `high`, and `log_loss`; no row without `clean.embeddings`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `embeddings.compute`.
+    """
+    if not settings.clean.embeddings:
+        return pd.DataFrame(columns=COLUMNS)
+    rows = np.flatnonzero(table.cluster.ge(0))
+    kept = table.iloc[rows]
+    classes = labels.classes(kept.label)
+    targets = pd.Categorical(kept.label, classes).codes.astype(np.int64)
+    folds = suspects.divide(targets, kept.cluster.to_numpy(), seed=settings.seed)
+    found = []
+    for model in _models(settings):
+        content = [*table.sha1, settings.model.fit]
+        vectors = embeddings.compute(images, content=content, folder=folder, settings=model)
+        said = suspects.probable(suspects.project(vectors[rows]), targets, folds, classes=len(classes))
+        judged = ~np.isnan(said[:, 0])
+        if not judged.any():
+            continue
+        report = metrics.report(targets[judged], said[judged], classes, seed=settings.seed)
+        values = [model.backbone, model.image_size, vectors.shape[1], report["top_1"]]
+        found.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
+    return pd.DataFrame(found, columns=COLUMNS).sort_values("log_loss", ignore_index=True)
+
+
+def _models(settings) -> list[Model]:
+    own = settings.model
+    models = [embeddings.BACKBONE]
+    for name in settings.clean.compare:
+        if name == own.backbone and own.weights and own.scaling != "measured":
+            models.append(own)
+        else:
+            models.append(Model(backbone=name, image_size=own.image_size))
+    return models
