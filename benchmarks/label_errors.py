@@ -25,6 +25,8 @@ C = 1.0e-3  # of 1e-4, 1e-3 and 1e-2 the one that ranks best
 
 def main(archive: Path = ARCHIVE) -> int:
     """Print the figures and return the exit code."""
+    if not archive.is_file():
+        sys.exit(f"there is no {archive}: name an archive of photos in class folders")
     vectors, given, groups = _photos(archive, runs.outputs() / "bench" / archive.stem)
     print(f"{len(given)} photos, {SHARE:.0%} of the labels flipped, {len(SEEDS)} seeds: median (range)")
     print(f"{'':20} {'found in first 10 %':>24} {'precision in first 5 %':>24} {'seconds':>8}")

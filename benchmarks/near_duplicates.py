@@ -5,7 +5,7 @@
 Photos of an archive are drawn and copied in 18 ways; each copy is saved as a JPEG and read as 02_clean
 reads a photo. For each way, `duplicates.find` gets the photos and their copies: it should pair each photo
 with its copy (recall) and nothing else (precision: unrelated photos and copies, all with all, are the
-other side). Thresholds are chosen on flowers, by `--choose`, and scored on butterfly and biology.
+other side). Thresholds are chosen on flowers, by `--choose`, and scored on butterfly and biology; exit code 1 where a target is missed.
 
 Photos that an archive holds twice would count as errors. So where two of the drawn photos are found to be a
 pair, the second is left out and its name printed, for a person to look at; those that a person found to be
@@ -14,6 +14,7 @@ unrelated are in `UNRELATED`, stay, and count as errors.
 
 import argparse
 import io
+import sys
 import tempfile
 import time
 import zipfile
@@ -31,6 +32,7 @@ from lib import duplicates, embeddings, photos
 CHOSEN_ON, SCORED_ON = "flowers", ["butterfly", "biology"]
 SEED = 0
 HASH_ALONE, COSINE_ALONE = 10, 0.85  # for comparison, chosen on flowers for a precision of 0.98
+PRECISION, RECALL = 0.98, 0.90  # targets, for each archive
 LOWEST_COSINE = 0.3  # of the candidates that thresholds are chosen from
 UNRELATED = {
     ("test/Image_3.jpg", "train/Image_461.jpg"),  # two specimens of a species, pinned alike on white
@@ -259,8 +261,12 @@ def choose(found: Collection, folder: Path) -> None:
             print(f"  {name} {threshold:5.2f}   precision {precision:.4f}   recall {recall:.4f}")
 
 
-def report(results: dict[str, pd.DataFrame]) -> None:
-    """Print precision and recall of each archive: by hash alone, by cosine alone, and by all nets with the check."""
+def report(results: dict[str, pd.DataFrame]) -> bool:
+    """Print precision and recall of each archive: by hash alone, by cosine alone, and by all nets with the check.
+
+    Returns:
+        Whether the last reach their targets on each.
+    """
     nets = {
         f"hash alone, {HASH_ALONE} bits": lambda pairs: pairs.bits <= HASH_ALONE,
         f"cosine alone, {COSINE_ALONE}": lambda pairs: pairs.cosine >= COSINE_ALONE,
@@ -275,10 +281,12 @@ def report(results: dict[str, pd.DataFrame]) -> None:
     for title in COPIES:
         values = (pairs[pairs.right & pairs.kind.eq(title)].found.mean() for pairs in results.values())
         print(f"  {title:40}" + "".join(f"{value:12.3f}" for value in values))
+    scores = [score(pairs, pairs.found) for pairs in results.values()]
+    return all(precision >= PRECISION and recall >= RECALL for precision, recall in scores)
 
 
-def main() -> None:
-    """Print the figures."""
+def main() -> int:
+    """Print the figures and return the exit code."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
     arguments.add_argument("--photos", type=int, default=100, help="photos drawn from each archive")
@@ -286,6 +294,8 @@ def main() -> None:
     arguments.add_argument("--fit", default="crop", help="how they become squares: crop, squash or pad")
     arguments.add_argument("--choose", action="store_true", help="print figures by threshold as well")
     given = arguments.parse_args()
+    if missing := [name for name in (CHOSEN_ON, *SCORED_ON) if not (given.data / f"{name}.zip").is_file()]:
+        arguments.error(f"{given.data} has no {missing[0]}.zip: --data names the folder of the archives")
     results = {}
     for archive in [CHOSEN_ON, *SCORED_ON]:
         with tempfile.TemporaryDirectory() as folder:
@@ -300,8 +310,8 @@ def main() -> None:
                 f"{archive}: {found.count} photos, {len(found.table):,} with copies, {time.perf_counter() - began:.0f} s",
                 flush=True,
             )
-    report(results)
+    return 0 if report(results) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -49,7 +49,8 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
         data: the bytes of the file, in one of `FORMATS`, whatever its name says. Of an animation the
             first frame is taken; transparency is composited on white; 16 bits are scaled to 8.
         side: the side in pixels that the photo will be resized to, if known: a JPEG more than
-            twice as large is decoded at a half, a quarter or an eighth of its size, which is faster.
+            twice as large as that, and as quality is measured at, is decoded at a half, a quarter or an
+            eighth of its size, which is faster.
 
     Returns:
         The photo as `uint8` of shape `(height, width, 3)`, RGB, EXIF orientation applied; and the
@@ -67,7 +68,8 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
                 millions = LARGEST_PIXELS // 1_000_000
                 raise _UnusableError(f"{width} x {height} pixels are more than {millions} million")
             if side:
-                image.draft(None, (2 * side, 2 * side))
+                least = 2 * max(side, quality.SIDE)
+                image.draft(None, (least, least))
             turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             turned = turned and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
             many = image.size[0] * image.size[1] > MANY_PIXELS
@@ -290,7 +292,7 @@ def _read(root, path, size, fit):
         ) from None
     sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     try:
-        image, (width, height) = decode(data, side=max(size, quality.SIDE))
+        image, (width, height) = decode(data, side=size)
     except ValueError as error:
         return unusable | {"sha1": sha1, "problem": " ".join(str(error).split())}, black
     row = {"path": path, "sha1": sha1, "phash": perceptual_hash(image), "width": width, "height": height}

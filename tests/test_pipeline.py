@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lib import cache, params, pipeline, runs, schema
+from lib import cache, decisions, params, pipeline, runs, schema
 
 STAGES = (
     runs.Stage("one", ("seed", "source"), (), ("one.txt",)),
@@ -219,6 +219,30 @@ def test_what_changed_is_executed_again_with_what_depends_on_it(place, monkeypat
 
     (place / "notebooks" / "one.ipynb").touch()  # by content, not by date
     assert rerun()[0] == []
+
+
+def test_a_decision_of_a_person_has_02_executed_again(place, monkeypatch):
+    settings = params.load("demo")
+    stage = runs.Stage("two", (), runs.DECISIONS, ())
+    at = runs.Run(settings, stage)
+    folder = at.folder
+    folder.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), folder / "two.ipynb")
+
+    def record():
+        entry = {"inputs": pipeline._inputs(stage, settings)}
+        cache.write_json(folder / "provenance.json", {"stages": {"two": entry}})
+
+    record()
+    assert pipeline.reasons(stage, settings) == []
+    for number, name in enumerate(runs.DECISIONS):
+        decide = decisions.exclude if number == 0 else decisions.relabel
+        words = {"reason": "a sketch"} if number == 0 else {"label": "dog", "given": "cat"}
+        decide(at.data, "cat/1.jpg", sha1="", **words)
+        assert f"{name} has changed" in pipeline.reasons(stage, settings)
+        record()
+        assert pipeline.reasons(stage, settings) == []
+    assert set(runs.DECISIONS) == {decisions.EXCLUSIONS, decisions.RELABELS}
 
 
 def test_output_of_a_notebook_is_not_its_source(place, monkeypatch):

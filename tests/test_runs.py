@@ -76,8 +76,8 @@ def test_need_names_the_stage_to_run(stage, name, writer):
     assert run.need(name) == run.path(name)
 
 
-def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one():
-    written = set()
+def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one_or_by_a_person():
+    written = set(runs.DECISIONS)
     for stage in runs.STAGES.values():
         assert set(stage.reads) <= written, stage.name
         written |= set(stage.writes)
@@ -115,6 +115,20 @@ def test_finish_records_how_the_results_were_made():
     }
     assert set(entry["packages"]) == set(runs.PACKAGES) and entry["python"].count(".") == 2
     assert entry["hardware"]["cores"] == os.cpu_count() and "device" in entry["hardware"]
+
+
+def test_decisions_of_a_person_belong_to_the_photos_and_need_not_be_there(outputs):
+    run = runs.start(settings(), "02_clean")
+    fill(run)
+    for name in runs.DECISIONS:
+        assert run.path(name).parent == run.data
+        run.path(name).unlink(missing_ok=True)
+    run.finish()
+    assert set(runs.provenance(run.folder)["stages"]["02_clean"]["read"]) == {"source.json"}
+    run.path("relabels.csv").write_text("path,label\n")
+    run.finish()
+    read = runs.provenance(run.folder)["stages"]["02_clean"]["read"]
+    assert read["relabels.csv"] == cache.file_sha256(run.path("relabels.csv"))
 
 
 def test_finish_keeps_the_entries_of_other_stages():
