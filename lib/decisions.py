@@ -6,22 +6,19 @@ the decision is reported and not applied. What the author of the source delivere
 """
 
 import difflib
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from lib import cache, labels
+from lib import labels, runs, tables
 
-EXCLUSIONS, RELABELS = "exclusions.csv", "relabels.csv"
+EXCLUSIONS, RELABELS = runs.DECISIONS
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
 OPEN = ("kept", "mislabelled")  # statuses that a decision can change: a damaged photo stays damaged
 NAMED = 3  # paths that a note spells out
 RELABELLED = "relabelled by hand from "
-
-# A spreadsheet runs what starts with one of these as a formula: such cells are written behind an apostrophe.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
@@ -81,13 +78,23 @@ def forget(folder: Path, path: str) -> None:
     _decide(folder, path)
 
 
-def of_each(folder: Path) -> dict[str, Decision]:
+def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
     """Return what holds for each photo that was decided on, by path: the exclusion where it stands in both files.
+
+    Args:
+        folder: as `exclude`.
+        sha1: of the file of each photo, by path, as the manifest has it. A decision on another file than the
+            one that is there now, or on a photo that is not there, holds no longer and is left out.
 
     Raises:
         ValueError: as `read`.
     """
-    return _of_file(folder, RELABELS) | _of_file(folder, EXCLUSIONS)
+    found = _of_file(folder, RELABELS) | _of_file(folder, EXCLUSIONS)
+    return {
+        path: decision
+        for path, decision in found.items()
+        if path in sha1 and decision.sha1 in ("", sha1[path])
+    }
 
 
 def read(folder: Path, file: str) -> pd.DataFrame:
@@ -115,22 +122,16 @@ def read(folder: Path, file: str) -> pd.DataFrame:
             f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, table.columns))}"
         )
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS[file], *table.columns])), fill_value="")
-    table = table.map(_without_apostrophe)
+    table = tables.plain(table)
     table["path"] = [_inside(path, file) for path in table.path]
     for column in COLUMNS[file][1:]:
         table[column] = table[column].str.strip()
     table["sha1"] = table.sha1.str.lower()
     if file == RELABELS and (empty := list(table.path[table.label.eq("")])):
         raise ValueError(
-            f"{file} gives no label to {_listed(empty)}. To leave photos out, put them into {EXCLUSIONS}"
+            f"{file} gives no label to {listed(empty)}. To leave photos out, put them into {EXCLUSIONS}"
         )
     return table.drop_duplicates("path", keep="last", ignore_index=True)
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a fingerprint of both files' bytes, for whoever must notice a new decision."""
-    files = [folder / name for name in COLUMNS]
-    return cache.fingerprint([cache.file_sha256(file) if file.is_file() else "" for file in files])
 
 
 def apply(table: pd.DataFrame, folder: Path, *, partial: bool = False) -> tuple[pd.DataFrame, list[str]]:
@@ -154,7 +155,7 @@ def apply(table: pd.DataFrame, folder: Path, *, partial: bool = False) -> tuple[
     """
     excluded, relabelled = (_of_file(folder, file) for file in (EXCLUSIONS, RELABELS))
     both = sorted(excluded.keys() & relabelled.keys())
-    notes = [f"{_listed(both)} in {EXCLUSIONS} and in {RELABELS}: excluded"] if both else []
+    notes = [f"{listed(both)} in {EXCLUSIONS} and in {RELABELS}: excluded"] if both else []
     decided, more = _applicable(table, relabelled | excluded, partial)
     classes = set(table.label) - {""}
     if not partial:
@@ -201,7 +202,7 @@ def _applicable(table, decided, partial) -> tuple[dict[str, Decision], list[str]
     ]
     passed_over = {*changed, *asked}
     applicable = {p: decision for p, decision in decided.items() if p in rows and p not in passed_over}
-    return applicable, [f"{_listed(paths)} {what}" for paths, what in notes if paths]
+    return applicable, [f"{listed(paths)} {what}" for paths, what in notes if paths]
 
 
 def _check_labels(decided, classes) -> None:
@@ -232,8 +233,7 @@ def _decide(folder, path, file=None, row=None) -> None:
         if name == file:
             table = pd.concat([table, pd.DataFrame([row])], ignore_index=True).fillna("")
         if name == file or len(table) < len(before[name]):
-            text = table.map(_with_apostrophe).to_csv(index=False, lineterminator="\r\n")
-            cache.write(folder / name, lambda partial, text=text: partial.write_bytes(text.encode()))
+            tables.write(table, folder / name)
 
 
 def _inside(path, file) -> str:
@@ -243,14 +243,7 @@ def _inside(path, file) -> str:
     return str(parts)
 
 
-def _with_apostrophe(cell):
-    return f"'{cell}" if _FORMULA.match(cell) else cell
-
-
-def _without_apostrophe(cell):
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def _listed(paths) -> str:
+def listed(paths: Sequence[str]) -> str:
+    """Name the first few of some photos and say how many there are."""
     names = f"{', '.join(paths[:NAMED])}{' ...' if len(paths) > NAMED else ''}"
     return f"{len(paths)} photo{'s' * (len(paths) > 1)} ({names})"

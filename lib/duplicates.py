@@ -17,16 +17,17 @@ import cv2
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from lib import cache, embeddings, progress, registration
+from lib import cache, embeddings, photos, progress, registration
 
 KINDS = ["exact", "perceptual", "embedding"]
 COLUMNS = ["first", "second", "distance", "correlation"]
 NEIGHBOURS = 5  # of each photo that are candidates; larger groups are joined through one another
-DESCRIBED = 10_000  # photos whose points are kept in memory, 12 kB each
+DESCRIBED = 4000  # descriptions of photos that are kept in memory, 12 kB each
 AT_ONCE = 2048  # candidates that are handed out at a time
-PAIRS_AT_ONCE = 10**6  # of hashes
+PAIRS_AT_ONCE = 10**6  # of hashes that are compared
+MANY_PAIRS = 200_000  # beyond it, only those stay that join the photos into the same clusters
 PARTS, BITS = 4, 16  # of a perceptual hash: so many parts of so many bits
 
 
@@ -115,6 +116,7 @@ def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndar
 
     Returns:
         Positions, `int64` of shape `(pairs, 2)`, the smaller first, sorted; and the number of bits of each.
+        Of far more than 200,000 pairs, such as those of a film's frames, only those that the clusters need.
     """
     codes = np.array([int(value, 16) for value in hashes], dtype=np.uint64)
     changes = [
@@ -127,8 +129,25 @@ def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndar
         near = (distance <= bits) & (first < second)
         pairs.append(np.column_stack([first[near], second[near]]))
         distances.append(distance[near].astype(np.int64))
+        if sum(map(len, pairs)) > MANY_PAIRS:
+            pairs, distances = ([part] for part in _forest(*_distinct(pairs, distances), len(codes)))
+    return _distinct(pairs, distances)
+
+
+def _distinct(pairs, distances) -> tuple[np.ndarray, np.ndarray]:
     pairs, unique = np.unique(np.concatenate(pairs), axis=0, return_index=True)
     return pairs, np.concatenate(distances)[unique]
+
+
+def _forest(pairs, distances, count) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest pairs that join the photos into the same clusters: fewer than there are photos."""
+    graph = coo_array(
+        (distances + 1.0, tuple(pairs.T)), shape=(count, count)
+    )  # a distance of 0 would be no edge
+    tree = minimum_spanning_tree(graph.tocsr()).tocoo()
+    return np.sort(np.column_stack([tree.row, tree.col]).astype(np.int64), axis=1), tree.data.astype(
+        np.int64
+    ) - 1
 
 
 def _all(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -174,20 +193,22 @@ def _copies(values: pd.Series) -> np.ndarray:
 
 def _registered(images, rows, vectors, cosine) -> np.ndarray:
     """Lay neighbours over one another: `(pairs, 4)`, their rows, 1 - cosine and the correlation."""
-    near, cosines = embeddings.neighbours(vectors[rows], NEIGHBOURS)
-    first, place = np.nonzero(cosines >= cosine)
+    some = vectors if len(rows) == len(vectors) else vectors[rows]  # all are read from disk a part at a time
+    near, cosines = embeddings.neighbours(some, NEIGHBOURS)
+    first, place = np.nonzero((cosines >= cosine) & (near >= 0))
     pairs = np.sort(np.column_stack([first, near[first, place]]), axis=1)
     pairs, unique = np.unique(pairs, axis=0, return_index=True)
     distances = 1 - cosines[first, place][unique]
 
     @functools.lru_cache(DESCRIBED)
-    def described(position, mirrored=False):
+    def described(position, mirrored):
         return registration.describe(images[rows[position]], mirrored=mirrored)
 
     def compare(pair):
         one, two = pair
         return max(
-            registration.correlation(described(one, mirrored), described(two)) for mirrored in (False, True)
+            registration.correlation(described(one, mirrored), described(two, False))
+            for mirrored in (False, True)
         )
 
     correlations = np.zeros(len(pairs))
@@ -196,5 +217,6 @@ def _registered(images, rows, vectors, cosine) -> np.ndarray:
         for start in range(0, len(pairs), AT_ONCE):
             part = pairs[start : start + AT_ONCE]
             correlations[start : start + AT_ONCE] = list(pool.map(compare, part.tolist()))
+            photos.release(images)
             bar.step(len(part))
     return np.column_stack([rows[pairs], distances, correlations])

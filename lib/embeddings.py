@@ -65,6 +65,34 @@ def compute(
     return np.load(path, mmap_mode="r")
 
 
+def of_photos(
+    sha1: Sequence[str],
+    full: np.ndarray,
+    *,
+    fit: str,
+    folder: Path,
+    settings: schema.Model = BACKBONE,
+    size: int | None = None,
+) -> np.ndarray:
+    """Embed the photos of a manifest, so that all who ask for the same share one result.
+
+    Args:
+        sha1: of each photo's file.
+        full: `uint8` of shape `(n, side, side, 3)`, RGB, the photos as squares.
+        fit: how they became squares.
+        folder, settings: as `compute`.
+        size: side in pixels of the centre to look at; `None`: the whole square.
+
+    Returns:
+        As `compute`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `compute`.
+    """
+    images = full if size is None else photos.centre(full, size)
+    return compute(images, content=[*sha1, fit, str(full.shape[1])], folder=folder, settings=settings)
+
+
 def network(settings: schema.Model = BACKBONE) -> keras.Model:
     """Build the network that embeds: scaling, backbone, average over the photo.
 
@@ -87,6 +115,7 @@ def _embed(images, settings, batch_size, path) -> None:
             batch = images[start : start + batch_size]
             batch = np.stack([photos.resize(image, size=size, fit="squash") for image in batch])
             result[start : start + batch_size] = call(batch).numpy()
+            photos.release(images)
             bar.step(len(batch))
     result.flush()
 

@@ -111,7 +111,8 @@ class Gallery(widgets.VBox):
         self.page_of = [number for number, page in enumerate(pages) for _ in page]
         self.folder, self.names, self.cards = folder, names, {}
         self.labels = [(names.get(label, label), label) for label in classes]
-        self.decided = decisions.of_each(folder)
+        self.sha1 = {item.path: item.sha1 for item in self.items}
+        self.decided = decisions.of_each(folder, self.sha1)
         self.at = next((i for i, item in enumerate(self.items) if item.path not in self.decided), 0)
         self.head, self.typed = widgets.HTML(), ""
         self.page = widgets.Box(layout=widgets.Layout(flex_flow="row wrap"))
@@ -140,6 +141,8 @@ class Gallery(widgets.VBox):
             number: the photo; `None`: the one under the cursor, which then moves on to the next.
         """
         index = self.at if number is None else number
+        if name == "only" and self.items[index].group < 0:  # it belongs to no cluster
+            return
         if name in ("next", "back"):
             self.move(index + (1 if name == "next" else -1))
             return
@@ -158,7 +161,7 @@ class Gallery(widgets.VBox):
     def draw(self, problem: str = "") -> None:
         """Show the page of the cursor as the files have it, and what went wrong, if anything did."""
         try:
-            self.decided = decisions.of_each(self.folder)
+            self.decided = decisions.of_each(self.folder, self.sha1)
         except (ValueError, OSError) as error:
             problem = problem or str(error)
         self.head.value = self._headline(problem)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import cache, decisions, duplicates, embeddings, labels, photos, quality, runs, splits
+from lib import cache, decisions, duplicates, embeddings, labels, photos, quality, runs, splits, tables
 from lib.schema import Model, Params
 
 COLUMNS = [
@@ -78,9 +78,9 @@ def build(data: Path, settings: Params, content: str, *, earlier: pd.DataFrame |
     table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
     vectors = None
     if settings.clean.embeddings:
-        vectors = _embed(table, images, data / "cache", settings.model.fit)
+        vectors = embeddings.of_photos(table.sha1, images, fit=settings.model.fit, folder=data / "cache")
     _flag(table, vectors, settings.clean.exclude)
-    _exclude_copies(table, settings.split.on_leak)
+    _exclude_copies(table)
     pairs = _near_duplicates(table, images, vectors, data, settings.clean)
     table["cluster"] = duplicates.clusters(pairs, len(table))
     _split(table, settings, earlier)
@@ -114,14 +114,13 @@ def division(settings: Params) -> dict:
 
 def write(table: pd.DataFrame, path: Path) -> None:
     """Write a manifest as CSV."""
-    # so that a "\r" in a name is quoted
-    cache.write(path, lambda partial: table.to_csv(partial, index=False, lineterminator="\r\n"))
+    tables.write(table, path)
 
 
 def read(path: Path) -> pd.DataFrame:
     """Read a manifest; every column but the sizes and the cluster is text, and empty cells are empty text."""
     text = dict.fromkeys(COLUMNS, str) | dict.fromkeys(["width", "height", "cluster"], int)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
+    return tables.plain(pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,8 @@ class Photos:
 
     def embed(self, settings: Model) -> np.ndarray:
         """Return what a pretrained backbone says of the photos, as `embeddings.compute`, and as 02_clean has it already."""
-        return _embed(self.table, self.images, self.folder, self.fit, settings)
+        options = {"fit": self.fit, "folder": self.folder, "settings": settings}
+        return embeddings.of_photos(self.table.sha1, self.full, size=self.size, **options)
 
     def identity(self, *names: str) -> str:
         """Return a fingerprint of what is in some splits: the photos' content and labels."""
@@ -240,6 +240,13 @@ def leaking(table: pd.DataFrame) -> pd.Series:
     return table.reason.str.contains(LEAK, regex=False) & table.status.eq("kept")
 
 
+def conflicts(table: pd.DataFrame) -> list[list[int]]:
+    """Return the rows of each photo that stands under several labels."""
+    rows = table[table.status.eq("conflict")].groupby("sha1", sort=False).indices.values()
+    place = np.flatnonzero(table.status.eq("conflict"))
+    return [place[group].tolist() for group in rows]
+
+
 def summary(table: pd.DataFrame) -> dict:
     """Count photos by status, by split and by class.
 
@@ -291,23 +298,24 @@ def _exclude(table, rows, status, reasons) -> None:
     table.loc[rows, "reason"] = reasons[rows] if isinstance(reasons, pd.Series) else reasons
 
 
-def _exclude_copies(table, on_leak) -> None:
+def _exclude_copies(table) -> None:
     """Exclude copies of one file: all of them where their labels differ, all but the first where they agree."""
     kept = table[table.status.eq("kept") & table.label.ne("")]
     by_file = kept.groupby("sha1")
     labels_of = by_file.label.transform("nunique")
     conflict = pd.Series(False, table.index)
     conflict[kept.index] = labels_of > 1
-    names = by_file.path.agg(", ".join)
+    names = kept[conflict[kept.index]].groupby("sha1").path.agg(list).map(decisions.listed)
     _exclude(
         table, conflict, "conflict", table.sha1.map(names).map("one photo under several labels: {}".format)
     )
     kept = kept[~conflict[kept.index]].sort_values(
         "split", key=lambda s: s.map({"train": 0, "": 0, "val": 1, "test": 2}), kind="stable"
     )
-    same = ["sha1", "split"] if on_leak == "keep" else ["sha1"]
+    # across splits that the source has fixed, a copy is a leak
+    again = pd.DataFrame({"sha1": kept.sha1, "split": kept.split.replace("", "train")}).duplicated()
     copy = pd.Series(False, table.index)
-    copy[kept.index[kept.duplicated(same)]] = True
+    copy[again.index[again]] = True
     first = kept.groupby("sha1").path.first()
     _exclude(table, copy, "duplicate", table.sha1.map(first).map("the same file as {}".format))
 
@@ -318,18 +326,12 @@ def _remark(table, rows, texts) -> None:
     table.loc[rows, "reason"] = said + said.map(lambda text: "; " if text else "") + texts
 
 
-def _embed(table, images, folder, fit, settings=embeddings.BACKBONE) -> np.ndarray:
-    return embeddings.compute(images, content=[*table.sha1, fit], folder=folder, settings=settings)
-
-
 def _flag(table, vectors, excluded) -> None:
     """Say what is odd about each photo, and leave out those with a flag that the parameters name."""
     measured = table
     if vectors is not None:
-        rows = np.flatnonzero(table.status.eq("kept") & table.label.ne(""))
-        scores = pd.Series(np.nan, table.index)
-        scores.iloc[rows] = quality.outliers(vectors[rows], list(table.label.iloc[rows])).round(2)
-        measured = table.assign(outlier=scores)
+        labelled = table.label.where(table.status.eq("kept"), "")
+        measured = table.assign(outlier=quality.outliers(vectors, labelled).round(2))
     table["quality"] = quality.flags(measured)
     for kind in excluded:
         _exclude(table, flagged(table, kind) & table.split.ne("predict"), "flagged", table.quality)
@@ -353,8 +355,11 @@ def _split(table, settings, earlier) -> None:
     before = _splits_before(kept, earlier)
     shares = {"val": settings.split.val, "test": settings.split.test}
     table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed, earlier=before)
-    moved = before[before.ne("") & before.ne(table.split[kept.index]) & kept.split.eq("")]
-    _remark(table, moved.index, MOVED + moved + " with its near-duplicates")
+    free = ~kept.split.isin(
+        ["val", "test"]
+    )  # the source has not fixed it, or says train, of which val may be a part
+    moved = before[before.ne("") & before.ne(table.split[kept.index]) & free]
+    _remark(table, moved.index, MOVED + moved)
     leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
     if settings.split.on_leak == "drop":
         _exclude(table, leak, "leak", LEAK.removeprefix("leak: "))

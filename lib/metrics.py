@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 from sklearn import metrics as sk
 
 BINS = 15
@@ -105,15 +105,25 @@ def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
     Returns:
         A number between 0.05 and 20: below 1 the network was too modest, above 1 too sure.
     """
+    return temperature_of_logits(targets, np.log(np.maximum(probabilities, SMALLEST)), most=20)
+
+
+def temperature_of_logits(targets: np.ndarray, logits: np.ndarray, *, most: float = 1e4) -> float:
+    """Find the temperature as `temperature` does, for what is too far apart to be probabilities.
+
+    Args:
+        targets: as `temperature`.
+        logits: `float` of shape `(n, classes)`, finite.
+        most: the largest temperature; the smallest is 0.05.
+    """
     doubt = 1 / (len(targets) + 2)
-    soft = np.full(probabilities.shape, doubt / (probabilities.shape[1] - 1))
+    soft = np.full(logits.shape, doubt / (logits.shape[1] - 1))
     soft[np.arange(len(targets)), targets] = 1 - doubt
 
     def loss(logarithm):
-        calibrated = apply_temperature(probabilities, np.exp(logarithm))
-        return -(soft * np.log(np.maximum(calibrated, SMALLEST))).sum(axis=1).mean()
+        return -(soft * special.log_softmax(logits / np.exp(logarithm), axis=1)).sum(axis=1).mean()
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, 20.0]), method="bounded").x))
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, most]), method="bounded").x))
 
 
 def apply_temperature(probabilities: np.ndarray, value: float) -> np.ndarray:

@@ -7,6 +7,7 @@ people store photos in. OpenCV resizes, by area averaging where it shrinks.
 import contextlib
 import hashlib
 import io
+import mmap
 import os
 import shutil
 import threading
@@ -162,6 +163,20 @@ def centre(images: np.ndarray, size: int) -> np.ndarray:
     """
     start = (images.shape[-2] - size) // 2
     return images[..., start : start + size, start : start + size, :]
+
+
+def release(images: np.ndarray) -> None:
+    """Let go of what was read of a memory map; it is read again when it is asked for.
+
+    The pages count as this process's memory, as many of them as the machine has room for.
+
+    Args:
+        images: a memory map, or a view of one; what lies in memory stays as it is.
+    """
+    while isinstance(images, np.ndarray):
+        images = images.base
+    if isinstance(images, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        images.madvise(mmap.MADV_DONTNEED)
 
 
 def _middle(image, longest):

@@ -165,7 +165,7 @@ def training_curves(history: pd.DataFrame, path: Path | None = None) -> Image:
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     starts = history[history.stage.ne(history.stage.shift())]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(history.epoch, history[name], color=COLOURS["train"], label="train (augmented)")
+        axes.plot(history.epoch, history[name], color=COLOURS["train"], label="train")
         axes.plot(history.epoch, history[f"val_{name}"], color=COLOURS["val"], label="val")
         best = history[f"val_{name}"].idxmin() if name == "loss" else history[f"val_{name}"].idxmax()
         axes.plot(history.epoch[best], history[f"val_{name}"][best], "o", color=COLOURS["val"])

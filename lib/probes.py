@@ -39,9 +39,9 @@ def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder
     targets = pd.Categorical(kept.label, classes).codes.astype(np.int64)
     folds = suspects.divide(targets, kept.cluster.to_numpy(), seed=settings.seed)
     found = []
-    for model in _models(settings):
-        content = [*table.sha1, settings.model.fit]
-        vectors = embeddings.compute(images, content=content, folder=folder, settings=model)
+    for model, size in _models(settings):
+        form = {"fit": settings.model.fit, "folder": folder, "size": size}
+        vectors = embeddings.of_photos(table.sha1, images, settings=model, **form)
         said = suspects.probable(suspects.project(vectors[rows]), targets, folds, classes=len(classes))
         judged = ~np.isnan(said[:, 0])
         if not judged.any():
@@ -52,12 +52,12 @@ def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder
     return pd.DataFrame(found, columns=COLUMNS).sort_values("log_loss", ignore_index=True)
 
 
-def _models(settings) -> list[Model]:
-    own = settings.model
-    models = [embeddings.BACKBONE]
-    for name in settings.clean.compare:
+def _models(settings) -> list[tuple[Model, int | None]]:
+    """Return the backbones to compare, none twice, with the side of the centre that each looks at."""
+    own, models = settings.model, [(embeddings.BACKBONE, None)]
+    for name in dict.fromkeys(settings.clean.compare):
         if name == own.backbone and own.weights and own.scaling != "measured":
-            models.append(own)
-        else:
-            models.append(Model(backbone=name, image_size=own.image_size))
+            models.append((own, own.image_size))
+        elif (name, own.image_size) != (embeddings.BACKBONE.backbone, embeddings.SIDE):
+            models.append((Model(backbone=name, image_size=own.image_size), own.image_size))
     return models

@@ -2,7 +2,8 @@
 
 Points that stand out are described (ORB: Rublee et al., 2011) and matched; one shift, turn and scale that
 many matches agree on is looked for (RANSAC); and under it the two pictures must be alike in grey. Wings of
-one species agree on their points too, but not on what is around them.
+one species agree on their points too, but not on what is around them. A copy that is turned by more than
+15 degrees, or upside down, is not found.
 """
 
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Described(NamedTuple):
     """What is needed of a photo to lay it over another.
 
     Attributes:
-        grey: `float32` of shape `(64, 64)`.
+        grey: `uint8` of shape `(64, 64)`.
         places: `float32` of shape `(points, 2)`, x and y in pixels of a photo of side 128.
         codes: `uint64` of shape `(points, 4)`, 256 bits on what is around each point.
     """
@@ -51,7 +52,7 @@ def describe(image: np.ndarray, *, mirrored: bool = False) -> Described:
     codes = np.empty((0, 32), np.uint8) if codes is None else codes
     places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
     coarse = cv2.resize(grey, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
-    return Described(coarse.astype(np.float32), places, codes.view(np.uint64))
+    return Described(coarse, places, codes.view(np.uint64))
 
 
 def correlation(one: Described, two: Described) -> float:
@@ -69,8 +70,8 @@ def correlation(one: Described, two: Described) -> float:
     inside = cv2.warpAffine(np.ones(size, np.float32), transformation, size) > 0.99
     if inside.mean() < LEAST_OVERLAP:
         return 0.0
-    first = cv2.warpAffine(one.grey, transformation, size)[inside]
-    second = two.grey[inside]
+    first = cv2.warpAffine(one.grey.astype(np.float32), transformation, size)[inside]
+    second = two.grey[inside].astype(np.float32)
     first, second = first - first.mean(), second - second.mean()
     lengths = np.linalg.norm(first) * np.linalg.norm(second)
     return float(first @ second / lengths) if lengths else 0.0

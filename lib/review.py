@@ -57,7 +57,7 @@ def suspects(
     """
     if not (interactive() if show is None else show):
         return None
-    decided = decisions.of_each(folder)
+    decided = decisions.of_each(folder, dict(zip(table.path, table.sha1, strict=True)))
     rows = {row.row: (row.suggested, f"doubt {row.score:.3f}") for row in found.head(most).itertuples()}
     before = np.flatnonzero(table.path.isin(decided))
     rows |= {row: ("", "decided before") for row in before if row not in rows}
@@ -79,7 +79,7 @@ def clusters(
     """Review near-duplicates, one cluster on a page.
 
     Args:
-        groups: rows of each cluster, as `manifest.clusters` gives.
+        groups: rows of each cluster, as `manifest.conflicts` and `manifest.clusters` give.
         most: clusters to show.
         table, images, folder, names, show: as `suspects`.
 
@@ -88,7 +88,7 @@ def clusters(
     """
     if not (interactive() if show is None else show):
         return None
-    decided = decisions.of_each(folder)
+    decided = decisions.of_each(folder, dict(zip(table.path, table.sha1, strict=True)))
     pages = []
     for number, rows in enumerate(groups[:most]):
         note = f"cluster {number + 1}, {len(rows)} photos"

@@ -82,6 +82,11 @@ def _fill(sizes: dict, held: dict, quotas: dict) -> dict:
         if not taken and not has and spare > 0 and len(sizes) > len(quotas):
             # Every cluster is larger than the quota: the smallest is nearest to it.
             taken = [min(left, key=sizes.get)]
+        learned = [cluster for cluster, before in held.items() if before == "train"]
+        if not taken and not has and len(learned) > 1 and len(sizes) > len(quotas):
+            # All are held, as when a person has excluded the only photo that the split had.
+            taken = [min(learned, key=sizes.get)]
+            held = held | dict.fromkeys(taken, split)
         given |= dict.fromkeys(taken, split)
         left = [cluster for cluster in left if not given[cluster]]
     return given | dict.fromkeys(left, "train")

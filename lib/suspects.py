@@ -20,7 +20,7 @@ SHRINKAGE = 0.3  # of the covariance within classes, towards equal variances
 NEIGHBOURS = 80
 TEMPERATURE = 0.1  # of cosines: a neighbour whose cosine is 0.1 lower has a vote of 1 / e
 FLOOR = 1e-3  # what each class has of the votes, so that they are never quite unanimous
-ROWS_AT_ONCE = 1024  # bounds the memory of the comparison: this many photos against all
+ROWS_AT_ONCE = 256  # bounds the memory of the comparison: this many photos against all
 COLUMNS = ["row", "label", "suggested", "score", "given_probability", "suggested_probability", "suspect"]
 
 
@@ -30,8 +30,8 @@ def rank(
     *,
     groups: Sequence[int],
     seed: int,
-    given_at_most: float = 0.05,
-    suggested_at_least: float = 0.7,
+    given_at_most: float = 0.1,
+    suggested_at_least: float = 0.5,
 ) -> pd.DataFrame:
     """Rank photos by how doubtful their labels are.
 
@@ -46,9 +46,10 @@ def rank(
         groups: near-duplicates share a number.
         seed: draws the fifths; a whole number from 0 up.
         given_at_most, suggested_at_least: a photo is suspect where the given label has at most, and
-            another at least, such a probability. Of the flags that these defaults raise after 5 % of
-            the labels were flipped, 90 % are flips on the flowers (69 % of all flips) and 53 % on 50
-            classes of 64 pixels (62 %); of labels taken for clean, 1.2 % and 4 % are flagged.
+            another at least, such a probability. After 5 % of the labels were flipped, these defaults find
+            80 % of the flips on flowers, 92 % on butterflies and 81 % on birds against butterflies, and 76, 96
+            and 99 % of what they flag are flips. Of 100 kinds of birds with four photos each, whose labels
+            such models cannot judge, they flag 1 %.
 
     Returns:
         A table of n rows, the most doubtful first: `row` (index into the arguments), `label`,
@@ -94,7 +95,10 @@ def of_table(
         return pd.DataFrame(columns=[COLUMNS[0], "path", *COLUMNS[1:]]).astype({"suspect": bool})
     rows = np.flatnonzero(table.cluster.ge(0))
     kept = table.iloc[rows]
-    found = rank(embeddings[rows], list(kept.label), groups=kept.cluster.to_numpy(), seed=seed)
+    some = (
+        embeddings if len(rows) == len(table) else embeddings[rows]
+    )  # all are read from disk a part at a time
+    found = rank(some, list(kept.label), groups=kept.cluster.to_numpy(), seed=seed)
     found["row"] = rows[found.row]
     found.insert(1, "path", table.path.to_numpy()[found.row])
     found["suspect"] &= ~found.path.isin(settled)
@@ -147,11 +151,17 @@ def project(embeddings: np.ndarray) -> np.ndarray:
     Returns:
         `float32` of shape `(n, at most 512)`, centred, with a mean square of about 1 a channel before the cut.
     """
-    values = np.sqrt(np.maximum(_of_length_1(embeddings), 0))
-    values -= values.mean(axis=0)
-    values /= np.sqrt(np.mean(values**2)) or 1
-    _, directions = np.linalg.eigh(values.T @ values / len(values))
-    return values @ directions[:, ::-1][:, :COMPONENTS]
+    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(embeddings), ROWS_AT_ONCE)]
+
+    def roots(part):
+        return np.sqrt(np.maximum(_of_length_1(embeddings[part]), 0))
+
+    mean = sum(roots(part).sum(axis=0, dtype=np.float64) for part in parts) / len(embeddings)
+    mean = mean.astype(np.float32)
+    covariance = sum((roots(part) - mean).T @ (roots(part) - mean) for part in parts) / len(embeddings)
+    scale = np.sqrt(np.trace(covariance) / len(mean)) or 1
+    directions = np.linalg.eigh(covariance)[1][:, ::-1][:, :COMPONENTS] / scale
+    return np.concatenate([(roots(part) - mean) @ directions for part in parts])
 
 
 def probable(values: np.ndarray, targets: np.ndarray, folds: np.ndarray, *, classes: int) -> np.ndarray:
@@ -177,7 +187,9 @@ def probable(values: np.ndarray, targets: np.ndarray, folds: np.ndarray, *, clas
         result[asked] = joined
     judged = ~np.isnan(result[:, 0])
     if judged.any():
-        heat = metrics.temperature(targets[judged], softmax(result[judged], axis=1))
+        logits = result[judged]  # minus infinity where a class has no photo to learn from
+        logits = np.maximum(logits, logits[np.isfinite(logits)].min())
+        heat = metrics.temperature_of_logits(targets[judged], logits)
         result[judged] = softmax(result[judged] / heat, axis=1)
     return result
 
@@ -198,7 +210,7 @@ def discriminant(known: np.ndarray, targets: np.ndarray, asked: np.ndarray, *, c
     means = np.zeros((classes, known.shape[1]))
     np.add.at(means, targets, known)
     means /= np.maximum(counts, 1)[:, None]
-    within = known - means[targets].astype(np.float32)
+    within = known - means.astype(np.float32)[targets]
     covariance = (1 - SHRINKAGE) * (within.T @ within / len(known)).astype(np.float64)
     covariance[np.diag_indices_from(covariance)] += SHRINKAGE * np.mean(within**2) + FLOOR**2
     weights = np.linalg.solve(covariance, means.T)

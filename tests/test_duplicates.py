@@ -205,6 +205,32 @@ def test_parts_are_looked_up_where_that_is_less_work(monkeypatch):
     assert 0 < len(pairs) < len(all_pairs)
 
 
+@pytest.mark.parametrize("count", [60, 200])
+def test_of_too_many_pairs_those_stay_that_the_clusters_need(count, monkeypatch):
+    hashes = random_hashes(np.random.default_rng(count), count, families=4, flips=3)
+    every = pd.DataFrame(duplicates.perceptual(hashes, bits=6)[0], columns=["first", "second"])
+    monkeypatch.setattr(duplicates, "MANY_PAIRS", 20)
+    pairs, distances = duplicates.perceptual(hashes, bits=6)
+    few = pd.DataFrame(pairs, columns=["first", "second"])
+    assert len(few) < count + 21 * count // 20 < len(every)
+    assert duplicates.clusters(few, count).tolist() == duplicates.clusters(every, count).tolist()
+    for (first, second), distance in zip(pairs, distances, strict=True):
+        assert first < second and distance == (int(hashes[first], 16) ^ int(hashes[second], 16)).bit_count()
+
+
+def test_frames_of_a_film_do_not_fill_the_memory():
+    random = np.random.default_rng(0)
+    hashes = {
+        f"{sum(1 << int(bit) for bit in random.choice(64, 3, replace=False)):016x}" for _ in range(3000)
+    }
+    tracemalloc.start()
+    pairs, _ = duplicates.perceptual(sorted(hashes), bits=6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 250e6  # all pairs take 900 MB
+    assert not duplicates.clusters(pd.DataFrame(pairs, columns=["first", "second"]), len(hashes)).any()
+
+
 # Clusters
 
 

@@ -179,3 +179,17 @@ def test_few_photos_have_a_map_too(count, tmp_path):
 
 def test_without_embeddings_there_is_no_map(tmp_path):
     assert embeddings.arrange(None, np.arange(3), folder=tmp_path, seed=0).empty
+
+
+def test_another_cut_of_the_same_photos_is_not_read_back(tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.setattr(
+        embeddings,
+        "compute",
+        lambda images, **options: keys.append((images.shape, tuple(options["content"]))),
+    )
+    full = np.zeros((2, 180, 180, 3), np.uint8)
+    embeddings.of_photos(["a", "b"], full, fit="crop", folder=tmp_path, size=160)
+    embeddings.of_photos(["a", "b"], full[:, :160, :160], fit="crop", folder=tmp_path, size=160)
+    embeddings.of_photos(["a", "b"], full[:, :160, :160], fit="crop", folder=tmp_path)
+    assert keys[0][0] == keys[1][0] and keys[0] != keys[1] == keys[2]

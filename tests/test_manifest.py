@@ -83,7 +83,7 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
     )
     second = build(raw, earlier=first)
     assert second.split[test] == second.split[train] == "train"
-    assert second.reason[test] == "moved here from test with its near-duplicates"
+    assert second.reason[test] == "moved here from test"
     assert second.status[test] == "kept" and (second.reason != "").sum() == 1
 
 
@@ -216,10 +216,11 @@ def test_copies_across_given_splits(raw, on_leak):
     else:
         assert copies.values.tolist() == [
             ["kept", "train"],
-            ["duplicate", ""],
-            ["duplicate", ""],
+            ["leak", ""],
+            ["leak", ""],
             ["kept", "val"],
         ]
+    assert manifest.summary(table)["leaks"] == 2
 
 
 @pytest.mark.parametrize("on_leak", ["drop", "keep"])
@@ -440,7 +441,7 @@ def test_a_relabelled_photo_that_moves_says_both(raw, monkeypatch):
     joined = first.path.isin([train, test])
     monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
     table = build(raw, earlier=first)
-    said = "relabelled by hand from cat; moved here from test with its near-duplicates"
+    said = "relabelled by hand from cat; moved here from test"
     assert table.reason[test] == said
     found = manifest.summary(table)
     assert (found["relabelled"], found["moved"]) == (1, 1)
@@ -484,7 +485,7 @@ def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
     assert plain.cluster["cat/whole.png"] != plain.cluster["cat/mirrored.png"]
 
     def compute(images, *, content, folder, settings):
-        assert content[-1] == "crop" and len(content) == len(images) + 1
+        assert content[-2:] == ["crop", "160"] and len(content) == len(images) + 2
         return np.abs(np.random.default_rng(0).normal(3, 0.1, (len(images), 8))).astype(np.float32)
 
     monkeypatch.setattr(manifest.embeddings, "compute", compute)
@@ -515,3 +516,40 @@ def test_near_duplicates_name_the_photos_the_surest_first(raw):
         cleaned.table.path[row] == path
         for row, path in zip(cleaned.pairs["first"][pairs.index], pairs["first"], strict=True)
     )
+
+
+def test_a_photo_that_leaves_val_is_listed_where_the_source_fixes_train_and_test(raw, monkeypatch):
+    for number in range(12):
+        for split in ("train", "test"):
+            for label, start in (("cat", 0), ("dog", 500)):
+                raw.photo(f"{split}/{label}/{number}.png", start + number + 100 * (split == "test"))
+    first = build(raw)
+    train, val = (first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "val"))
+    joined = first.path.isin([train, val])
+    monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
+    table = build(raw, earlier=first)
+    assert table.reason[val] == "moved here from val" and manifest.summary(table)["moved"] == 1
+
+
+def test_many_copies_under_several_labels_are_counted_and_not_all_named(raw):
+    two_classes(raw)
+    for number in range(30):
+        raw.photo(f"cat/gone {number}.png", 80)
+        raw.photo(f"dog/gone {number}.png", 80)
+    table = build(raw)
+    reasons = table.reason[table.status.eq("conflict")]
+    assert len(reasons) == 60 and reasons.str.len().max() < 150
+    assert reasons.iloc[0].startswith("one photo under several labels: 60 photos (cat/gone 0.png, ")
+    (group,) = manifest.conflicts(table)
+    assert set(table.path.iloc[group]) == set(table.path[table.status.eq("conflict")])
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_written_behind_an_apostrophe(raw, tmp_path):
+    two_classes(raw)
+    for number in range(4):
+        raw.photo(f"=cmd|' /C calc'!A0/{number}.png", 300 + number)
+    table = build(raw)
+    manifest.write(table, tmp_path / "manifest.csv")
+    text = (tmp_path / "manifest.csv").read_text(encoding="utf-8")
+    assert "\n'=cmd" in text and "\n=cmd" not in text and ",=cmd" not in text
+    pd.testing.assert_frame_equal(manifest.read(tmp_path / "manifest.csv"), table.reset_index(drop=True))

@@ -235,3 +235,16 @@ def test_the_values_of_a_confusion_matrix_are_those_of_scikit_learn(classes):
     matrix = sk.confusion_matrix(targets, predicted, labels=range(classes))
     assert metrics.macro_f1(matrix) == pytest.approx(sk.f1_score(targets, predicted, average="macro"))
     assert metrics.matthews(matrix) == pytest.approx(sk.matthews_corrcoef(targets, predicted))
+
+
+def test_the_temperature_of_logits_that_are_far_apart():
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 5, 400)
+    logits = random.normal(0, 1, (400, 5))
+    logits[np.arange(400), targets] += 2
+    plain = metrics.temperature_of_logits(targets, logits)
+    assert metrics.temperature_of_logits(targets, 300 * logits) == pytest.approx(300 * plain, rel=1e-2)
+    assert metrics.temperature(targets, special.softmax(logits, axis=1)) == pytest.approx(plain, rel=1e-2)
+    grid = np.linspace(0.5, 2, 400)  # the least log loss by brute force; the soft targets are nearly sure
+    losses = [-special.log_softmax(logits / heat, axis=1)[np.arange(400), targets].mean() for heat in grid]
+    assert plain == pytest.approx(grid[np.argmin(losses)], rel=0.05)

@@ -379,3 +379,13 @@ def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
         256,
         3,
     )
+
+
+def test_what_was_released_is_read_again(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), np.uint8)
+    np.save(tmp_path / "photos.npy", pixels)
+    mapped = np.load(tmp_path / "photos.npy", mmap_mode="r")
+    for images in (mapped, mapped[1:, 2:5], pixels):
+        before = images.copy()
+        photos.release(images)
+        assert (images == before).all()

@@ -25,7 +25,7 @@ def asked(monkeypatch):
 
     def compute(images, *, content, folder, settings):
         models.append(settings)
-        assert len(content) == len(images) + 1
+        assert content[-2:] == ["crop", "64"] and len(content) == len(images) + 2
         vectors = np.random.default_rng(0).uniform(0, 1, (COUNT, 16)).astype(np.float32)
         if settings.backbone == "MobileNetV2":
             vectors[:, 0] += 9 * (np.array(LABELS) == "cat")
@@ -83,3 +83,24 @@ def test_without_embeddings_there_is_nothing_to_compare(asked, tmp_path):
 
 def test_one_cluster_cannot_be_judged(asked, tmp_path):
     assert probes.compare(table(cluster=0), IMAGES, settings(), folder=tmp_path).empty
+
+
+def test_no_backbone_is_compared_twice_and_each_sees_the_centre_that_training_sees(
+    asked, tmp_path, monkeypatch
+):
+    sizes = []
+    original = embeddings.compute
+    monkeypatch.setattr(
+        embeddings,
+        "compute",
+        lambda images, **options: sizes.append(images.shape[1]) or original(images, **options),
+    )
+    given = settings(image_size=48, resize=64)
+    twice = given.clean.model_copy(update={"compare": ("MobileNetV2", "MobileNetV2")})
+    probes.compare(table(), IMAGES, given.model_copy(update={"clean": twice}), folder=tmp_path)
+    assert sizes == [64, 48]
+    same = settings(backbone="EfficientNetLite0", image_size=128)
+    again = same.clean.model_copy(update={"compare": ("EfficientNetLite0",)})
+    assert (
+        len(probes._models(same.model_copy(update={"clean": again}))) == 2
+    )  # with the recipe's own weights and size

@@ -43,7 +43,8 @@ def clusters(folder, groups=((0, 2, 4), (1, 3))):
 
 
 def decided(folder):
-    return {path: (what.kind, what.label) for path, what in decisions.of_each(folder).items()}
+    sha1 = dict(zip(manifest().path, manifest().sha1, strict=True))
+    return {path: (what.kind, what.label) for path, what in decisions.of_each(folder, sha1).items()}
 
 
 def type_in(gallery, text):
@@ -197,7 +198,7 @@ def test_a_cluster_has_a_page_of_its_own(tmp_path):
         "cat/4.jpg": ("exclude", ""),
         "cat/2.jpg": ("keep", "cat"),
     }
-    assert decisions.of_each(tmp_path)["cat/0.jpg"].note == "near-duplicate of cat/2.jpg"
+    assert decisions.read(tmp_path, "exclusions.csv").reason[0] == "near-duplicate of cat/2.jpg"
 
 
 def test_a_large_cluster_goes_over_several_pages_and_is_still_one(tmp_path, monkeypatch):
@@ -233,3 +234,20 @@ def test_only_a_front_end_that_can_ask_somebody_shows_it(asks):
         client.kc.allow_stdin = asks
         outputs = client.execute_cell(cell, 0).outputs
     assert [output.data["text/plain"] for output in outputs] == (["True"] if asks else [])
+
+
+def test_a_photo_that_is_in_no_cluster_cannot_be_the_only_one(tmp_path):
+    gallery = suspects(tmp_path)
+    type_in(gallery, "kro")
+    assert len(decided(tmp_path)) == 2 and gallery.at == 2  # the other photos of the review stay as they are
+
+
+def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path):
+    gallery = suspects(tmp_path)
+    type_in(gallery, "k")
+    first = gallery.items[0].path
+    replaced = manifest()
+    replaced.loc[replaced.path.eq(first), "sha1"] = "e" * 40
+    again = suspects(tmp_path, replaced)
+    assert again.at == [item.path for item in again.items].index(first)
+    assert first not in again.decided

@@ -188,3 +188,14 @@ def test_leaks_by_hand():
     )
     found = splits.leaks(photos)
     assert found.index.equals(photos.index) and found.tolist() == [leak for _, _, leak in rows]
+
+
+def test_a_split_that_lost_its_only_photo_gets_another():
+    photos = pd.DataFrame(
+        {"label": "a", "sha1": [f"{i:040x}" for i in range(6)], "cluster": range(6)}
+    ).assign(split="")
+    earlier = pd.Series(["train"] * 5 + ["test"])  # a person has excluded the photo of val
+    found = splits.assign(photos, val=0.15, test=0.15, seed=0, earlier=earlier)
+    assert found.value_counts().to_dict() == {"train": 4, "val": 1, "test": 1} and found[5] == "test"
+    two = splits.assign(photos[:2], val=0.15, test=0.15, seed=0, earlier=earlier[:2])
+    assert two.tolist() == ["train", "train"]  # too few to divide

@@ -208,3 +208,12 @@ def test_votes_are_scikit_learns(monkeypatch):
     expected = (votes + suspects.FLOOR) / (1 + 4 * suspects.FLOOR)
     found = suspects.votes(vectors[30:], targets, vectors[:30], classes=4)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_where_classes_cannot_be_told_apart_hardly_any_label_is_suspect():
+    random = np.random.default_rng(0)
+    vectors = random.uniform(0, 1, (160, 300)).astype(
+        np.float32
+    )  # four photos of each class, none like another
+    table = rank(vectors, [f"class {row % 40}" for row in range(160)])
+    assert table.suspect.mean() < 0.02 and table.suggested_probability.max() < 0.5
