@@ -2,7 +2,7 @@
 
     python benchmarks/near_duplicates.py --data ../shared/data [--photos 100] [--choose]
 
-Photos of an archive are drawn and copied in 18 ways; each copy is saved as a JPEG and read as 02_clean
+Photos of an archive are drawn and copied in 20 ways; each copy is saved as a JPEG and read as 02_clean
 reads a photo. For each way, `duplicates.find` gets the photos and their copies: it should pair each photo
 with its copy (recall) and nothing else (precision: unrelated photos and copies, all with all, are the
 other side). Thresholds are chosen on flowers, by `--choose`, and scored on butterfly and biology; exit code 1 where a target is missed.
@@ -117,6 +117,8 @@ COPIES: dict[str, Callable] = {
     "rotation 2, black corners": lambda image, random: rotated(image, 2, random),
     "rotation 5, black corners": lambda image, random: rotated(image, 5, random),
     "rotation 5, corners cut": lambda image, random: rotated(image, 5, random, cut=True),
+    "a quarter turn": lambda image, random: np.rot90(image),
+    "upside down": lambda image, random: image[::-1],
     "darker by 30 %": lambda image, random: brightened(image, 0.7),
     "brighter by 30 %": lambda image, random: brightened(image, 1.3),
     "half the saturation": lambda image, random: coloured(image, saturation=0.5),

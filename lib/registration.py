@@ -2,8 +2,8 @@
 
 Points that stand out are described (ORB: Rublee et al., 2011) and matched; one shift, turn and scale that
 many matches agree on is looked for (RANSAC); and under it the two pictures must be alike in grey. Wings of
-one species agree on their points too, but not on what is around them. A copy that is turned by more than
-15 degrees, or upside down, is not found.
+one species agree on their points too, but not on what is around them. Turns are those of a careless hand,
+up to 15 degrees, from upright or from a quarter of a circle.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ POINTS = 200  # at most, in a photo
 MATCHING_BITS = 64  # of 256, in which the descriptions of matching points may differ
 TOLERANCE = 2.0  # pixels that a matching point may be off its place
 LEAST_POINTS = 15  # that agree
-LARGEST_SCALE, LARGEST_TURN = 1.6, 15  # of the transformation, the turn in degrees
+LARGEST_SCALE, LARGEST_TURN = 1.6, 15  # of the transformation, the turn in degrees from a quarter of a circle
 COARSE = 64  # pixels, the side at which the pictures are compared
 LEAST_OVERLAP = 0.3  # of their area
 
@@ -87,7 +87,8 @@ def _transformation(one: Described, two: Described) -> np.ndarray | None:
     if matrix is None or agree.sum() < LEAST_POINTS:
         return None
     scale = np.hypot(matrix[0, 0], matrix[1, 0])
-    turn = abs(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))
+    turn = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
+    turn = abs((turn + 45) % 90 - 45)  # a photo that lost its EXIF orientation lies on its side
     moderate = 1 / LARGEST_SCALE < scale < LARGEST_SCALE and turn < LARGEST_TURN
     return matrix if moderate else None
 

@@ -27,6 +27,9 @@ COPIES = {
     "other size": lambda image: cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA),
     "crop": lambda image: image[10:150, 20:160],
     "turn": lambda image: turned(image, 5),
+    "a quarter turn": lambda image: np.rot90(image),
+    "half a turn": lambda image: np.rot90(image, 2),
+    "three quarters and a little": lambda image: turned(np.rot90(image, 3), 5),
     "zoom": lambda image: turned(image, 0, 1.3),
     "darker": lambda image: (image * 0.6).astype(np.uint8),
     "grey": lambda image: np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2),
@@ -61,6 +64,10 @@ def test_an_object_in_another_place_is_not_the_same_shot():
     two[20:100, 60:140] = one[40:120, 40:120]
     assert registration._transformation(registration.describe(one), registration.describe(two)) is not None
     assert compared(one, two) < 0.7
+
+
+def test_upside_down_is_a_mirror_image_and_half_a_turn():
+    assert compared(drawn(0), drawn(0)[::-1], mirrored=True) > 0.9
 
 
 @pytest.mark.parametrize(
