@@ -123,14 +123,16 @@ def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndar
         change for count in range(bits // PARTS + 1) for change in itertools.combinations(range(BITS), count)
     ]
     candidates = _by_parts(codes, changes) if PARTS * len(changes) < len(codes) / 2 else _all(len(codes))
-    pairs, distances = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
+    pairs, distances, found = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)], 0
     for first, second in candidates:
         distance = np.bitwise_count(codes[first] ^ codes[second])
         near = (distance <= bits) & (first < second)
         pairs.append(np.column_stack([first[near], second[near]]))
         distances.append(distance[near].astype(np.int64))
-        if sum(map(len, pairs)) > MANY_PAIRS:
+        found += len(pairs[-1])
+        if found > MANY_PAIRS:
             pairs, distances = ([part] for part in _forest(*_distinct(pairs, distances), len(codes)))
+            found = 0
     return _distinct(pairs, distances)
 
 
@@ -141,13 +143,11 @@ def _distinct(pairs, distances) -> tuple[np.ndarray, np.ndarray]:
 
 def _forest(pairs, distances, count) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest pairs that join the photos into the same clusters: fewer than there are photos."""
-    graph = coo_array(
-        (distances + 1.0, tuple(pairs.T)), shape=(count, count)
-    )  # a distance of 0 would be no edge
+    lengths = distances + 1.0  # one of 0 would be no edge
+    graph = coo_array((lengths, tuple(pairs.T)), shape=(count, count))
     tree = minimum_spanning_tree(graph.tocsr()).tocoo()
-    return np.sort(np.column_stack([tree.row, tree.col]).astype(np.int64), axis=1), tree.data.astype(
-        np.int64
-    ) - 1
+    ends = np.sort(np.column_stack([tree.row, tree.col]).astype(np.int64), axis=1)
+    return ends, tree.data.astype(np.int64) - 1
 
 
 def _all(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

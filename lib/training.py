@@ -277,10 +277,9 @@ class _Trainer:
     def _compile(self, stage):
         train = self.settings.train
         models.unfreeze(self.network, stage.trainable, self.settings.model)
-        self.vectors, self.learner = None, self.network
-        if self._only_head_learns(stage):
-            self.vectors = self.photos.embed(self.settings.model)
-            self.learner = models.head(self.network, self.settings.model)
+        head = self._head_alone(stage)
+        self.learner = head or self.network
+        self.vectors = self.photos.embed(self.settings.model) if head else None
         with device.strategy().scope():
             self.learner.compile(
                 optimizer=_optimizer(train.optimizer, stage.learning_rate),
@@ -290,15 +289,15 @@ class _Trainer:
             )
             self.learner.optimizer.build(self.learner.trainable_variables)
 
-    def _only_head_learns(self, stage) -> bool:
-        """Tell whether all that a stage changes is a head on embeddings, which need to be computed only once.
+    def _head_alone(self, stage) -> keras.Model | None:
+        """Return the head where it is all that a stage changes, on embeddings that need to be computed only once.
 
         Embeddings are those of pretrained weights, on photos as they are, without the scaling that is measured.
         """
         frozen = {stage.trainable, *self.meta["learned"]} == {"none"} and not stage.augment
         model = self.settings.model
-        known = model.weights is not None and model.scaling != "measured"
-        return frozen and known and bool(self.photos.folder) and models.head(self.network, model) is not None
+        known = model.weights is not None and model.scaling != "measured" and self.photos.folder
+        return models.head(self.network, model) if frozen and known else None
 
     def _callbacks(self, stage):
         train = self.settings.train
