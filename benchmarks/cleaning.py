@@ -23,7 +23,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lib import archives, labels, manifest, schema
+from lib.clean import manifest
+from lib.core import schema
+from lib.download import archives
+from lib.photos import labels
 
 CORES, ROUNDS = 2, 3
 LEAST_RATIO, MOST_GROWTH = 1.5, 300  # targets: photos a second over cleanvision's, and MB

@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 
-from lib import device, models, schema
+from lib.core import schema
+from lib.networks import device, models
 
 BATCH, SIZE, CLASSES, STEPS, ROUNDS = 64, 224, 100, 20, 5
 

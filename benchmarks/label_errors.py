@@ -3,7 +3,7 @@
 Run by `python benchmarks/label_errors.py [archive]`: the archive of photos in class folders, by default
 `../shared/data/flowers.zip`. The photos and their embeddings are kept in `outputs/bench/`. Prints how
 many of the flips stand in the first 10 % of the ranking and how many of the first 5 % are flips, for
-`lib.suspects` and for a plain logistic regression; exit code 1 where the first misses its target.
+`lib.clean.label_issues` and for a plain logistic regression; exit code 1 where the first misses its target.
 """
 
 import sys
@@ -15,7 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib import archives, duplicates, embeddings, labels, params, photos, runs, schema, suspects
+from lib.clean import duplicates, embeddings, label_issues
+from lib.core import params, schema, steps
+from lib.download import archives
+from lib.photos import decoding, labels
 
 ARCHIVE = params.ROOT.parent / "shared/data/flowers.zip"
 SIZE, SHARE, SEEDS = 160, 0.05, range(5)
@@ -27,16 +30,16 @@ def main(archive: Path = ARCHIVE) -> int:
     """Print the figures and return the exit code."""
     if not archive.is_file():
         sys.exit(f"there is no {archive}: name an archive of photos in class folders")
-    vectors, given, groups = _photos(archive, runs.outputs() / "bench" / archive.stem)
+    vectors, given, groups = _photos(archive, steps.outputs() / "bench" / archive.stem)
     print(f"{len(given)} photos, {SHARE:.0%} of the labels flipped, {len(SEEDS)} seeds: median (range)")
     print(f"{'':20} {'found in first 10 %':>24} {'precision in first 5 %':>24} {'seconds':>8}")
     results = {}
-    for name, rank in (("logistic regression", _logistic), ("lib.suspects", _suspects)):
+    for name, rank in (("logistic regression", _logistic), ("lib.clean.label_issues", _suspects)):
         began = time.perf_counter()
         results[name] = np.array([_measure(rank, vectors, given, groups, seed) for seed in SEEDS])
         seconds = (time.perf_counter() - began) / len(SEEDS)
         print(f"{name:20} {''.join(map(_range, results[name].T))} {seconds:8.1f}")
-    found, precision = np.median(results["lib.suspects"], axis=0)
+    found, precision = np.median(results["lib.clean.label_issues"], axis=0)
     return 0 if found >= FOUND and precision >= PRECISION else 1
 
 
@@ -47,8 +50,8 @@ def _photos(archive, folder):
         archives.extract(archive, folder / "raw")
     found = labels.find(folder / "raw", schema.Source(kind="sample"))
     form = {"size": SIZE, "fit": "crop"}
-    cached = folder / photos.cache_key(archive.name, list(found.path), **form)
-    scanned, images = photos.scan(folder / "raw", list(found.path), folder=cached, **form)
+    cached = folder / decoding.cache_key(archive.name, list(found.path), **form)
+    scanned, images = decoding.scan(folder / "raw", list(found.path), folder=cached, **form)
     vectors = embeddings.compute(images, content=list(scanned.sha1), folder=folder)
     pairs = duplicates.find(scanned[["sha1", "phash"]], images, vectors, folder=folder)
     return vectors, found.label.to_numpy(object), duplicates.clusters(pairs, len(found))
@@ -66,13 +69,13 @@ def _measure(rank, vectors, given, groups, seed) -> tuple[float, float]:
 
 
 def _suspects(vectors, given, groups, seed) -> np.ndarray:
-    return suspects.rank(vectors, given, groups=groups, seed=seed).row.to_numpy()
+    return label_issues.rank(vectors, given, groups=groups, seed=seed).row.to_numpy()
 
 
 def _logistic(vectors, given, groups, seed) -> np.ndarray:
     """Rank by the probability of the given label, on the same folds."""
     targets = np.unique(given, return_inverse=True)[1]
-    folds = suspects.divide(targets, groups, seed=seed)
+    folds = label_issues.divide(targets, groups, seed=seed)
     probability = np.empty(len(given))
     for fold in np.unique(folds):
         asked = folds == fold

@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from lib import duplicates, embeddings, photos
+from lib.clean import duplicates, embeddings
+from lib.photos import decoding
 
 CHOSEN_ON, SCORED_ON = "flowers", ["butterfly", "biology"]
 SEED = 0
@@ -147,7 +148,7 @@ class Collection:
 
     Attributes:
         count: the number of photos.
-        table: as `photos.scan` gives it, with `path` and the hashes.
+        table: as `decoding.scan` gives it, with `path` and the hashes.
         images, vectors: the resized photos and their embeddings.
     """
 
@@ -167,16 +168,16 @@ def collect(archive: Path, folder: Path, *, limit: int, size: int, fit: str) -> 
     rows, images = [], []
 
     def add(path, kind, data):
-        image, _ = photos.decode(data, side=size)
-        images.append(photos.resize(image, size=size, fit=fit))
-        rows.append((kind, path, f"{kind}:{path}", photos.perceptual_hash(image)))
+        image, _ = decoding.decode(data, side=size)
+        images.append(decoding.resize(image, size=size, fit=fit))
+        rows.append((kind, path, f"{kind}:{path}", decoding.perceptual_hash(image)))
 
     with zipfile.ZipFile(archive) as source:
-        names = sorted(name for name in source.namelist() if Path(name).suffix.lower() in photos.SUFFIXES)
+        names = sorted(name for name in source.namelist() if Path(name).suffix.lower() in decoding.SUFFIXES)
         for name in sorted(random.choice(names, min(limit, len(names)), replace=False)):
             data = source.read(name)
             add(name, 0, data)
-            whole, _ = photos.decode(data)
+            whole, _ = decoding.decode(data)
             for kind, (title, change) in enumerate(COPIES.items(), 1):
                 add(name, kind, encoded(change(whole, random), QUALITY.get(title, 90)))
     table = pd.DataFrame(rows, columns=["kind", "path", "sha1", "phash"])
@@ -272,14 +273,17 @@ def report(results: dict[str, pd.DataFrame]) -> bool:
     nets = {
         f"hash alone, {HASH_ALONE} bits": lambda pairs: pairs.bits <= HASH_ALONE,
         f"cosine alone, {COSINE_ALONE}": lambda pairs: pairs.cosine >= COSINE_ALONE,
-        "lib.duplicates": lambda pairs: pairs.found,
+        "lib.clean.duplicates": lambda pairs: pairs.found,
     }
     print(f"\n{'':36}" + "".join(f"{name:>24}" for name in nets))
     for archive, pairs in results.items():
         scores = [score(pairs, net(pairs)) for net in nets.values()]
         print(f"{archive + ', precision':36}" + "".join(f"{precision:24.4f}" for precision, _ in scores))
         print(f"{archive + ', recall':36}" + "".join(f"{recall:24.4f}" for _, recall in scores))
-    print("\nrecall of lib.duplicates by way of copying" + "".join(f"{archive:>12}" for archive in results))
+    print(
+        "\nrecall of lib.clean.duplicates by way of copying"
+        + "".join(f"{archive:>12}" for archive in results)
+    )
     for title in COPIES:
         values = (pairs[pairs.right & pairs.kind.eq(title)].found.mean() for pairs in results.values())
         print(f"  {title:40}" + "".join(f"{value:12.3f}" for value in values))

@@ -1,1 +1,1 @@
-"""What the notebooks import: flat, one noun per module."""
+"""What the notebooks import: one package per step of the pipeline, one noun per module."""

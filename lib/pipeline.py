@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib import cache, params, runs, schema, spaces
+from lib.core import cache, params, schema, steps
+from lib.tune import spaces
 
 NOTEBOOKS = params.ROOT / "notebooks"
 
@@ -47,11 +48,11 @@ def run(
         StageFailed: a notebook ended with an error.
     """
     settings, overrides = _settings(name, assignments, run_name, resume)
-    stages = stages or runs.PIPELINE
-    if runs.SEARCH[-1] in stages:
+    stages = stages or steps.PIPELINE
+    if steps.SEARCH[-1] in stages:
         spaces.shared(settings)  # a wrong space is said before photos are fetched
-    chosen = [runs.STAGES[stage] for stage in stages]
-    folder = runs.Run(settings, chosen[-1]).folder
+    chosen = [steps.STAGES[stage] for stage in stages]
+    folder = steps.Run(settings, chosen[-1]).folder
     executed = False
     with _alone(folder):
         for stage in chosen:
@@ -66,7 +67,7 @@ def run(
         if executed or not (folder / "report.html").is_file():
             from lib import report  # takes a second to import, which an up-to-date run does not need
 
-            report.write(folder, [stage for stage in runs.STAGES if (folder / f"{stage}.ipynb").is_file()])
+            report.write(folder, [stage for stage in steps.STAGES if (folder / f"{stage}.ipynb").is_file()])
     print(f"report: {_shown(folder / 'report.html')}")
     return folder
 
@@ -97,10 +98,10 @@ def run_from_change(name: str, assignments: str) -> str:
     return f"{name}-{change}"
 
 
-def reasons(stage: runs.Stage, settings: schema.Params) -> list[str]:
+def reasons(stage: steps.Stage, settings: schema.Params) -> list[str]:
     """Say why a stage must be executed again, by content and not by date; an empty list says that it is up to date."""
-    at = runs.Run(settings, stage)
-    before = runs.provenance(at.folder)["stages"].get(stage.name, {}).get("inputs")
+    at = steps.Run(settings, stage)
+    before = steps.provenance(at.folder)["stages"].get(stage.name, {}).get("inputs")
     if before is None or not (at.folder / f"{stage.name}.ipynb").is_file():
         return ["it has not been executed"]
     missing = [f"{name} is missing" for name in stage.writes if not at.path(name).exists()]
@@ -110,7 +111,7 @@ def reasons(stage: runs.Stage, settings: schema.Params) -> list[str]:
 
 def _inputs(stage, settings) -> dict[str, str]:
     """Return a fingerprint of everything that a stage's notebook depends on, by name."""
-    at = runs.Run(settings, stage)
+    at = steps.Run(settings, stage)
     cells = cache.read_json(NOTEBOOKS / f"{stage.name}.ipynb")["cells"]
     values = {"the notebook": cache.fingerprint(["".join(cell["source"]) for cell in cells])}
     values["lib"] = _lib()
@@ -125,7 +126,7 @@ def _inputs(stage, settings) -> dict[str, str]:
 
 @functools.cache
 def _lib() -> str:
-    return cache.code(*sorted((params.ROOT / "lib").glob("*.py")))
+    return cache.code(*sorted((params.ROOT / "lib").rglob("*.py")))
 
 
 def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
@@ -146,7 +147,7 @@ def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:
         "06_tune": network,
         "07_compare": [
             (f"the result of {path.parent.name}", str(path))
-            for path in sorted(runs.outputs().glob("*/metrics.json"))
+            for path in sorted(steps.outputs().glob("*/metrics.json"))
         ],
     }
     for key, given in mine.get(stage.name, []):
@@ -170,7 +171,7 @@ def _execute(stage, settings, overrides) -> float:
     """Execute a stage's notebook to a partial name; move it into place when it has ended well, keep it as the report of the failure otherwise."""
     import papermill  # takes a second to import, which an up-to-date run does not need
 
-    at = runs.Run(settings, stage)
+    at = steps.Run(settings, stage)
     partial, failed, final = (at.folder / f"{stage.name}{end}.ipynb" for end in (".partial", ".failed", ""))
     _forget(at)
     with contextlib.suppress(OSError, AttributeError):
@@ -193,7 +194,7 @@ def _execute(stage, settings, overrides) -> float:
         Exception
     ) as error:  # a kernel that died, a disk that is full: the partial notebook still says how far it came
         problem = f"{type(error).__name__}: {error}"
-    if problem is None and stage.name not in runs.provenance(at.folder)["stages"]:
+    if problem is None and stage.name not in steps.provenance(at.folder)["stages"]:
         problem = (
             "the notebook ended before its last cell"  # as sys.exit() does, which papermill takes for success
         )
@@ -202,15 +203,15 @@ def _execute(stage, settings, overrides) -> float:
     if problem is not None:
         raise StageFailed(f"{stage.name} failed. {problem}\nThe notebook up to there: {_shown(failed)}")
     failed.unlink(missing_ok=True)
-    record = runs.provenance(at.folder)
+    record = steps.provenance(at.folder)
     record["stages"][stage.name]["inputs"] = _inputs(stage, settings)
     cache.write_json(at.folder / "provenance.json", record)
     return time.monotonic() - began
 
 
-def _forget(at: runs.Run) -> None:
+def _forget(at: steps.Run) -> None:
     """Remove a stage's entry from the record: it comes back when the notebook reaches its end."""
-    record = runs.provenance(at.folder)
+    record = steps.provenance(at.folder)
     if record["stages"].pop(at.stage.name, None):
         cache.write_json(at.folder / "provenance.json", record)
 
@@ -225,7 +226,7 @@ def _publish(partial: Path, final: Path) -> None:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
     text = nbformat.writes(book)
-    for place, shown in ((str(params.ROOT), "."), (str(runs.outputs()), "outputs"), (str(Path.home()), "~")):
+    for place, shown in ((str(params.ROOT), "."), (str(steps.outputs()), "outputs"), (str(Path.home()), "~")):
         if len(place) > 1:
             text = text.replace(place, shown)
     cache.write(final, lambda path: path.write_text(text, encoding="utf-8"))
@@ -255,16 +256,16 @@ def remove(name: str) -> None:
     """
     if not re.fullmatch(schema.NAME, name) or name in schema.RESERVED:
         raise ValueError(f"remove takes the name of a run. Received: {name!r}")
-    folder = runs.outputs() / name
+    folder = steps.outputs() / name
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no run {name}. Runs: {', '.join(_runs()) or 'none'}")
     with _alone(folder):
         shutil.rmtree(folder)
-    print(f"removed {_shown(folder)}; the photos are still in {_shown(runs.outputs() / 'data')}")
+    print(f"removed {_shown(folder)}; the photos are still in {_shown(steps.outputs() / 'data')}")
 
 
 def _runs() -> list[str]:
-    found = {path.parent.name for path in runs.outputs().glob("*/provenance.json")}
+    found = {path.parent.name for path in steps.outputs().glob("*/provenance.json")}
     return sorted(found - set(schema.RESERVED))
 
 
@@ -272,7 +273,7 @@ def why(name: str, *, assignments: str = "", run_name: str | None = None) -> Non
     """Print for each stage of a run whether it would be executed, and why."""
     settings, _ = _settings(name, assignments, run_name, resume=False)
     earlier = False
-    for stage in map(runs.STAGES.get, runs.PIPELINE):
+    for stage in map(steps.STAGES.get, steps.PIPELINE):
         found = reasons(stage, settings) or (
             ["maybe: an earlier stage may change what it reads"] if earlier else []
         )
@@ -284,9 +285,9 @@ def predict(name: str, photos: str) -> None:
     """Predict a folder of photos with a run's model and write `photo_predictions.csv` into the run's folder."""
     if not photos:
         raise ValueError(f"predict needs a folder of photos: make predict-{name} PHOTOS=folder")
-    from lib import predictions  # brings TensorFlow
+    from lib.evaluate import predictions  # brings TensorFlow
 
-    folder = runs.outputs() / name
+    folder = steps.outputs() / name
     rows = predictions.of_folder(folder, params.find_file(photos))
     predictions.write(rows, folder / "photo_predictions.csv")
     print(rows.head(10).to_string(index=False))
@@ -322,7 +323,7 @@ def main() -> int:
         elif given.command == "predict":
             predict(given.run or given.name, given.photos)
         else:
-            stages = {"tune": runs.SEARCH, "compare": runs.COMPARE}.get(given.command)
+            stages = {"tune": steps.SEARCH, "compare": steps.COMPARE}.get(given.command)
             run(given.name, **change, resume=given.command == "resume", stages=stages)
     except (ValueError, FileNotFoundError, StageFailed) as error:
         print(f"\n{error}", file=sys.stderr)

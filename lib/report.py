@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
-from lib import cache
+from lib.core import cache
 
 
 def write(folder: Path, notebooks: list[str]) -> Path:

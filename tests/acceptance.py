@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 
-from lib import runs
+from lib.core import steps
 
 LEAST_TOP_1 = 0.95
 UNLABELLED = 167
@@ -12,7 +12,7 @@ UNLABELLED = 167
 
 def main() -> int:
     """Print the figures, and whether they meet what is asked; return the exit code."""
-    folder = runs.outputs() / "acceptance"
+    folder = steps.outputs() / "acceptance"
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     with (folder / "test_predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -13,8 +13,11 @@ import pytest
 from conftest import Drawing, scene
 from PIL import Image
 
-from lib import archives, checkpoints, labels, params, photos
-from lib.schema import Source
+from lib.core import params
+from lib.core.schema import Source
+from lib.download import archives
+from lib.networks import checkpoints
+from lib.photos import decoding, labels
 
 EXIF = Image.Exif()
 EXIF[0x0112], EXIF[0x010F] = 6, "Camera"
@@ -156,18 +159,18 @@ def make(kind, number):
 
 def read_photo(data, folder):
     (folder / "1.jpg").write_bytes(data)
-    table, images = photos.scan(folder, ["1.jpg"], folder=folder / "cache", size=16, fit="crop")
+    table, images = decoding.scan(folder, ["1.jpg"], folder=folder / "cache", size=16, fit="crop")
     assert images.shape == (1, 16, 16, 3) and images.dtype == np.uint8 and len(table.sha1[0]) == 40
     kept = table.problem[0] == ""
     assert (table.width[0] > 0) == (table.height[0] > 0) == (len(table.phash[0]) == 16) == kept
-    pixels, size = photos.decode(data)
+    pixels, size = decoding.decode(data)
     assert (
         pixels.dtype == np.uint8
         and pixels.shape == (*size[::-1], 3)
         and size == (table.width[0], table.height[0])
     )
     for fit in ("squash", "pad"):
-        assert photos.resize(pixels, size=16, fit=fit).shape == (16, 16, 3)
+        assert decoding.resize(pixels, size=16, fit=fit).shape == (16, 16, 3)
 
 
 def unpack(data, folder):

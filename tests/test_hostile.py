@@ -19,8 +19,11 @@ import numpy as np
 import pytest
 from conftest import encoded, scene
 
-from lib import archives, manifest, models, params, schema, sources
-from lib.device import keras
+from lib.clean import manifest
+from lib.core import params, schema
+from lib.download import archives, sources
+from lib.networks import models
+from lib.networks.device import keras
 
 PHOTO = encoded(scene(0))
 

@@ -11,7 +11,7 @@ import nbformat
 import papermill
 import pytest
 
-from lib import params, runs, schema
+from lib.core import params, schema, steps
 
 FILES = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = set(schema.Params.model_fields)
@@ -39,8 +39,8 @@ def headings(path):
 
 
 def test_the_notebooks_are_the_stages():
-    assert set(runs.STAGES) <= {path.stem for path in FILES} and FILES
-    assert {path.stem for path in FILES} <= set(runs.STAGES)
+    assert set(steps.STAGES) <= {path.stem for path in FILES} and FILES
+    assert {path.stem for path in FILES} <= set(steps.STAGES)
 
 
 @every_notebook
@@ -136,7 +136,7 @@ def test_headings(path):
 def test_says_what_it_reads_and_writes_and_what_comes_next(path):
     texts = [cell.source for cell in cells(path, "markdown")]
     assert "**Reads**" in texts[1] and "**Writes**" in texts[1]
-    stages = list(runs.STAGES)
+    stages = list(steps.STAGES)
     following = stages[stages.index(path.stem) + 1 :]
     assert cells(path)[-1].cell_type == "markdown"
     assert not following or following[0] in texts[-1]
@@ -144,7 +144,7 @@ def test_says_what_it_reads_and_writes_and_what_comes_next(path):
 
 @every_notebook
 def test_files_named_in_the_text_as_written_exist_in_the_design(path):
-    stage = runs.STAGES[path.stem]
+    stage = steps.STAGES[path.stem]
     introduction = cells(path, "markdown")[1].source
     assert [name for name in stage.writes if name not in introduction] == []
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lib import cache, decisions, params, pipeline, runs, schema
+from lib import pipeline
+from lib.clean import decisions
+from lib.core import cache, params, schema, steps
 
 STAGES = (
-    runs.Stage("one", ("seed", "source"), (), ("one.txt",)),
-    runs.Stage("two", ("evaluate",), ("one.txt",), ("two.txt",)),
-    runs.Stage("three", ("gradcam",), (), ("three.txt",)),
+    steps.Stage("one", ("seed", "source"), (), ("one.txt",)),
+    steps.Stage("two", ("evaluate",), ("one.txt",), ("two.txt",)),
+    steps.Stage("three", ("gradcam",), (), ("three.txt",)),
 )
 NOTHING = "pass"
 WRITES = {
@@ -35,11 +37,11 @@ def write_notebook(folder, name, body=NOTHING):
             )
         ),
         nbformat.v4.new_code_cell(
-            "from lib import params, runs\n"
-            f"runs.STAGES = {{stage.name: stage for stage in (lambda Stage: {STAGES!r})(runs.Stage)}}\n"
+            "from lib.core import params, steps\n"
+            f"steps.STAGES = {{stage.name: stage for stage in (lambda Stage: {STAGES!r})(steps.Stage)}}\n"
             "settings = params.resolve(vars())\n"
-            f"current = runs.start(settings, {name!r})\n"
-            "runs.parameters(current)"
+            f"current = steps.start(settings, {name!r})\n"
+            "steps.parameters(current)"
         ),
         nbformat.v4.new_code_cell(body),
         nbformat.v4.new_code_cell(f"_ = {WRITES[name]}\ncurrent.finish().name"),
@@ -57,8 +59,8 @@ def place(tmp_path, monkeypatch):
     for stage in STAGES:
         write_notebook(tmp_path / "notebooks", stage.name)
     monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(runs, "STAGES", {stage.name: stage for stage in STAGES})
-    monkeypatch.setattr(runs, "PIPELINE", tuple(stage.name for stage in STAGES))
+    monkeypatch.setattr(steps, "STAGES", {stage.name: stage for stage in STAGES})
+    monkeypatch.setattr(steps, "PIPELINE", tuple(stage.name for stage in STAGES))
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     for variable in ("CHRYSALIS_ARCHIVE", "CHRYSALIS_WEIGHTS", "CHRYSALIS_STORAGE", "CHRYSALIS_TERMINAL"):
         monkeypatch.delenv(variable, raising=False)
@@ -67,8 +69,8 @@ def place(tmp_path, monkeypatch):
 
 
 def only(monkeypatch, *names):
-    monkeypatch.setattr(runs, "STAGES", {stage.name: stage for stage in STAGES if stage.name in names})
-    monkeypatch.setattr(runs, "PIPELINE", names)
+    monkeypatch.setattr(steps, "STAGES", {stage.name: stage for stage in STAGES if stage.name in names})
+    monkeypatch.setattr(steps, "PIPELINE", names)
 
 
 def forbid_execution(monkeypatch):
@@ -91,12 +93,12 @@ def pretend(folder, monkeypatch, ran):
 
     def execute(stage, settings, overrides):
         ran.append(stage.name)
-        at = runs.Run(settings, stage)
+        at = steps.Run(settings, stage)
         at.folder.mkdir(parents=True, exist_ok=True)
         for name in stage.writes:
             at.path(name).write_text(WRITES[stage.name] + str(settings.seed))
         nbformat.write(nbformat.v4.new_notebook(), at.folder / f"{stage.name}.ipynb")
-        record = runs.provenance(at.folder)
+        record = steps.provenance(at.folder)
         record["stages"][stage.name] = {"inputs": pipeline._inputs(stage, settings)}
         cache.write_json(at.folder / "provenance.json", record)
         return 1.0
@@ -161,7 +163,7 @@ def test_files_of_the_user_are_looked_at_by_size_and_time(place, monkeypatch):
     archive = place / "photos.zip"
     archive.write_bytes(b"zip")
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", str(archive))
-    found = dict(pipeline._files_named(runs.Stage("01_download", (), (), ()), params.load("demo")))
+    found = dict(pipeline._files_named(steps.Stage("01_download", (), (), ()), params.load("demo")))
     assert found == {"the file of source.archive": archive}
     before = pipeline._listing(archive)
     assert pipeline._listing(archive) == before
@@ -223,8 +225,8 @@ def test_what_changed_is_executed_again_with_what_depends_on_it(place, monkeypat
 
 def test_a_decision_of_a_person_has_02_executed_again(place, monkeypatch):
     settings = params.load("demo")
-    stage = runs.Stage("two", (), runs.DECISIONS, ())
-    at = runs.Run(settings, stage)
+    stage = steps.Stage("two", (), steps.DECISIONS, ())
+    at = steps.Run(settings, stage)
     folder = at.folder
     folder.mkdir()
     nbformat.write(nbformat.v4.new_notebook(), folder / "two.ipynb")
@@ -235,14 +237,14 @@ def test_a_decision_of_a_person_has_02_executed_again(place, monkeypatch):
 
     record()
     assert pipeline.reasons(stage, settings) == []
-    for number, name in enumerate(runs.DECISIONS):
+    for number, name in enumerate(steps.DECISIONS):
         decide = decisions.exclude if number == 0 else decisions.relabel
         words = {"reason": "a sketch"} if number == 0 else {"label": "dog", "given": "cat"}
         decide(at.data, "cat/1.jpg", sha1="", **words)
         assert f"{name} has changed" in pipeline.reasons(stage, settings)
         record()
         assert pipeline.reasons(stage, settings) == []
-    assert set(runs.DECISIONS) == {decisions.EXCLUSIONS, decisions.RELABELS}
+    assert set(steps.DECISIONS) == {decisions.EXCLUSIONS, decisions.RELABELS}
 
 
 def test_output_of_a_notebook_is_not_its_source(place, monkeypatch):
@@ -436,7 +438,7 @@ def test_only_the_name_of_a_run_can_be_removed(place, name):
 def test_lib_is_imported_where_the_current_folder_has_a_lib_of_its_own(tmp_path):
     (tmp_path / "lib").mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    code = "import lib.params; print(lib.params.__file__)"
+    code = "import lib.core.params; print(lib.core.params.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -446,9 +448,11 @@ def test_lib_is_imported_where_the_current_folder_has_a_lib_of_its_own(tmp_path)
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).parts[-2:] == ("lib", "params.py") and not done.stdout.startswith(
-        str(tmp_path)
-    )
+    assert Path(done.stdout.strip()).parts[-3:] == (
+        "lib",
+        "core",
+        "params.py",
+    ) and not done.stdout.startswith(str(tmp_path))
 
 
 def test_an_up_to_date_run_needs_no_tensorflow():

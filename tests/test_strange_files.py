@@ -18,8 +18,10 @@ import pytest
 from conftest import Drawing, encoded, scene
 from PIL import Image
 
-from lib import dataset, labels, manifest, photos
-from lib.schema import Augment, Params
+from lib.clean import manifest
+from lib.core.schema import Augment, Params
+from lib.photos import decoding, labels
+from lib.train import dataset
 
 SIZE = 48
 WIDTH, HEIGHT = 60, 44  # of most photos here: small enough to be decoded at their full size
@@ -332,7 +334,7 @@ def test_kept_and_right(source, kind):
     expected = as_opencv_sees_it(content) if pixels is None else pixels
     assert source.table.loc[row, ["status", "reason"]].tolist() == ["kept", ""]
     assert source.table.loc[row, ["width", "height"]].tolist() == [*expected.shape[1::-1]]
-    gap = np.abs(source.images[row].astype(int) - photos.resize(expected, size=SIZE, fit="squash"))
+    gap = np.abs(source.images[row].astype(int) - decoding.resize(expected, size=SIZE, fit="squash"))
     assert gap.mean() < (4 if LOSSY.search(kind) else 0.6) and gap.max() < 40
 
 

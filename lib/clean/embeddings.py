@@ -1,0 +1,215 @@
+"""One pass of a pretrained backbone over all photos: what they show, as vectors to compare.
+
+Near-duplicates, outliers, suspect labels and nearest neighbours read these, so that the costly pass is
+made once. Photos of any size are brought to one side first, so that distances mean the same in every run.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from lib.core import cache, progress, schema
+from lib.networks import backbones, efficientnet_lite, models, resnets, simple_cnn
+from lib.networks.device import keras, tf
+from lib.photos import decoding
+
+SIDE = 128  # pixels
+BACKBONE = schema.Model(image_size=SIDE)  # EfficientNetLite0 with its ImageNet weights
+CELL = 1000  # photos in a cell of the index, on average
+ONE_CELL = 5000  # photos that are few enough to compare each with all
+NEAREST_CELLS = 5  # that each photo is looked for in
+ROWS_AT_ONCE = 256  # bounds the memory of a comparison
+MAPPED = 2000  # photos on a map; more are neither drawn quickly nor told apart
+COMPONENTS = 50  # that a map is made of
+
+
+def compute(
+    images: np.ndarray,
+    *,
+    content: Sequence[str],
+    folder: Path,
+    settings: schema.Model = BACKBONE,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Embed photos, or read back what the same backbone said of the same photos.
+
+    Args:
+        images: `uint8` of shape `(n, side, side, 3)`, RGB; a memory map is read a batch at a time. They are
+            brought to `settings.image_size`, by area averaging where they shrink and bilinearly where they grow.
+        content: what identifies the photos, one text for each, such as their SHA-1, and any more that
+            decides their pixels, such as how they became squares.
+        folder: keeps the result, 5 kB a photo with EfficientNetLite0.
+        settings: the backbone: its name, weights, image size and scaling. Its output is averaged over the photo.
+        batch_size: photos at a time; does not change the result but for rounding.
+
+    Returns:
+        A read-only `float32` memory map of shape `(n, channels)`, in the order of the photos, not normalised:
+        1,280 channels from 0 up with EfficientNetLite0.
+
+    Raises:
+        ValueError, FileNotFoundError: as `backbones.build`; or the scaling is `measured`.
+    """
+    key = cache.fingerprint(
+        [images.shape, list(content)],
+        [settings.backbone, settings.image_size, settings.scaling, settings.simple_cnn.model_dump()],
+        backbones.weights_identity(settings.weights),
+        cache.code(backbones, efficientnet_lite, models, resnets, simple_cnn, decoding, Path(__file__)),
+    )
+    path = folder / f"embeddings-{key}.npy"
+    if not path.is_file():
+        cache.write(path, lambda partial: _embed(images, settings, batch_size, partial))
+    return np.load(path, mmap_mode="r")
+
+
+def of_photos(
+    sha1: Sequence[str],
+    full: np.ndarray,
+    *,
+    fit: str,
+    folder: Path,
+    settings: schema.Model = BACKBONE,
+    size: int | None = None,
+) -> np.ndarray:
+    """Embed the photos of a manifest, so that all who ask for the same share one result.
+
+    Args:
+        sha1: of each photo's file.
+        full: `uint8` of shape `(n, side, side, 3)`, RGB, the photos as squares.
+        fit: how they became squares.
+        folder, settings: as `compute`.
+        size: side in pixels of the centre to look at; `None`: the whole square.
+
+    Returns:
+        As `compute`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `compute`.
+    """
+    images = full if size is None else decoding.centre(full, size)
+    return compute(images, content=[*sha1, fit, str(full.shape[1])], folder=folder, settings=settings)
+
+
+def network(settings: schema.Model = BACKBONE) -> keras.Model:
+    """Build the network that embeds: scaling, backbone, average over the photo.
+
+    Returns:
+        A model from `(n, image_size, image_size, 3)`, RGB, 0 to 255, to `float32` `(n, channels)`.
+    """
+    inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
+    features = backbones.build(settings)(models.scale(inputs, settings), training=False)
+    pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="embedding")
+    return keras.Model(inputs, pool(features))
+
+
+def _embed(images, settings, batch_size, path) -> None:
+    size, model = settings.image_size, network(settings)
+    result = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), *model.output_shape[1:]))
+    signature = [tf.TensorSpec((None, size, size, 3), tf.uint8)]  # one trace, for a last batch of any length
+    call = tf.function(lambda batch: model(tf.cast(batch, tf.float32), training=False), signature)
+    with progress.Bar(len(images), "embed") as bar:
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            batch = np.stack([decoding.resize(image, size=size, fit="squash") for image in batch])
+            result[start : start + batch_size] = call(batch).numpy()
+            decoding.release(images)
+            bar.step(len(batch))
+    result.flush()
+
+
+def normalised(embeddings: np.ndarray) -> np.ndarray:
+    """Bring each vector to length 1, so that products are cosines; a vector of zeros stays so.
+
+    Args:
+        embeddings: `float32` of shape `(n, channels)`.
+    """
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the photos nearest to each, by the cosine of their embeddings.
+
+    Few photos are all compared. Many are divided by k-means into cells of about a thousand, and each is
+    compared with the photos of the cells nearest to it (an inverted file: Jegou, Douze and Schmid, 2011,
+    https://inria.hal.science/inria-00514462): a far neighbour may be missed, a near one hardly ever.
+
+    Args:
+        embeddings: `float32` of shape `(n, channels)`; a memory map is read a part at a time.
+        count: neighbours of each photo.
+
+    Returns:
+        Rows, `int64`, and cosines, `float32`, both of shape `(n, count)`, the nearest first; never the photo
+        itself. Where there are fewer: -1 and -1.
+    """
+    cells = _cells(embeddings)
+    rows = np.full((len(embeddings), count), -1, np.int64)
+    cosines = np.full((len(embeddings), count), -2, np.float32)
+    for cell in range(cells.max(initial=-1) + 1):
+        members = np.flatnonzero(cells[:, 0] == cell)
+        seekers = np.flatnonzero((cells == cell).any(axis=1))
+        units = normalised(embeddings[members])
+        for start in range(0, len(seekers) if len(members) else 0, ROWS_AT_ONCE):
+            part = seekers[start : start + ROWS_AT_ONCE]
+            found = normalised(embeddings[part]) @ units.T
+            found[part[:, None] == members] = -2  # the photo itself
+            best = np.argpartition(-found, min(count, len(members)) - 1, axis=1)[:, :count]
+            names = np.concatenate([rows[part], members[best]], axis=1)
+            found = np.concatenate([cosines[part], np.take_along_axis(found, best, axis=1)], axis=1)
+            best = np.argsort(-found, axis=1, kind="stable")[:, :count]
+            rows[part], cosines[part] = (
+                np.take_along_axis(values, best, axis=1) for values in (names, found)
+            )
+    rows[cosines < -1.5] = -1
+    return rows, np.clip(cosines, -1, 1)
+
+
+def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, seed: int) -> pd.DataFrame:
+    """Arrange photos on a plane so that those that resemble each other lie together.
+
+    By t-SNE (van der Maaten and Hinton, 2008, https://jmlr.org/papers/v9/vandermaaten08a.html) of the first
+    50 principal components. What lies close is alike; distances between far groups mean nothing.
+
+    Args:
+        embeddings: `float32` of shape `(n, channels)`; `None`: nothing is arranged.
+        rows: `int64` of shape `(m,)`, the photos to arrange; of more than 2,000, as many are drawn.
+        folder: keeps the result.
+        seed: a whole number from 0 up.
+
+    Returns:
+        One row per photo, indexed by its row: `x` and `y`.
+    """
+    if embeddings is None:
+        return pd.DataFrame(columns=["x", "y"], dtype=np.float32)
+    if len(rows) > MAPPED:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAPPED, replace=False))
+    units = normalised(embeddings[rows])
+    digest = hashlib.sha256(np.ascontiguousarray(units)).hexdigest()
+    key = cache.fingerprint(digest, seed, cache.code(Path(__file__)))
+    places = cache.arrays(folder / f"map-{key}.npz", lambda: {"places": _places(units, seed)})["places"]
+    return pd.DataFrame(places, index=rows, columns=["x", "y"])
+
+
+def _places(units, seed) -> np.ndarray:
+    components = PCA(min(COMPONENTS, *units.shape), random_state=seed).fit_transform(units)
+    if len(units) < 10:
+        return components[:, :2]
+    return TSNE(perplexity=min(30, len(units) / 4), init="pca", random_state=seed).fit_transform(components)
+
+
+def _cells(embeddings) -> np.ndarray:
+    """Return the cells nearest to each photo, `int64` `(n, cells)`, the first its own; one for all where they are few."""
+    if len(embeddings) <= ONE_CELL:
+        return np.zeros((len(embeddings), 1), np.int64)
+    centres = len(embeddings) // CELL
+    sample = np.linspace(0, len(embeddings) - 1, min(len(embeddings), 50 * centres)).astype(np.int64)
+    means = MiniBatchKMeans(centres, batch_size=4096, n_init=1, max_iter=10, random_state=0)
+    means.fit(normalised(embeddings[sample]))
+    parts = range(0, len(embeddings), ROWS_AT_ONCE)
+    distances = (means.transform(normalised(embeddings[start : start + ROWS_AT_ONCE])) for start in parts)
+    return np.concatenate([np.argsort(part, axis=1)[:, :NEAREST_CELLS] for part in distances])

@@ -1,0 +1,249 @@
+"""A page of photos with buttons and keys: each decision is written to the source's files at once."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import ipywidgets as widgets
+import numpy as np
+
+from lib.clean import decisions
+
+SHOWN = 200  # pixels of the longer side of a photo on its card
+KEYS = {"k": "keep", "e": "exclude", "r": "relabel", "u": "undo", "o": "only", "n": "next", "b": "back"}
+BUTTONS = {
+    "keep": "Keep",
+    "exclude": "Exclude",
+    "relabel": "Relabel to",
+    "undo": "Undo",
+    "only": "Keep only this",
+}
+COLOURS = {"": "transparent", "keep": "#5aa469", "exclude": "#c44536", "relabel": "#e9a23b"}
+INK, PAPER, ALARM = "#22313f", "#ffffff", "#c44536"
+NOTHING = decisions.Decision("")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A photo to decide on.
+
+    Attributes:
+        path, sha1: as in the manifest.
+        label: the label that the source gives; empty for a photo without one.
+        suggested: the label that it would get; empty where nothing is suggested.
+        note: one line for the person.
+        picture: `uint8` of shape `(height, width, 3)`, RGB.
+        group: number of its cluster; photos of different clusters are on different pages. -1: none.
+    """
+
+    path: str
+    sha1: str
+    label: str
+    suggested: str
+    note: str
+    picture: np.ndarray
+    group: int = -1
+
+
+class Card(widgets.VBox):
+    """One photo with its buttons; it shows a decision and holds none.
+
+    Args:
+        item: the photo.
+        labels: pairs of what to call a label, and the label, to choose among.
+        act: called with the name of an action, one of the values of `KEYS`, when a button is clicked.
+    """
+
+    def __init__(self, item: Item, *, labels: Sequence[tuple[str, str]], act: Callable[[str], None]):
+        self.item = item
+        self.state = widgets.HTML()
+        wanted, known = item.suggested or item.label, [label for _, label in labels]
+        self.label = widgets.Dropdown(options=labels, layout=widgets.Layout(width="200px"))
+        self.label.value = wanted if wanted in known else None
+        small = widgets.Layout(width="98px", margin="1px")
+        self.buttons = {
+            name: widgets.Button(description=text, tooltip=f"key {name[0]}", layout=small)
+            for name, text in BUTTONS.items()
+            if name != "only" or item.group >= 0
+        }
+        for name, button in self.buttons.items():
+            button.on_click(lambda _, name=name: act(name))
+        keep, exclude, relabel, undo, *only = self.buttons.values()
+        picture = widgets.Image(value=_jpeg(item.picture), format="jpeg")
+        rows = [picture, self.state, widgets.HBox([keep, exclude]), self.label, widgets.HBox([relabel, undo])]
+        super().__init__([*rows, *only], layout=widgets.Layout(width="212px", padding="4px", margin="3px"))
+
+    def refresh(self, decision: decisions.Decision, *, current: bool, names: Mapping[str, str]) -> None:
+        """Show what holds for the photo, and whether the keys act on it."""
+        if decision.kind == "relabel" and decision.label in [label for _, label in self.label.options]:
+            self.label.value = decision.label
+        self.state.value = _caption(self.item, decision, names)
+        self.layout.border = f"3px solid {INK if current else 'transparent'}"
+
+
+class Gallery(widgets.VBox):
+    """Pages of photos to decide on, with a cursor that the keys move and act on.
+
+    Args:
+        pages: the photos of each page.
+        folder: the source's folder, with the files of decisions.
+        classes: the labels that a photo can get.
+        names: what to call them.
+
+    Attributes:
+        at: number of the photo under the cursor, from 0; at first the first one that is undecided.
+        cards: those of the page shown, by the number of their photo.
+        slider: moves the cursor, by the arrow keys too once it was clicked.
+        letters: a field; each letter typed there acts at once (see `KEYS`).
+    """
+
+    def __init__(
+        self,
+        pages: Sequence[Sequence[Item]],
+        *,
+        folder: Path,
+        classes: Sequence[str],
+        names: Mapping[str, str],
+    ):
+        self.items = [item for page in pages for item in page]
+        self.page_of = [number for number, page in enumerate(pages) for _ in page]
+        self.folder, self.names, self.cards = folder, names, {}
+        self.labels = [(names.get(label, label), label) for label in classes]
+        self.sha1 = {item.path: item.sha1 for item in self.items}
+        self.decided = decisions.of_each(folder, self.sha1)
+        self.at = next((i for i, item in enumerate(self.items) if item.path not in self.decided), 0)
+        self.head, self.typed = widgets.HTML(), ""
+        self.page = widgets.Box(layout=widgets.Layout(flex_flow="row wrap"))
+        self.slider = widgets.IntSlider(
+            value=self.at + 1,
+            min=1,
+            max=max(1, len(self.items)),
+            description="photo",
+            layout=widgets.Layout(width="95%"),
+        )
+        hint = "click here and type: k keep, e exclude, r relabel, u undo, n next, b back"
+        hint += ", o keep only this" if any(item.group >= 0 for item in self.items) else ""
+        self.letters = widgets.Text(
+            placeholder=hint, description="keys", continuous_update=True, layout=widgets.Layout(width="95%")
+        )
+        self.slider.observe(self._slide, names="value")
+        self.letters.observe(self._type, names="value")
+        super().__init__([self.head, self.page, self.slider, self.letters] if self.items else [self.head])
+        self.draw()
+
+    def act(self, name: str, number: int | None = None) -> None:
+        """Do what a key or a button says.
+
+        Args:
+            name: one of the values of `KEYS`.
+            number: the photo; `None`: the one under the cursor, which then moves on to the next.
+        """
+        index = self.at if number is None else number
+        if name == "only" and self.items[index].group < 0:  # it belongs to no cluster
+            return
+        if name in ("next", "back"):
+            self.move(index + (1 if name == "next" else -1))
+            return
+        try:
+            problem = "" if self._decide(name, index) else "nothing to relabel it to: choose a label first"
+        except (ValueError, OSError) as error:  # such as a file that was broken by hand: nothing was written
+            problem = str(error)
+        self.move(index + 1 if number is None and not problem else index, problem)
+
+    def move(self, number: int, problem: str = "") -> None:
+        """Put the cursor on a photo, the nearest there is, and show its page."""
+        if self.items:
+            self.at = min(max(number, 0), len(self.items) - 1)
+            self.draw(problem)
+
+    def draw(self, problem: str = "") -> None:
+        """Show the page of the cursor as the files have it, and what went wrong, if anything did."""
+        try:
+            self.decided = decisions.of_each(self.folder, self.sha1)
+        except (ValueError, OSError) as error:
+            problem = problem or str(error)
+        self.head.value = self._headline(problem)
+        if not self.items:
+            return
+        shown = [number for number, page in enumerate(self.page_of) if page == self.page_of[self.at]]
+        if list(self.cards) != shown:
+            self.cards = {number: self._card(number) for number in shown}
+            self.page.children = tuple(self.cards.values())
+        for number, card in self.cards.items():
+            card.refresh(
+                self.decided.get(card.item.path, NOTHING), current=number == self.at, names=self.names
+            )
+        self.slider.value = self.at + 1
+
+    def _headline(self, problem) -> str:
+        if not self.items:
+            return "Nothing to review."
+        done = sum(item.path in self.decided for item in self.items)
+        alarm = f'<br><b style="color:{ALARM}">{html.escape(problem)}</b>' if problem else ""
+        return f"{done} of {len(self.items)} photos decided{alarm}"
+
+    def _card(self, number) -> Card:
+        return Card(self.items[number], labels=self.labels, act=lambda name: self.act(name, number))
+
+    def _decide(self, name, number) -> bool:
+        """Write a decision; False where there is no label to give."""
+        item = self.items[number]
+        photo = {"path": item.path, "sha1": item.sha1}
+        label = self.cards[number].label.value if name == "relabel" else item.label
+        if name == "exclude":
+            decisions.exclude(self.folder, **photo, reason="reviewed")
+        elif name == "only":
+            self._keep_only(item)
+        elif name == "undo" or (name == "keep" and not label):  # a photo without a label has none to confirm
+            decisions.forget(self.folder, item.path)
+        elif label:
+            decisions.relabel(self.folder, **photo, label=label, given=item.label)
+        return name != "relabel" or bool(label)
+
+    def _keep_only(self, kept) -> None:
+        for item in self.items:
+            if item.group == kept.group and item is not kept:
+                decisions.exclude(
+                    self.folder, item.path, sha1=item.sha1, reason=f"near-duplicate of {kept.path}"
+                )
+        if kept.label and self.decided.get(kept.path, NOTHING).kind in ("", "exclude"):
+            decisions.relabel(self.folder, kept.path, sha1=kept.sha1, label=kept.label, given=kept.label)
+
+    def _slide(self, change) -> None:
+        if change["new"] - 1 != self.at:
+            self.move(change["new"] - 1)
+
+    def _type(self, change) -> None:
+        """Act on the letters that were added to the field.
+
+        The field is not emptied: the front end sends what was typed meanwhile, and a letter would
+        count twice or get lost. Letters that were deleted mean nothing.
+        """
+        text, before = change["new"], self.typed
+        self.typed = text
+        if before.startswith(text):
+            return
+        for letter in text[len(before) :] if text.startswith(before) else text:
+            if letter.lower() in KEYS:
+                self.act(KEYS[letter.lower()])
+
+
+def _caption(item, decision, names) -> str:
+    """Return the lines below a photo: labels, note, file, decision. Names come from strangers and are escaped."""
+    title = names.get(item.label, item.label) or "no label"
+    if item.suggested:
+        title += f" → {names.get(item.suggested, item.suggested)}?"
+    new = names.get(decision.label, decision.label)
+    said = {"": "", "keep": "kept", "exclude": "excluded", "relabel": f"relabelled to {new}"}[decision.kind]
+    title, note, file, said = map(html.escape, (title, item.note, item.path.rpartition("/")[2], said))
+    badge = f'<b style="background:{COLOURS[decision.kind]};color:{PAPER}">&nbsp;{said}&nbsp;</b>'
+    return f'<div style="line-height:1.3"><b>{title}</b><br>{note}<br>{file}<br>{badge}</div>'
+
+
+def _jpeg(picture) -> bytes:
+    scale = SHOWN / max(picture.shape[:2])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()

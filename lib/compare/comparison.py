@@ -1,0 +1,306 @@
+"""Runs side by side: their figures, and what tells them apart on the same photos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lib.clean import manifest
+from lib.core import cache, metrics, schema, steps
+from lib.evaluate import predictions
+
+FIGURES = {  # by their names in metrics.json
+    "top_1": "top_1",
+    "precision": "precision_macro",
+    "recall": "recall_macro",
+    "f1": "f1_macro",
+    "log_loss": "log_loss",
+    "calibration_error": "calibration_error",
+}
+COLUMNS = [
+    *("run", "recipe", "group", "best_on_val", "backbone", "image_size", "parameters", "megabytes"),
+    *("split", "n", "top_1", "top_1_low", "top_1_high", "val_top_1", *list(FIGURES)[1:]),
+    *("epochs", "seconds", "problem"),
+]
+PAIR = ["group", "best", "run", "n", "difference", "low", "high", "only_best", "only_run", "p"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the files of an evaluated run say.
+
+    Attributes:
+        name: the run's folder.
+        chosen: `params.json`.
+        card: `model.json`.
+        metrics: `metrics.json`.
+        history: `history.csv`.
+        predictions: `predictions.csv`, and a column `sha1`.
+        megabytes: size of `model.keras`.
+    """
+
+    name: str
+    chosen: dict
+    card: dict
+    metrics: dict
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    megabytes: float
+
+    @property
+    def headline(self) -> str:
+        """The split of the headline: test, or val where there is no test."""
+        return self.metrics["headline"]
+
+    @property
+    def source(self) -> str:
+        """The name of the data set."""
+        return self.chosen["source"]["name"]
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, in the order of the network's outputs."""
+        return [name[2:-1] for name in self.predictions.columns if name.startswith("p(")]
+
+    @property
+    def rank(self) -> tuple:
+        """What orders runs from the best on val to the worst: top-1, then log loss, then the name."""
+        return -self.metrics["val"]["top_1"], self.metrics["val"]["log_loss"], self.name
+
+    def rows(self, *splits: str) -> pd.DataFrame:
+        """Return the predictions for some splits, by `split`, `sha1` and `label`."""
+        chosen = self.predictions[self.predictions["split"].isin(splits)]
+        return chosen.set_index(["split", "sha1", "label"], drop=False)
+
+
+def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
+    """Read runs.
+
+    Args:
+        names: folders under `outputs/`; none: all there are.
+
+    Returns:
+        The evaluated runs by name, sorted; and for each other one why it cannot be compared.
+
+    Raises:
+        FileNotFoundError: there is no run, or none of a name that is given.
+        ValueError: none of them can be compared.
+    """
+    there = _runs()
+    if not there:
+        raise FileNotFoundError("there is no run to compare in outputs/ yet: run `make demo` first")
+    if unknown := [name for name in names if name not in there]:
+        raise FileNotFoundError(
+            f"`compare.runs` names {', '.join(unknown)}, which outputs/ does not hold. Runs: {', '.join(there)}"
+        )
+    results, problems = {}, {}
+    for name in sorted(set(names) or there):
+        try:
+            results[name] = _read(name)
+        except KeyError as error:
+            problems[name] = f"its files lack {error}, as those of another version do: run it again"
+        except (OSError, ValueError) as error:
+            problems[name] = " ".join(str(error).split())
+    if not results:
+        reasons = "; ".join(f"{name} ({problem})" for name, problem in problems.items())
+        raise ValueError(f"no run can be compared: {reasons}. Expected: a run that has been evaluated")
+    return results, problems
+
+
+def _runs() -> list[str]:
+    """List the folders under `outputs/` in which a stage has begun, those without a result too."""
+    folders = [path for path in steps.outputs().glob("*/") if path.name not in schema.RESERVED]
+    return sorted(path.name for path in folders if any(path.glob("*.ipynb")) or any(path.glob("*.json")))
+
+
+def _read(name) -> Result:
+    folder, stage = steps.outputs() / name, steps.STAGES["04_evaluate"]
+    needed = ["params.json", *stage.reads, "history.csv", "model.keras", "metrics.json", "predictions.csv"]
+    if missing := [file for file in needed if not (folder / file).is_file()]:
+        raise ValueError(f"unfinished: it has no {', '.join(missing)}")
+    record = steps.provenance(folder)["stages"].get(stage.name)
+    if record is None:
+        raise ValueError("unfinished: its last evaluation did not come to its end")
+    if changed := [file for file in stage.reads if cache.file_sha256(folder / file) != record["read"][file]]:
+        raise ValueError(f"{', '.join(changed)} changed after its evaluation: evaluate it again")
+    rows = predictions.read(folder / "predictions.csv")
+    content = manifest.read(folder / "manifest.csv").set_index("path").sha1
+    result = Result(
+        name,
+        *(cache.read_json(folder / f"{file}.json") for file in ("params", "model", "metrics")),
+        history=pd.read_csv(folder / "history.csv"),
+        predictions=rows.assign(sha1=rows["path"].map(content)),
+        megabytes=(folder / "model.keras").stat().st_size / 1e6,
+    )
+    table({name: result}, {})  # a file that lacks what the table needs is found here
+    return result
+
+
+# Side by side
+
+
+def groups(results: dict[str, Result]) -> dict[str, list[str]]:
+    """Divide runs into those that can be compared directly: the same headline photos, with the same labels.
+
+    Returns:
+        For each group, named after its data set (numbered where that has several), its runs, the best on
+        val first.
+    """
+    found = {}
+    for result in sorted(results.values(), key=lambda result: (result.source, result.rank)):
+        found.setdefault(tuple(sorted(result.rows(result.headline).index)), []).append(result)
+    names, sources = {}, [group[0].source for group in found.values()]
+    for index, group in enumerate(found.values()):
+        source = group[0].source
+        number = f" {sources[:index].count(source) + 1}" if sources.count(source) > 1 else ""
+        names[source + number] = [result.name for result in sorted(group, key=lambda result: result.rank)]
+    return names
+
+
+def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
+    """List runs, one row each: group by group, the best on val first, then what cannot be compared.
+
+    Args:
+        results, problems: what `read` gives.
+
+    Returns:
+        `run`; `recipe`, the parameter file; `group`, see `groups`; `best_on_val`, whether it is the best of
+        its group there; `backbone`, `image_size` (pixels), `parameters`, `megabytes` (of `model.keras`);
+        `split` and `n`, the headline; on it `top_1` with its 95 % interval (`top_1_low`, `top_1_high`),
+        `precision`, `recall` and `f1` (macro), `log_loss`, `calibration_error`; `val_top_1`; `epochs` and
+        `seconds` of training; and `problem`, why nothing is known of it.
+    """
+    rows = [
+        {"group": group, "best_on_val": name == names[0], **_row(results[name]), "problem": ""}
+        for group, names in groups(results).items()
+        for name in names
+    ]
+    rows += [{"run": name, "problem": problem} for name, problem in problems.items()]
+    whole = dict.fromkeys(["image_size", "parameters", "n", "epochs"], "Int64")  # whole numbers, or nothing
+    return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
+
+
+def _row(result) -> dict:
+    card, headline = result.card, result.metrics[result.headline]
+    low, high = headline["intervals"]["top_1"]
+    return {
+        "run": result.name,
+        "recipe": result.chosen["name"],
+        "backbone": card["backbone"],
+        "image_size": card["size"],
+        "parameters": card["parameters"],
+        "megabytes": round(result.megabytes, 2),
+        "split": result.headline,
+        "n": headline["n"],
+        "val_top_1": result.metrics["val"]["top_1"],
+        **{name: headline[key] for name, key in FIGURES.items()},
+        "top_1_low": low,
+        "top_1_high": high,
+        "epochs": len(result.history),
+        "seconds": round(float(result.history["seconds"].sum()), 1),
+    }
+
+
+# In pairs
+
+
+def pairs(results: dict[str, Result]) -> pd.DataFrame:
+    """Compare each run with the best of its group, on the group's headline photos.
+
+    Which is the best, val says: the best on the photos that they are compared on would owe it to luck too.
+
+    Returns:
+        One row per run that is not the best of its group: `group`, `best`, `run`, `n`; `difference`, the
+        run's top-1 minus the best's, with `low`, `high` and `p` as `paired`; `only_best` and `only_run`, the
+        photos that one alone named rightly. Empty where no two runs have the same photos.
+    """
+    rows = []
+    for group, (best, *others) in groups(results).items():
+        headline = results[best].headline
+        for name in others:
+            found = paired(results[name].rows(headline), results[best].rows(headline))
+            found |= {"only_run": found.pop("only_one"), "only_best": found.pop("only_other")}
+            rows.append({"group": group, "best": best, "run": name, **found})
+    return pd.DataFrame(rows, columns=PAIR)
+
+
+def paired(one: pd.DataFrame, other: pd.DataFrame) -> dict:
+    """Compare what two networks say of the same photos.
+
+    Args:
+        one, other: predictions in the form of `Result.rows`, with one index, in any order.
+
+    Returns:
+        `n`; `difference`, the top-1 of the first minus that of the second; its 95 % interval, `low` and
+        `high`; `only_one` and `only_other`, the photos that one alone named rightly; and `p`, of McNemar's
+        exact test: how probable so unequal a division of these photos is if both networks are equally good
+        (McNemar, 1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
+    """
+    right = [rows["label"].eq(rows["predicted"]).to_numpy() for rows in (one, other.loc[one.index])]
+    both, first = int((right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum())
+    second = int((~right[0] & right[1]).sum())
+    low, high = newcombe(both, first, second, len(one) - both - first - second)
+    return {
+        "n": len(one),
+        "difference": (first - second) / len(one),
+        "low": low,
+        "high": high,
+        "only_one": first,
+        "only_other": second,
+        "p": float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0,
+    }
+
+
+def newcombe(both: int, first: int, second: int, neither: int) -> list[float]:
+    """Return the 95 % interval of the difference of two shares that were counted on the same things.
+
+    Newcombe, 1998, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", Statistics in Medicine 17, method 10: Wilson's intervals of the two shares, put together
+    by their correlation. It holds where few things tell the two apart, even none, where a bootstrap gives
+    an interval without width.
+
+    Args:
+        both, first, second, neither: how many have both properties, only the first, only the second, none.
+
+    Returns:
+        `[low, high]` of the first share minus the second, from -1 to 1.
+    """
+    n = both + first + second + neither
+    shares = [(both + only) / n for only in (first, second)]
+    (low, high), (low_2, high_2) = (metrics.interval(both + only, n) for only in (first, second))
+    product = both * neither - first * second
+    product = max(product - n / 2, 0) if product > 0 else product  # his correction of the correlation
+    spread = np.sqrt(float(both + first) * (second + neither) * (both + second) * (first + neither))
+    correlation = product / spread if spread else 0.0
+
+    def reach(one, other):
+        return float(np.sqrt(one**2 - 2 * correlation * one * other + other**2))
+
+    difference = (first - second) / n
+    return [
+        difference - reach(shares[0] - low, high_2 - shares[1]),
+        difference + reach(high - shares[0], shares[1] - low_2),
+    ]
+
+
+def write(folder: Path, *, runs: pd.DataFrame, in_pairs: pd.DataFrame, ensemble: dict) -> None:
+    """Write `comparison.csv`, the runs, and `comparison.json`: `groups`, `not_compared`, `pairs` and `ensemble`.
+
+    Args:
+        folder: where to.
+        runs: what `table` gives.
+        in_pairs: what `pairs` gives.
+        ensemble: `ensembles.Ensemble.report`; null in the file where it is empty.
+    """
+    cache.write(folder / "comparison.csv", lambda partial: runs.to_csv(partial, index=False))
+    compared = runs[runs.problem.eq("")]
+    record = {
+        "groups": {name: rows.run.tolist() for name, rows in compared.groupby("group", sort=False)},
+        "not_compared": runs[runs.problem.ne("")].set_index("run").problem.to_dict(),
+        "pairs": in_pairs.to_dict("records"),
+        "ensemble": ensemble or None,
+    }
+    cache.write_json(folder / "comparison.json", record)

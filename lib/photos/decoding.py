@@ -1,0 +1,316 @@
+"""Decode photos once, whatever they are, to upright 8-bit RGB, and keep them resized.
+
+Pillow decodes: it alone of the usual decoders refuses a truncated JPEG and reads every format that
+people store photos in. OpenCV resizes, by area averaging where it shrinks.
+"""
+
+import contextlib
+import hashlib
+import io
+import mmap
+import os
+import shutil
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+from lib.core import cache
+from lib.download import archives
+from lib.photos import quality
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+NOT_READ = {".heic", ".heif"}  # photos all the same: each gets its row, with the reason
+LARGEST_PIXELS = 200_000_000  # about 600 MB once decoded; beyond it a photo is a bomb or a scan of a wall
+LARGEST_BYTES = 2 * 10**9  # of a file, which is read as a whole
+MANY_PIXELS = 20_000_000  # photos beyond it are decoded one at a time, so that memory suffices on many cores
+WIDEST = 8  # times its shorter side; `crop` scales no more of a panorama
+AT_ONCE = 256  # files that are read before their photos are written
+ORIENTATION = 0x0112  # the EXIF tag
+HEIC = (b"heic", b"heix", b"hevc", b"heim")  # brands of the format that iPhones write
+HASH_SIDE = 8
+COLUMNS = ["path", "sha1", "phash", "width", "height", "problem", *quality.COLUMNS]
+
+# What Pillow warns of (odd EXIF, large images) is either harmless here or ends as a row with its reason.
+warnings.filterwarnings("ignore", module="PIL")
+Image.MAX_IMAGE_PIXELS = None  # the limit above is checked before decoding, as an error and not a warning
+# No others: Pillow hands an EPS to Ghostscript, a program that runs what the file says.
+Image.init()
+FORMATS = [name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN]
+_one_large_photo = threading.Lock()
+
+
+def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode one photo.
+
+    Args:
+        data: the bytes of the file, in one of `FORMATS`, whatever its name says. Of an animation the
+            first frame is taken; transparency is composited on white; 16 bits are scaled to 8.
+        side: the side in pixels that the photo will be resized to, if known: a JPEG more than
+            twice as large as that, and as quality is measured at, is decoded at a half, a quarter or an
+            eighth of its size, which is faster.
+
+    Returns:
+        The photo as `uint8` of shape `(height, width, 3)`, RGB, EXIF orientation applied; and the
+        `(width, height)` of the whole upright photo.
+
+    Raises:
+        ValueError: why the bytes are not a usable photo.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > LARGEST_PIXELS:
+                millions = LARGEST_PIXELS // 1_000_000
+                raise _UnusableError(f"{width} x {height} pixels are more than {millions} million")
+            if side:
+                least = 2 * max(side, quality.SIDE)
+                image.draft(None, (least, least))
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = turned and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
+            many = image.size[0] * image.size[1] > MANY_PIXELS
+            with _one_large_photo if many else contextlib.nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = np.asarray(_to_rgb(image))
+    except Exception as error:  # a damaged file raises nearly anything, and all of it means this
+        raise ValueError(_reason(data, error)) from None
+    return pixels, (height, width) if turned else (width, height)
+
+
+class _UnusableError(Exception):
+    """Says why a photo that is not damaged cannot be used."""
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise _UnusableError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it instead of scaling
+        values = np.asarray(image)
+        smallest, largest = values.min(), values.max()
+        if smallest < 0 or largest >= 2**16:
+            raise _UnusableError("32-bit pixels have no agreed range: save the photo with 8 or 16 bits")
+        image = Image.fromarray((values // 257 if largest > 255 else values).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if isinstance(error, _UnusableError):
+        return str(error)
+    start = data[:256].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        return "not a photo: the file holds a text such as HTML"
+    if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in HEIC):
+        return "a HEIC photo, which is not read here: save it as JPEG"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not a photo in a known format, which are {', '.join(FORMATS)}"
+    return f"damaged: {str(error).strip() or type(error).__name__}"
+
+
+def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
+    """Bring a photo to a square.
+
+    Args:
+        image: `uint8` of shape `(height, width, 3)`.
+        size: side of the square, in pixels.
+        fit: `crop` keeps the centre, `squash` changes the aspect ratio, `pad` adds black bars.
+
+    Returns:
+        `uint8` of shape `(size, size, 3)`; shrunk by area averaging, enlarged bilinearly.
+    """
+    height, width = image.shape[:2]
+    if fit == "squash":
+        return _scale(image, size, size)
+    if fit == "crop":
+        image = _middle(image, WIDEST * min(height, width))
+        height, width = image.shape[:2]
+    ratio = size / (min(height, width) if fit == "crop" else max(height, width))
+    image = _scale(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
+    height, width = image.shape[:2]
+    if fit == "crop":
+        top, left = (height - size) // 2, (width - size) // 2
+        return image[top : top + size, left : left + size]
+    top, left = (size - height) // 2, (size - width) // 2
+    return cv2.copyMakeBorder(image, top, size - height - top, left, size - width - left, cv2.BORDER_CONSTANT)
+
+
+def prepare(image: np.ndarray, card: dict) -> np.ndarray:
+    """Bring a photo to what a trained network takes.
+
+    Args:
+        image: `uint8` of shape `(height, width, 3)`, RGB.
+        card: the content of the `model.json` beside the network: `fit`, `resize` and `size`.
+
+    Returns:
+        `uint8` of shape `(size, size, 3)`.
+    """
+    return centre(resize(image, size=card["resize"], fit=card["fit"]), card["size"])
+
+
+def centre(images: np.ndarray, size: int) -> np.ndarray:
+    """Cut the middle out of squares, as a view.
+
+    Args:
+        images: `uint8` of shape `(..., side, side, 3)`.
+        size: side of the result, at most `side`.
+    """
+    start = (images.shape[-2] - size) // 2
+    return images[..., start : start + size, start : start + size, :]
+
+
+def release(images: np.ndarray) -> None:
+    """Let go of what was read of a memory map; it is read again when it is asked for.
+
+    The pages count as this process's memory, as many of them as the machine has room for.
+
+    Args:
+        images: a memory map, or a view of one; what lies in memory stays as it is.
+    """
+    while isinstance(images, np.ndarray):
+        images = images.base
+    if isinstance(images, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        images.madvise(mmap.MADV_DONTNEED)
+
+
+def _middle(image, longest):
+    """Cut the middle out of a photo where a side is longer; scaled as a whole, a line of pixels would fill the memory."""
+    top, left = (max(0, side - longest) // 2 for side in image.shape[:2])
+    return image[top : top + longest, left : left + longest]
+
+
+def _scale(image, width, height):
+    shrinks = width < image.shape[1] or height < image.shape[0]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def perceptual_hash(image: np.ndarray) -> str:
+    """Hash what a photo looks like: pHash, the signs of its lowest frequencies against their median.
+
+    Args:
+        image: `uint8` of shape `(height, width, 3)`, RGB.
+
+    Returns:
+        64 bits as 16 hexadecimal digits. Copies that were resized or compressed again differ in few
+        bits. Source: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html
+    """
+    grey = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA
+    )
+    low = cv2.dct(grey.astype(np.float32))[:HASH_SIDE, :HASH_SIDE]
+    return np.packbits(low > np.median(low)).tobytes().hex()
+
+
+def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[str, np.ndarray]]:
+    """Decode the first readable photo of each label.
+
+    Args:
+        root: the folder that the paths start at.
+        table: columns `path` and `label`; rows without a label are passed over.
+        limit: at most so many labels.
+
+    Returns:
+        Pairs of label and photo, `uint8` of shape `(256, 256, 3)`.
+    """
+    result = {}
+    for path, label in zip(table.path, table.label, strict=True):
+        if label and label not in result and len(result) < limit:
+            try:
+                image, _ = decode((root / path).read_bytes(), side=256)
+            except ValueError:  # 02_clean gives it a row and a reason
+                continue
+            result[label] = resize(image, size=256, fit="crop")
+    return list(result.items())
+
+
+def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
+    """Return the key of a cache of resized photos: the source's content, the files, the form, and this code."""
+    return cache.fingerprint(content, paths, size, fit, cache.code(quality, Path(__file__)))
+
+
+def scan(
+    root: Path, paths: list[str], *, folder: Path, size: int, fit: str
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Read every file once: hash it, decode it, and keep it resized.
+
+    Args:
+        root: the folder that the paths start at.
+        paths: relative paths of the files, in the order of the result.
+        folder: where the result is kept; a later call with the same folder reads it back.
+        size, fit: as `resize`.
+
+    Returns:
+        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels),
+        `problem` (why the file is not a usable photo, else empty) and what `quality.measure` gives (not a
+        number where there is a problem); and the resized photos as a read-only `uint8` memory map of
+        shape `(files, size, size, 3)`, black where there is a problem.
+
+    Raises:
+        ValueError: a file cannot be opened, or the disk is too full.
+    """
+    if not (folder / "scan.csv").is_file():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        archives.require_space(partial, len(paths) * size * size * 3, what="resizing the photos")
+        _scan(root, paths, partial, size, fit)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    table = pd.read_csv(
+        folder / "scan.csv",
+        dtype={"path": str, "sha1": str, "phash": str, "problem": str},
+        keep_default_na=False,
+        na_values={column: [""] for column in quality.COLUMNS},
+        encoding="utf-8",
+    )
+    return table, np.load(folder / "photos.npy", mmap_mode="r")
+
+
+def _scan(root, paths, folder, size, fit):
+    rows = []
+    cv2.setNumThreads(1)  # the pool below already uses every core
+    with (folder / "photos.npy").open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        # written, not mapped: the pages of a memory map would count as this process's memory until its end
+        shape = {"shape": (len(paths), size, size, 3), "fortran_order": False, "descr": "|u1"}
+        np.lib.format.write_array_header_1_0(file, shape)
+        for start in range(0, len(paths), AT_ONCE):
+            files = paths[start : start + AT_ONCE]
+            for row, image in pool.map(lambda path: _read(root, path, size, fit), files):
+                rows.append(row)
+                file.write(image.tobytes())
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")  # so that "\r" in a name is quoted
+
+
+def _read(root, path, size, fit):
+    """Return the row of a file and its resized photo."""
+    unusable = {"path": path, "phash": "", "width": 0, "height": 0}
+    black = np.zeros((size, size, 3), np.uint8)
+    file = root / path
+    try:
+        if file.stat().st_size > LARGEST_BYTES:
+            with file.open("rb") as opened:
+                sha1 = hashlib.file_digest(opened, "sha1").hexdigest()
+            problem = f"the file has more than {LARGEST_BYTES / 1e9:g} GB"
+            return unusable | {"sha1": sha1, "problem": problem}, black
+        data = file.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and the "
+            "rights of the file, then run this again"
+        ) from None
+    sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    try:
+        image, (width, height) = decode(data, side=size)
+    except ValueError as error:
+        return unusable | {"sha1": sha1, "problem": " ".join(str(error).split())}, black
+    row = {"path": path, "sha1": sha1, "phash": perceptual_hash(image), "width": width, "height": height}
+    return row | {"problem": "", **quality.measure(image)}, resize(image, size=size, fit=fit)

@@ -1,0 +1,341 @@
+"""Find the files of a source and what its author says of them: the label, and the split if it is fixed."""
+
+import codecs
+import csv
+import difflib
+import io
+import json
+import re
+import unicodedata
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from lib.core.schema import Source, Table
+from lib.photos import decoding
+
+SPLITS = ("train", "val", "test")
+SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)
+NUMBER = re.compile(r"(\d+)")
+SPLIT_NAMES = {"valid": "val", "validation": "val"}
+COLUMNS = ["path", "label", "split", "problem"]
+LARGEST_NAMES = 10_000_000  # bytes of a file with the classes' names
+LONGEST_NAME = 60  # letters of a name in a picture
+
+
+def find(raw: Path, source: Source) -> pd.DataFrame:
+    """List the photos of a source with their labels.
+
+    Args:
+        raw: the folder with the files as they came.
+        source: says which CSV files hold the labels; without any, folders are the labels:
+            `<class>/`, or `train|val|test/<class>/`, which fixes the split. And which classes to use.
+
+    Returns:
+        A table with one row per file, sorted by path: `path` (relative to `raw`, with `/`), `label`
+        (empty: a photo to predict), `split` (`train`, `val`, `test` where the source fixes it,
+        `predict` for photos without a label, else empty) and `problem` (why the label is unusable).
+        Photos of classes that `source.classes` does not name are left out; `attrs["left_out"]` counts them.
+
+    Raises:
+        ValueError: a CSV file lacks a column or names a file that is missing or lies outside the
+            source, `source.classes` names a class that there is not, or there are fewer than two classes.
+        FileNotFoundError: a CSV file is missing.
+    """
+    tables = {name: table for name, table in source.tables.items() if table}
+    rows = _from_tables(raw, tables) if tables else _from_folders(raw)
+    found = pd.DataFrame(rows, columns=COLUMNS).sort_values("path", ignore_index=True)
+    found["label"] = [unicodedata.normalize("NFC", label) for label in found.label]
+    found = _choose(found, source.classes)
+    labels = sorted(set(found.loc[found.problem.eq(""), "label"]) - {""})
+    if len(labels) < 2:
+        raise ValueError(
+            f"a classifier needs photos of at least two classes. Received: {', '.join(labels) or 'none'} "
+            f"in {len(found)} files. Expected folders <class>/ or train|val|test/<class>/, or `source.tables`"
+        )
+    return found
+
+
+def _choose(found: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
+    """Leave out the photos of other classes than the chosen ones; photos without a label stay."""
+    there = classes(found.label)
+    if unknown := sorted(set(chosen) - set(there)):
+        near = difflib.get_close_matches(unknown[0], there) or there[:3]
+        raise ValueError(
+            f"`source.classes` names {unknown[0]!r}, which is the label of no photo. "
+            f"Expected some of the {len(there)} labels, such as {', '.join(near) or 'none'}"
+        )
+    stays = found.label.isin([*chosen, ""]) | (not chosen)
+    result = found[stays].reset_index(drop=True)
+    result.attrs["left_out"] = int((~stays).sum())
+    return result
+
+
+def classes(labels) -> list[str]:
+    """Return the distinct labels in order: numbers by value, other names by letter."""
+    names = {str(label) for label in labels} - {""}
+    numeric = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name), name) if numeric else name)
+
+
+def names(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str]:
+    """Return what to call each class where people read: in pictures and tables.
+
+    Args:
+        raw: the folder with the files as they came.
+        source: `class_names` is a JSON file inside it, `{label: name}`.
+        classes: the labels, in the order wanted.
+
+    Returns:
+        `{label: name}`, in the order of the classes: what stands before the first comma of the file's
+        name, on one line and at most 60 letters long; the label itself where the file has none. Two
+        classes of one name have their labels in parentheses behind it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lies outside the source, is larger than 10 MB, or is not a mapping of texts.
+    """
+    given = _read_names(raw, source.class_names) if source.class_names else {}
+    short = {label: _short(given.get(label, "")) or label for label in classes}
+    several = {name for name, count in Counter(short.values()).items() if count > 1}
+    return {
+        label: f"{name} ({label})" if name in several and name != label else name
+        for label, name in short.items()
+    }
+
+
+def of_card(card: dict) -> dict[str, str]:
+    """Return `{label: name}` of the classes of a `model.json`; labels name themselves in one without `class_names`."""
+    return dict(zip(card["classes"], card.get("class_names", card["classes"]), strict=True))
+
+
+def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """Return a table with names for labels in its columns `label`, `predicted` and `suggested`; labels without a name stay."""
+    columns = [column for column in ("label", "predicted", "suggested") if column in table]
+    return table.assign(
+        **{column: [names.get(label, label) for label in table[column]] for column in columns}
+    )
+
+
+def _read_names(raw: Path, name: str) -> dict[str, str]:
+    file = raw / name
+    if not _stays_inside(name) or "\0" in name or not file.resolve().is_relative_to(raw.resolve()):
+        raise ValueError(f"`source.class_names` must be a path inside the source. Received: {name!r}")
+    if not file.is_file():
+        there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.json"))
+        raise FileNotFoundError(
+            f"`source.class_names`: the source has no {name}. JSON files in it: {', '.join(there[:9]) or 'none'}"
+        )
+    if file.stat().st_size > LARGEST_NAMES:
+        raise ValueError(
+            f"{name} has {file.stat().st_size:,} bytes. Expected: a file with names of at most {LARGEST_NAMES:,}"
+        )
+    try:
+        given = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not JSON in UTF-8: {error}. Expected: {{label: name}}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{name}: expected a mapping {{label: name}}. Received: {type(given).__name__}")
+    if wrong := [label for label, value in given.items() if not isinstance(value, str)]:
+        raise ValueError(
+            f"{name}: expected a text for each label. Received: {type(given[wrong[0]]).__name__} for {wrong[0]!r:.60}"
+        )
+    return given
+
+
+def _short(name: str) -> str:
+    """Return what stands before the first comma, on one line, without characters that cannot be seen."""
+    line = " ".join(name.split(",")[0].split())
+    seen = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
+    return seen if len(seen) <= LONGEST_NAME else seen[: LONGEST_NAME - 1] + "…"
+
+
+def files(folder: Path) -> list[PurePosixPath]:
+    """List the files under a folder that could be photos, hidden ones and links left out, relative and sorted."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    relative = (path.relative_to(folder) for path in found)
+    return sorted(
+        PurePosixPath(path.as_posix()) for path in relative if _is_photo(path) and not _hidden(path)
+    )
+
+
+def others(raw: Path, found: pd.DataFrame) -> dict[str, int]:
+    """Count what lies beside the photos, so that nothing vanishes unsaid.
+
+    Args:
+        raw: the folder with the files as they came.
+        found: the table of `find`.
+
+    Returns:
+        `{what: number}`, the most frequent first: suffixes of files that are no photos by their name, photos
+        that are not in the table (of other classes, or outside the tables' folders), `hidden`, `link`, `device`
+        and `empty folder`. With the rows of the table these are all files under the folder.
+    """
+    there, counts = set(found.path), Counter()
+    for path in raw.rglob("*"):
+        relative = path.relative_to(raw)
+        if relative.as_posix() not in there and (kind := _kind(path, relative)):
+            counts[kind] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _kind(path: Path, relative: Path) -> str:
+    if path.is_symlink():
+        return "link"
+    if path.is_dir():
+        return "" if any(path.iterdir()) else "empty folder"
+    if not path.is_file():
+        return "device"
+    if _hidden(relative):
+        return "hidden"
+    suffix = path.suffix.lower() or "no suffix"
+    return f"{suffix} not in the table" if _is_photo(path) else suffix
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in decoding.SUFFIXES | decoding.NOT_READ
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in relative.parts)
+
+
+def _from_folders(raw: Path) -> list[tuple]:
+    found = files(raw)
+    depth = _shared_depth(found)
+    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in found if len(path.parts) > depth + 1)
+    return [_row_of_folder(path, path.parts[depth:], fixed) for path in found]
+
+
+def _shared_depth(found) -> int:
+    """Count the folders that all files share, such as the one folder that many archives wrap around the rest."""
+    depth = 0
+    while (
+        found
+        and all(len(path.parts) > depth + 1 for path in found)
+        and len({path.parts[depth] for path in found}) == 1
+    ):
+        if SPLIT_FOLDER.fullmatch(found[0].parts[depth]):
+            break
+        depth += 1
+    return depth
+
+
+def _row_of_folder(path, parts, fixed):
+    match = SPLIT_FOLDER.fullmatch(parts[0]) if fixed and len(parts) > 1 else None
+    split = SPLIT_NAMES.get(match[1].lower(), match[1].lower()) if match else ""
+    folders = parts[1:-1] if match else parts[:-1]
+    if not folders:
+        return str(path), "", "predict", ""
+    if fixed and not match:
+        return str(path), folders[0], "", "it lies outside the folders train, val and test"
+    return str(path), folders[0], split, ""
+
+
+def _from_tables(raw: Path, tables: dict[str, Table]) -> list[tuple]:
+    rows, given = {}, {}
+    for table in tables.values():
+        for filename, label in _read_table(raw, table):
+            path = str(PurePosixPath(table.photos) / filename)
+            split = "predict" if table.label is None else table.split or ""
+            problem = "" if table.label is None or label else f"{table.file} gives no label"
+            several = given.setdefault(path, {})
+            several[label] = None
+            if len(several) > 1:
+                problem = f"{table.file} gives two labels: {', '.join(several)}"
+            rows[path] = (path, label, split, problem)
+    folders = tuple({table.photos.strip("/") for table in tables.values()})
+    for path in map(str, files(raw)):
+        if path not in rows and any(not folder or path.startswith(f"{folder}/") for folder in folders):
+            rows[path] = (path, "", "", "no table lists it")
+    return list(rows.values())
+
+
+def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
+    for key, value in (("file", table.file), ("photos", table.photos)):
+        if not _stays_inside(value):
+            raise ValueError(f"`{key}` of a table must be a path inside the source. Received: {value!r}")
+    file = raw / table.file
+    if not file.is_file():
+        there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.csv"))
+        raise FileNotFoundError(
+            f"the source has no {table.file}. CSV files in it: {', '.join(there) or 'none'}"
+        )
+    data = read_csv(file)
+    for column in filter(None, (table.filename, table.label)):
+        if column not in data.columns:
+            raise ValueError(
+                f"{table.file} has no column {column!r}. Its columns: {', '.join(map(repr, data.columns))}"
+            )
+    names = [_as_stored(raw / table.photos, name.strip()) for name in data[table.filename]]
+    labels = [label.strip() for label in data[table.label]] if table.label else [""] * len(names)
+    _check_files(raw, table, names)
+    return list(zip(names, labels, strict=True))
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """Read a CSV file as text, whatever its separator, line ends and encoding."""
+    text = _text(file.read_bytes())
+    first = (text.strip().splitlines() or [""])[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        rows = [row for row in lines if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(
+            f"{file.name} cannot be read as a table: {error}. Expected: one line per photo, with quotes in pairs"
+        ) from None
+    if not rows:
+        raise ValueError(
+            f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
+        )
+    header = [name.strip() for name in rows[0]]
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise ValueError(f"{file.name} has two columns {twice[0]!r}. Expected: each name once")
+    if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
+        raise ValueError(
+            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
+        )
+    return pd.DataFrame(rows[1:], columns=header, dtype=str)
+
+
+def _text(data: bytes) -> str:
+    """Decode what spreadsheets write: UTF-8 or UTF-16 with its mark, or else Latin-1."""
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _as_stored(folder: Path, name: str) -> str:
+    """Return a name as the disk spells it: an accented letter is one sign, or two as macOS writes it."""
+    forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((form for form in forms if _is_file(folder / form)), name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink()
+    except OSError:  # a name longer than the disk takes
+        return False
+
+
+def _check_files(raw: Path, table: Table, names: list[str]) -> None:
+    folder = raw / table.photos
+    for name in names:
+        if not name or not _stays_inside(name) or "\\" in name or "\0" in name:
+            raise ValueError(
+                f"{table.file} names {name!r}. Expected: the path of a file inside {table.photos or 'the source'}"
+            )
+    missing = [name for name in names if not _is_file(folder / name)]
+    if missing:
+        raise ValueError(
+            f"{table.file} names {len(missing)} of {len(names)} files that are not in "
+            f"{table.photos or 'the source'}/: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
+        )
+
+
+def _stays_inside(path: str) -> bool:
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts

@@ -1,0 +1,243 @@
+"""Near-duplicates: the three nets, the pairs that a search of all pairs finds, and clusters of them."""
+
+import itertools
+import tracemalloc
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.clean import duplicates, registration
+from lib.photos import decoding
+
+
+def drawn(seed, side=160):
+    """Draw a photo with corners and edges."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def table_of(images, sha1=None):
+    """Describe photos as `decoding.scan` does."""
+    hashes = [decoding.perceptual_hash(image) for image in images]
+    return pd.DataFrame({"sha1": sha1 or [f"{row:040x}" for row in range(len(images))], "phash": hashes})
+
+
+@pytest.fixture
+def shots():
+    """Nine photos: 0 to 3 unrelated, then of 0 its file, a resized copy, its mirror image, a crop; and one without a shot."""
+    first = drawn(0)
+    small = cv2.resize(cv2.resize(first, (80, 80), interpolation=cv2.INTER_AREA), (160, 160))
+    crop = cv2.resize(first[:130, 30:], (160, 160))
+    images = np.stack(
+        [first, drawn(1), drawn(2), drawn(3), first, small, first[:, ::-1], crop, np.zeros_like(first)]
+    )
+    table = table_of(images, ["a", "b", "c", "d", "a", "e", "f", "g", "h"])
+    vectors = (
+        np.random.default_rng(0).uniform(0, 1, (9, 8)).astype(np.float32)
+    )  # everything resembles everything
+    return table, images, vectors
+
+
+def kinds(pairs):
+    return {(pair.first, pair.second): pair.kind for pair in pairs.itertuples()}
+
+
+def test_the_first_net_that_a_pair_falls_into(shots, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    pairs = duplicates.find(*shots, folder=tmp_path, cosine=0)
+    found = kinds(pairs)
+    assert found[0, 4] == "exact" and found[0, 5] == "perceptual"
+    copies = {(0, 4), (0, 5), *itertools.combinations([0, 6, 7], 2)}  # of one hash only the first is compared
+    assert set(found) == copies
+    assert {found[pair] for pair in copies - {(0, 4), (0, 5)}} == {"embedding"}
+    assert list(pairs.columns) == ["first", "second", "kind", "distance", "correlation"]
+    assert pairs[["first", "second"]].values.tolist() == sorted(map(list, copies))
+    assert pairs.correlation.notna().tolist() == pairs.kind.eq("embedding").tolist()
+
+
+def test_distances(shots, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    table, images, vectors = shots
+    pairs = duplicates.find(*shots, folder=tmp_path, cosine=0).set_index(["first", "second"])
+    assert pairs.distance[0, 4] == 0
+    assert pairs.distance[0, 5] == (int(table.phash[0], 16) ^ int(table.phash[5], 16)).bit_count()
+    cosine = vectors[0] @ vectors[6] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[6])
+    assert pairs.distance[0, 6] == pytest.approx(1 - cosine, abs=1e-6)
+    expected = registration.correlation(
+        registration.describe(images[0], mirrored=True), registration.describe(images[6])
+    )
+    assert pairs.correlation[0, 6] == expected > 0.99
+
+
+def test_rows_are_those_of_the_index(shots, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    table, images, vectors = shots
+    some = table.iloc[[2, 4, 5, 7, 8]]
+    assert kinds(duplicates.find(some, images, vectors, folder=tmp_path, cosine=0)) == {
+        (4, 5): "perceptual",
+        (4, 7): "embedding",
+    }
+
+
+def test_thresholds(shots, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+
+    def found(**thresholds):
+        pairs = duplicates.find(*shots, folder=tmp_path, **({"cosine": 0} | thresholds))
+        return {kind: set(pairs[pairs.kind.eq(kind)].index) for kind in duplicates.KINDS}
+
+    usual = found()
+    assert not found(cosine=1.01)["embedding"] and not found(correlation=1.01)["embedding"]
+    assert found(correlation=1.01)["perceptual"] and found(bits=0)["exact"] == usual["exact"]
+    assert len(found(correlation=-1)["embedding"]) == 7 * 6 // 2
+    assert len(found(bits=64)["perceptual"]) == 7 * 6 // 2 + 1
+
+
+def test_a_second_search_is_read_back(shots, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    table, images, vectors = shots
+    first = duplicates.find(*shots, folder=tmp_path, cosine=0)
+
+    def called(*_, **__):
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(duplicates, "_registered", called)
+    pd.testing.assert_frame_equal(duplicates.find(*shots, folder=tmp_path, cosine=0), first)
+    for changed in (
+        (table.assign(sha1="x"), images, vectors),
+        (table, images, vectors + 1),
+        (table[1:], images, vectors),
+    ):
+        with pytest.raises(AssertionError, match="searched again"):
+            duplicates.find(*changed, folder=tmp_path, cosine=0)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nothing_to_compare(count, tmp_path):
+    images = np.stack([drawn(0)])[:count]
+    pairs = duplicates.find(
+        table_of(images) if count else pd.DataFrame({"sha1": [], "phash": []}, dtype=str),
+        images.reshape(count, 160, 160, 3),
+        np.ones((count, 4), np.float32),
+        folder=tmp_path,
+    )
+    assert pairs.empty and duplicates.clusters(pairs, count).tolist() == [0] * count
+
+
+def test_many_copies_of_one_file_are_paired_with_the_first(tmp_path):
+    images = np.stack([drawn(seed) for seed in range(6)])
+    table = table_of(images, ["b", "a", "b", "c", "a", "b"])
+    pairs = duplicates.find(table, images, np.eye(6, dtype=np.float32), folder=tmp_path)
+    assert kinds(pairs) == dict.fromkeys([(0, 2), (0, 5), (1, 4)], "exact")
+
+
+def test_without_vectors_the_third_net_is_not_cast(shots, tmp_path):
+    table, images, _ = shots
+    found = kinds(duplicates.find(table, images, None, folder=tmp_path))
+    assert found == {(0, 4): "exact", (0, 5): "perceptual"}
+
+
+def test_photos_that_all_look_alike_do_not_fill_the_memory(tmp_path):
+    count = 4000
+    hashes = [f"{number % 8:016x}" for number in range(count)]
+    table = pd.DataFrame({"sha1": [f"{row:040x}" for row in range(count)], "phash": hashes})
+    tracemalloc.start()
+    pairs = duplicates.find(table, np.zeros((count, 1, 1, 3), np.uint8), None, folder=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not duplicates.clusters(pairs, count).any()
+    assert peak < 60e6  # all pairs take 256 MB
+
+
+# Perceptual hashes
+
+
+def random_hashes(random, count, *, families, flips):
+    """Draw hashes around a few centres, each with some bits flipped."""
+    centres = random.integers(0, 2**63, families, dtype=np.uint64)
+    hashes = []
+    for _ in range(count):
+        value = int(random.choice(centres))
+        for bit in random.choice(64, random.integers(0, flips + 1), replace=False):
+            value ^= 1 << int(bit)
+        hashes.append(f"{value:016x}")
+    return hashes
+
+
+@pytest.mark.parametrize("bits", [0, 3, 4, 6, 7, 8, 20])
+@pytest.mark.parametrize("count", [0, 1, 2, 40, 300])
+def test_perceptual_pairs_are_those_of_a_brute_force_search(bits, count):
+    hashes = random_hashes(np.random.default_rng(bits + count), count, families=max(1, count // 8), flips=6)
+    expected = {}
+    for one, two in itertools.combinations(range(count), 2):
+        distance = (int(hashes[one], 16) ^ int(hashes[two], 16)).bit_count()
+        if distance <= bits:
+            expected[one, two] = distance
+    pairs, distances = duplicates.perceptual(hashes, bits=bits)
+    assert list(map(tuple, pairs.tolist())) == sorted(expected)
+    assert distances.tolist() == [expected[pair] for pair in sorted(expected)]
+    assert pairs.dtype == distances.dtype == np.int64
+
+
+def test_a_part_that_all_have_in_common_is_looked_up_in_portions(monkeypatch):
+    hashes = [f"{number:04x}{number:04x}{number:04x}0000" for number in range(100)]
+    expected = duplicates.perceptual(hashes, bits=3)
+    sizes = []
+
+    def counted(codes, changes, by_parts=duplicates._by_parts):
+        for first, second in by_parts(codes, changes):
+            sizes.append(len(first))
+            yield first, second
+
+    monkeypatch.setattr(duplicates, "_by_parts", counted)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 500)
+    found = duplicates.perceptual(hashes, bits=3)
+    assert max(sizes) <= 600 and sum(sizes) >= 100 * 100
+    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+
+
+def test_parts_are_looked_up_where_that_is_less_work(monkeypatch):
+    hashes = random_hashes(np.random.default_rng(0), 300, families=30, flips=6)
+    all_pairs, _ = duplicates.perceptual(hashes, bits=20)  # would take 4 x 6,885 look-ups
+    monkeypatch.setattr(duplicates, "_all", None)
+    pairs, _ = duplicates.perceptual(hashes, bits=6)  # 4 x 17
+    assert 0 < len(pairs) < len(all_pairs)
+
+
+@pytest.mark.parametrize("count", [60, 200])
+def test_of_too_many_pairs_those_stay_that_the_clusters_need(count, monkeypatch):
+    hashes = random_hashes(np.random.default_rng(count), count, families=4, flips=3)
+    every = pd.DataFrame(duplicates.perceptual(hashes, bits=6)[0], columns=["first", "second"])
+    monkeypatch.setattr(duplicates, "MANY_PAIRS", 20)
+    pairs, distances = duplicates.perceptual(hashes, bits=6)
+    few = pd.DataFrame(pairs, columns=["first", "second"])
+    assert len(few) < count + 21 * count // 20 < len(every)
+    assert duplicates.clusters(few, count).tolist() == duplicates.clusters(every, count).tolist()
+    for (first, second), distance in zip(pairs, distances, strict=True):
+        assert first < second and distance == (int(hashes[first], 16) ^ int(hashes[second], 16)).bit_count()
+
+
+def test_frames_of_a_film_do_not_fill_the_memory():
+    random = np.random.default_rng(0)
+    hashes = {
+        f"{sum(1 << int(bit) for bit in random.choice(64, 3, replace=False)):016x}" for _ in range(3000)
+    }
+    tracemalloc.start()
+    pairs, _ = duplicates.perceptual(sorted(hashes), bits=6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 250e6  # all pairs take 900 MB
+    assert not duplicates.clusters(pd.DataFrame(pairs, columns=["first", "second"]), len(hashes)).any()
+
+
+# Clusters
+
+
+def test_clusters_join_what_is_joined_through_others():
+    pairs = pd.DataFrame({"first": [0, 2, 4], "second": [2, 5, 6]})
+    numbers = duplicates.clusters(pairs, 7)
+    assert numbers.dtype == np.int64 and set(numbers.tolist()) == {0, 1, 2, 3}
+    groups = {frozenset(np.flatnonzero(numbers == number).tolist()) for number in set(numbers.tolist())}
+    assert groups == {frozenset({0, 2, 5}), frozenset({4, 6}), frozenset({1}), frozenset({3})}

@@ -1,0 +1,220 @@
+"""Suspects: flipped labels come first, copies are no witnesses, and the two models are what their books say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import KNeighborsClassifier
+
+from lib.clean import label_issues
+
+
+def clusters(count=60, classes=4, channels=40, spread=0.6, seed=0):
+    """Return vectors around one centre per class, none negative, and their labels."""
+    random = np.random.default_rng(seed)
+    centres = random.gamma(1.0, 1.0, (classes, channels))
+    targets = np.repeat(np.arange(classes), count)
+    vectors = np.maximum(centres[targets] + random.normal(0, spread, (len(targets), channels)), 0)
+    return vectors.astype(np.float32), np.array([f"class {target}" for target in targets], dtype=object)
+
+
+def flipped(labels, share=0.05, seed=0):
+    """Return the labels with a share changed, and which."""
+    random = np.random.default_rng(seed)
+    rows = random.choice(len(labels), round(share * len(labels)), replace=False)
+    changed = labels.copy()
+    for row in rows:
+        changed[row] = random.choice(sorted(set(labels) - {labels[row]}))
+    return changed, rows
+
+
+def rank(vectors, labels, **options):
+    return label_issues.rank(vectors, list(labels), **{"groups": np.arange(len(labels)), "seed": 0} | options)
+
+
+# The ranking
+
+
+def test_flips_come_first_with_their_true_label():
+    vectors, labels = clusters()
+    given, rows = flipped(labels)
+    found = rank(vectors, given)
+    first = found.head(len(rows))
+    assert set(first.row) == set(rows)
+    assert (first.suggested == labels[first.row]).all() and (first.label == given[first.row]).all()
+    assert set(found.row[found.suspect]) == set(rows)
+
+
+def test_the_table_is_whole_sorted_and_in_range():
+    vectors, labels = clusters(spread=1.5)
+    given, _ = flipped(labels)
+    found = rank(vectors, given)
+    assert list(found.columns) == label_issues.COLUMNS and sorted(found.row) == list(range(len(labels)))
+    assert found.score.is_monotonic_decreasing and found.score.between(0, 1).all()
+    assert (found.label != found.suggested).all() and (found.label == given[found.row]).all()
+    both = found.given_probability + found.suggested_probability
+    assert both.between(0, 1 + 1e-9).all() and both.max() > 0.5
+    np.testing.assert_allclose(found.score, found.suggested_probability / both)
+    doubtful = found.given_probability.le(0.05) & found.suggested_probability.ge(0.7)
+    assert (found.suspect == doubtful).all() and 0 < doubtful.sum() < len(found)
+
+
+def test_the_limits_of_suspicion():
+    vectors, labels = clusters(spread=1.5)
+    assert rank(vectors, labels, given_at_most=1.0, suggested_at_least=0.0).suspect.all()
+    assert not rank(vectors, labels, given_at_most=0.0).suspect.any()
+
+
+def test_the_same_seed_gives_the_same_and_the_order_of_photos_decides_nothing_much():
+    vectors, labels = clusters(spread=1.2)
+    given, _ = flipped(labels)
+    pd.testing.assert_frame_equal(rank(vectors, given), rank(vectors, given))
+    order = np.random.default_rng(5).permutation(len(given))
+    moved = rank(vectors[order], given[order])
+    again = set(order[moved.row.head(12)])
+    assert len(again & set(rank(vectors, given).row.head(12))) >= 10
+
+
+def test_a_copy_with_the_same_wrong_label_is_no_witness():
+    vectors, labels = clusters(count=40)
+    vectors, given = (
+        np.concatenate([vectors, np.repeat(vectors[:1], 30, axis=0)]),
+        list(labels) + ["class 1"] * 30,
+    )
+    groups = np.arange(len(given))
+    alone = rank(vectors, given, groups=groups)
+    groups[160:] = 0
+    together = rank(vectors, given, groups=groups)
+    copies = together[together.row.ge(160)]
+    assert copies.suspect.all() and (copies.suggested == "class 0").all()
+    assert not alone[alone.row.ge(160)].suspect.any()
+
+
+def test_what_nothing_can_judge_is_last_and_no_suspect():
+    vectors, labels = clusters(count=30)
+    labels[:3] = "rare"
+    groups = np.arange(len(labels))
+    groups[:3] = 0
+    found = rank(vectors, labels, groups=groups)
+    last = found.tail(3)
+    assert set(last.row) == {0, 1, 2} and (last.suggested == "").all() and (last.score == 0).all()
+    assert last.given_probability.isna().all() and not last.suspect.any()
+    assert found.given_probability.notna().sum() == len(found) - 3
+
+
+def test_a_rare_class_is_not_all_suspect():
+    vectors, labels = clusters(count=100)
+    keep = np.r_[0:6, 100:400]
+    found = rank(vectors[keep], labels[keep])
+    assert found[found.label.eq("class 0")].suspect.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "groups"),
+    [(3, ["a", "b"], [0, 1, 2]), (3, ["a", "b", "a"], [0, 1]), (2, ["a", "a"], [0, 1])],
+)
+def test_what_is_expected(count, labels, groups):
+    with pytest.raises(ValueError, match=rf"of two classes or more. Received: {count}, {len(labels)} and"):
+        label_issues.rank(np.ones((count, 4), np.float32), labels, groups=groups, seed=0)
+
+
+def test_two_photos_of_each_class_are_enough():
+    vectors, labels = clusters(count=2)
+    assert len(rank(vectors, labels)) == 8
+    assert rank(np.zeros((4, 3), np.float32), ["a", "a", "b", "b"]).score.between(0, 1).all()
+    assert rank(vectors, labels, groups=np.zeros(8, int)).score.eq(0).all()
+
+
+def test_the_kept_photos_of_a_manifest():
+    vectors, labels = clusters()
+    given, rows = flipped(labels)
+    table = pd.DataFrame(
+        {"path": [f"{row}.jpg" for row in range(240)], "label": given, "cluster": range(240)}
+    )
+    table.loc[::10, "cluster"] = -1
+    rows = sorted(set(rows) - set(range(0, 240, 10)))
+    found = label_issues.of_table(table, vectors, seed=0)
+    assert len(found) == 216 and (found.path == table.path[found.row].to_numpy()).all()
+    assert set(found.row.head(len(rows))) == set(rows) and found.suspect[0]
+    settled = label_issues.of_table(table, vectors, seed=0, settled=[found.path[0], "gone.jpg"])
+    assert list(settled.suspect) == [False, *found.suspect[1:]] and settled.drop(columns="suspect").equals(
+        found.drop(columns="suspect")
+    )
+
+
+# Its parts
+
+
+def test_folds_hold_groups_whole_and_classes_evenly():
+    random = np.random.default_rng(0)
+    targets, groups = random.integers(0, 7, 500), np.arange(500)
+    groups[::9] = groups[1::9][: len(groups[::9])]
+    folds = label_issues.divide(targets, groups, seed=3)
+    table = pd.DataFrame({"target": targets, "group": groups, "fold": folds})
+    assert table.groupby("group").fold.nunique().max() == 1 and set(folds) == set(range(5))
+    shares = pd.crosstab(table.target, table.fold)
+    assert (shares.max(axis=1) - shares.min(axis=1)).max() <= 12 and shares.to_numpy().min() > 3
+    assert (folds == label_issues.divide(targets, groups, seed=3)).all()
+    assert (folds != label_issues.divide(targets, groups, seed=4)).any()
+
+
+def test_projected_vectors_keep_their_distances():
+    vectors, _ = clusters(channels=30)
+    values = np.sqrt(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    shown = label_issues.project(vectors)
+    ratio = np.linalg.norm(shown[1:] - shown[0], axis=1) / np.linalg.norm(values[1:] - values[0], axis=1)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
+    np.testing.assert_allclose(np.mean(shown**2) * shown.shape[1] / 30, 1, rtol=1e-3)
+
+
+def test_discriminant_is_scikit_learns():
+    vectors, labels = clusters(channels=12, spread=1.5)
+    targets = pd.Categorical(labels).codes.astype(np.int64)[30:]
+    peer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=label_issues.SHRINKAGE)
+    within = vectors[30:] - np.stack([vectors[30:][targets == k].mean(axis=0) for k in range(4)])[targets]
+    covariance = np.cov(within.T, bias=True) * (1 - label_issues.SHRINKAGE)
+    covariance += label_issues.SHRINKAGE * np.trace(np.cov(within.T, bias=True)) / 12 * np.eye(12)
+    peer = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=_Fixed(covariance))
+    expected = peer.fit(vectors[30:], targets).predict_log_proba(vectors[:30])
+    found = label_issues.discriminant(vectors[30:], targets, vectors[:30], classes=4)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    without = label_issues.discriminant(vectors[30:], targets, vectors[:30], classes=5)
+    assert (without[:, 4] == -np.inf).all()
+    np.testing.assert_allclose(without[:, :4], found)
+
+
+class _Fixed:
+    """A covariance that is already known, in the form that scikit-learn takes."""
+
+    def __init__(self, covariance):
+        self.covariance_ = covariance
+
+    def fit(self, _):
+        return self
+
+
+def test_votes_are_scikit_learns(monkeypatch):
+    monkeypatch.setattr(label_issues, "ROWS_AT_ONCE", 7)
+    vectors, labels = clusters(channels=12, spread=1.5)
+    targets = pd.Categorical(labels).codes.astype(np.int64)[30:]
+    known, asked = (
+        part / np.linalg.norm(part, axis=1, keepdims=True) for part in (vectors[30:], vectors[:30])
+    )
+    # of vectors of length 1 the cosine is 1 - distance^2 / 2
+    peer = KNeighborsClassifier(
+        label_issues.NEIGHBOURS,
+        weights=lambda distances: np.exp(-(distances**2) / 2 / label_issues.TEMPERATURE),
+    )
+    votes = peer.fit(known, targets).predict_proba(asked)
+    expected = (votes + label_issues.FLOOR) / (1 + 4 * label_issues.FLOOR)
+    found = label_issues.votes(vectors[30:], targets, vectors[:30], classes=4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_where_classes_cannot_be_told_apart_hardly_any_label_is_suspect():
+    random = np.random.default_rng(0)
+    vectors = random.uniform(0, 1, (160, 300)).astype(
+        np.float32
+    )  # four photos of each class, none like another
+    table = rank(vectors, [f"class {row % 40}" for row in range(160)])
+    assert table.suspect.mean() < 0.02 and table.suggested_probability.max() < 0.5

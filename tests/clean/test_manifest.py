@@ -1,0 +1,556 @@
+"""The manifest: every photo found has a row, a status, and a reason where it is not kept."""
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import encoded, scene
+
+from lib.clean import duplicates, manifest
+from lib.core import cache, steps
+from lib.core.schema import Params
+
+
+def settings(**sections):
+    values = {
+        "name": "mine",
+        "source": {"kind": "sample", "name": "mine"},
+        "model": {"image_size": 32},
+        "clean": {"embeddings": False},
+    } | sections
+    return Params.model_validate(values)
+
+
+def build(raw, given=None, content="abc", earlier=None):
+    cleaned = manifest.build(raw.folder.parent, given or settings(), content, earlier=earlier)
+    assert list(cleaned.table.columns) == manifest.COLUMNS
+    assert cleaned.images.shape == (len(cleaned.table), 32, 32, 3)
+    return cleaned.table.set_index("path", drop=False)
+
+
+def two_classes(raw, count=6, start=0):
+    for number in range(count):
+        raw.photo(f"cat/{number}.png", start + number)
+        raw.photo(f"dog/{number}.png", start + 500 + number)
+
+
+def put_dirt(raw):
+    two_classes(raw, 12)
+    raw.put("cat/empty.jpg", b"")
+    raw.put("cat/page.jpg", b"<html>gone</html>")
+    raw.put("dog/cut.jpg", encoded(scene(70, 200, 150), "JPEG")[:900])
+    raw.put("dog/tiny.png", encoded(scene(71, 40, 15)))
+    raw.photo("cat/copy of 3.png", 3)
+    raw.photo("cat/a copy of 3.png", 3)
+    raw.photo("cat/both.png", 80)
+    raw.photo("dog/both.png", 80)
+    raw.photo("dog/both again.png", 80)
+    raw.put("cat/0 smaller.jpg", encoded(scene(0, 64, 48), "JPEG", quality=60))
+    raw.photo("asked.png", 501)
+    raw.photo("asked too.png", 90)
+    raw.photo("asked too again.png", 90)
+    raw.put("asked but broken.jpg", b"\xff\xd8\xff")
+
+
+# Photos that are added later
+
+
+def test_photos_stay_in_their_split_when_others_are_added(raw):
+    two_classes(raw, 15)
+    first = build(raw)
+    two_classes(raw, 15, start=100)  # the same names, other photos
+    for number in range(15):
+        raw.photo(f"cat/old {number}.png", number)
+        raw.photo(f"dog/old {number}.png", 500 + number)
+    second = build(raw, content="more", earlier=first)
+    old = second[second.sha1.isin(first.sha1)].set_index("sha1").split
+    assert (old == first.set_index("sha1").split[old.index]).all() and len(old) == 30
+    assert second.split.value_counts().gt(first.split.value_counts()).all()
+    assert second.reason.eq("").all()
+
+
+def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw, monkeypatch):
+    two_classes(raw, 15)
+    first = build(raw)
+    train, test = (
+        first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "test")
+    )
+    joined = first.path.isin([train, test])
+    monkeypatch.setattr(
+        duplicates, "clusters", lambda *args, **kwargs: np.where(joined, 99, np.arange(len(first)))
+    )
+    second = build(raw, earlier=first)
+    assert second.split[test] == second.split[train] == "train"
+    assert second.reason[test] == "moved here from test"
+    assert second.status[test] == "kept" and (second.reason != "").sum() == 1
+
+
+def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monkeypatch, tmp_path):
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    two_classes(raw)
+    run = steps.start(settings(), "02_clean")
+    assert manifest.earlier(run) is None
+    table = build(raw)
+    manifest.write(table, run.path("manifest.csv"))
+    cache.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
+    assert manifest.earlier(run).path.tolist() == table.path.tolist()
+    other = steps.start(settings(split={"test": 0.3}), "02_clean")
+    assert manifest.earlier(other) is None
+
+
+# Statuses and reasons
+
+
+def test_every_photo_has_a_row_and_every_loss_a_reason(raw):
+    put_dirt(raw)
+    table = build(raw)
+    assert len(table) == 24 + 14 and table.path.is_unique and list(table.path) == sorted(table.path)
+    kept = table.status.eq("kept")
+    assert table.reason[~kept].ne("").all() and table.reason[kept].eq("").all()
+    assert table.split[~kept].eq("").all() and table.split[kept].isin(manifest.ORDER).all()
+    assert table.cluster[~kept].eq(-1).all()
+    assert table.sha1.str.fullmatch("[0-9a-f]{40}").all()
+    counts = {"kept": 24 + 1 + 3, "corrupt": 4, "small": 1, "duplicate": 2, "conflict": 3}
+    assert table.status.value_counts().to_dict() == counts
+    assert table.loc["dog/tiny.png", "reason"] == "the shorter side has 15 pixels"
+    assert (
+        table.loc["cat/empty.jpg", "reason"] == "the file is empty"
+        and "HTML" in table.loc["cat/page.jpg", "reason"]
+    )
+    assert table.loc["dog/cut.jpg", "reason"].startswith("damaged")
+
+
+def test_copies_with_one_label_keep_the_first_and_name_it(raw):
+    put_dirt(raw)
+    table = build(raw)
+    copies = table[table.sha1.eq(table.sha1["cat/3.png"])]
+    assert sorted(copies.status) == ["duplicate", "duplicate", "kept"]
+    first = copies.path[copies.status.eq("kept")].item()
+    assert set(copies.reason[copies.status.eq("duplicate")]) == {f"the same file as {first}"}
+
+
+def test_copies_with_two_labels_are_all_excluded(raw):
+    put_dirt(raw)
+    table = build(raw)
+    rows = table.loc[["cat/both.png", "dog/both.png", "dog/both again.png"]]
+    assert set(rows.status) == {"conflict"}
+    assert all(
+        "one photo under several labels" in reason and "dog/both.png" in reason for reason in rows.reason
+    )
+
+
+def test_near_duplicates_share_a_cluster_and_a_split(raw):
+    put_dirt(raw)
+    table = build(raw)
+    assert table.cluster["cat/0.png"] == table.cluster["cat/0 smaller.jpg"] >= 0
+    assert table.split["cat/0.png"] == table.split["cat/0 smaller.jpg"]
+    assert table.query("cluster >= 0").groupby("cluster").split.nunique().max() == 1
+    assert manifest.clusters(table) == [
+        sorted(np.flatnonzero(table.path.isin(["cat/0.png", "cat/0 smaller.jpg"])))
+    ]
+
+
+def test_photos_to_predict_are_all_kept_even_copies_of_labelled_ones(raw):
+    put_dirt(raw)
+    table = build(raw)
+    asked = table.loc[["asked.png", "asked too.png", "asked too again.png"]]
+    assert set(asked.status) == {"kept"} and set(asked.split) == {"predict"} and set(asked.cluster) == {-1}
+    assert table.loc["dog/1.png", "status"] == "kept"
+    assert table.loc["asked but broken.jpg", ["status", "split"]].tolist() == ["corrupt", ""]
+
+
+def test_rows_that_a_table_does_not_settle_are_mislabelled(raw):
+    for number in range(8):
+        raw.photo(f"photos/{number}.png", number)
+    lines = [f"{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(6)]
+    raw.put("labels.csv", "\n".join(["filename,label", *lines, "6.png,", "0.png,cat"]).encode())
+    source = {
+        "kind": "sample",
+        "name": "mine",
+        "tables": {"t": {"file": "labels.csv", "photos": "photos", "label": "label"}},
+    }
+    table = build(raw, settings(source=source))
+    assert set(table.status[["photos/0.png", "photos/6.png", "photos/7.png"]]) == {"mislabelled"}
+    assert (
+        table.reason["photos/7.png"] == "no table lists it" and "two labels" in table.reason["photos/0.png"]
+    )
+    assert table.status.eq("kept").sum() == 5
+
+
+# Splits that the source fixes
+
+
+def put_splits(raw):
+    for number in range(4):
+        for label, start in (("cat", 0), ("dog", 500)):
+            raw.photo(f"train/{label}/{number}.png", start + number)
+            raw.photo(f"val/{label}/{number}.png", start + 10 + number)
+            raw.photo(f"test/{label}/{number}.png", start + 20 + number)
+
+
+def test_given_splits_are_kept(raw):
+    put_splits(raw)
+    table = build(raw)
+    assert table.status.eq("kept").all() and (table.split == table.path.str.split("/").str[0]).all()
+
+
+@pytest.mark.parametrize("on_leak", ["drop", "keep"])
+def test_copies_across_given_splits(raw, on_leak):
+    put_splits(raw)
+    raw.photo("test/cat/a copy.png", 0)  # of train/cat/0.png
+    raw.photo("val/dog/a copy.png", 520)  # of test/dog/0.png
+    table = build(raw, settings(split={"on_leak": on_leak}))
+    copies = table.loc[
+        ["train/cat/0.png", "test/cat/a copy.png", "test/dog/0.png", "val/dog/a copy.png"],
+        ["status", "split"],
+    ]
+    if on_leak == "keep":
+        assert copies.values.tolist() == [
+            ["kept", "train"],
+            ["kept", "test"],
+            ["kept", "test"],
+            ["kept", "val"],
+        ]
+    else:
+        assert copies.values.tolist() == [
+            ["kept", "train"],
+            ["leak", ""],
+            ["leak", ""],
+            ["kept", "val"],
+        ]
+    assert manifest.summary(table)["leaks"] == 2
+
+
+@pytest.mark.parametrize("on_leak", ["drop", "keep"])
+def test_near_duplicates_across_given_splits(raw, on_leak):
+    put_splits(raw)
+    raw.put("val/cat/near.jpg", encoded(scene(0, 60, 45), "JPEG", quality=70))
+    raw.put("test/dog/near.jpg", encoded(scene(510, 60, 45), "JPEG", quality=70))
+    table = build(raw, settings(split={"on_leak": on_leak}))
+    assert table.status.eq("kept").sum() == 24 + 2 * (on_leak == "keep")
+    for near, split in (("val/cat/near.jpg", "val"), ("test/dog/near.jpg", "test")):
+        expected = (
+            ["kept", split, manifest.LEAK]
+            if on_leak == "keep"
+            else ["leak", "", "a near-duplicate of it is in an earlier split"]
+        )
+        assert table.loc[near, ["status", "split", "reason"]].tolist() == expected
+    assert table.loc[["train/cat/0.png", "val/dog/0.png"], "status"].eq("kept").all()
+
+
+def test_a_class_without_training_photos_is_not_measured(raw):
+    put_splits(raw)
+    raw.photo("test/bird/1.png", 900)
+    raw.photo("val/bird/1.png", 901)
+    table = build(raw)
+    rows = table[table.label.eq("bird")]
+    assert (
+        set(rows.status) == {"untrained"}
+        and set(rows.split) == {""}
+        and set(rows.reason) == {"no photo of its class is in train"}
+    )
+
+
+def test_val_is_made_where_the_source_has_train_and_test_alone(raw):
+    for number in range(10):
+        for label, start in (("cat", 0), ("dog", 500)):
+            raw.photo(f"train/{label}/{number}.png", start + number)
+            raw.photo(f"test/{label}/{number}.png", start + 20 + number)
+    table = build(raw)
+    assert table.split.value_counts().to_dict() == {"test": 20, "train": 16, "val": 4}
+    assert (table.split.eq("test") == table.path.str.startswith("test/")).all()
+
+
+@pytest.mark.parametrize("cats", [0, 4])
+def test_fewer_than_two_classes_left(raw, cats):
+    for number in range(4):
+        raw.photo(f"cat/{number}.png", number)
+        raw.photo(f"dog/{number}.png", number)  # the same photos: a conflict each
+    for number in range(10, 10 + cats):
+        raw.photo(f"cat/{number}.png", number)
+    with pytest.raises(ValueError, match=r"fewer than two classes are left to train on.*'conflict': 8"):
+        build(raw)
+
+
+def test_no_photo_can_be_read(raw):
+    for path in ("cat/1.jpg", "dog/1.jpg"):
+        raw.put(path, b"")
+    with pytest.raises(ValueError, match=r"fewer than two classes are left to train on.*'corrupt': 2"):
+        build(raw)
+
+
+def test_names_and_order_do_not_decide_the_split(raw, tmp_path):
+    two_classes(raw, 15)
+    before = build(raw).set_index("sha1").split
+    for number, path in enumerate(sorted(raw.folder.rglob("*.png"), reverse=True)):
+        path.rename(path.with_name(f"renamed {number}.png"))
+    after = build(raw, content="renamed").set_index("sha1").split
+    assert set(before) == {"train", "val", "test"} and (after[before.index] == before).all()
+
+
+# Files
+
+
+def test_written_and_read_back(raw, tmp_path):
+    put_dirt(raw)
+    (raw.folder / "cat/1.png").rename(raw.folder / 'cat/1, "ö"\n.png')
+    table = build(raw).reset_index(drop=True)
+    manifest.write(table, tmp_path / "manifest.csv")
+    pd.testing.assert_frame_equal(manifest.read(tmp_path / "manifest.csv"), table, check_dtype=False)
+
+
+def test_class_names_that_look_like_numbers_or_nothing_come_back(tmp_path):
+    row = dict.fromkeys(manifest.COLUMNS, "") | {"width": 3, "height": 4, "cluster": -1}
+    table = pd.DataFrame(
+        [
+            row | {"path": name, "label": name, "sha1": "1e5", "phash": "0" * 16}
+            for name in ("NA", "007", "null", "1.0")
+        ]
+    )
+    manifest.write(table, tmp_path / "manifest.csv")
+    again = manifest.read(tmp_path / "manifest.csv")
+    assert (
+        list(again.label) == ["NA", "007", "null", "1.0"]
+        and set(again.sha1) == {"1e5"}
+        and set(again.phash) == {"0" * 16}
+    )
+    assert again.cluster.dtype == np.int64
+
+
+def test_the_photos_are_decoded_once(raw):
+    two_classes(raw)
+    first = build(raw)
+    for path in raw.folder.rglob("*.png"):
+        path.write_bytes(b"")  # the same names: the content's fingerprint says that nothing changed
+    pd.testing.assert_frame_equal(build(raw), first)
+
+
+def test_raw_is_never_changed(raw):
+    put_dirt(raw)
+    before = {path: path.read_bytes() for path in raw.folder.rglob("*") if path.is_file()}
+    build(raw)
+    assert {path: path.read_bytes() for path in raw.folder.rglob("*") if path.is_file()} == before
+
+
+def test_summary_counts_add_up(raw):
+    put_dirt(raw)
+    table = build(raw)
+    found = manifest.summary(table)
+    assert found["photos"] == len(table) == sum(found["status"].values())
+    assert found["split"]["predict"] == 3 and sum(found["split"].values()) == found["status"]["kept"]
+    assert found["near_duplicate_clusters"] == 1
+    cat = found["classes"]["cat"]
+    assert cat["found"] == 12 + 6 and cat["kept"] == 12 + 1 == cat["train"] + cat["val"] + cat["test"]
+    assert json.loads(json.dumps(found)) == found and found["notes"] == []
+
+
+def test_summary_notes_the_classes_too_small_to_split(raw):
+    two_classes(raw, 8)
+    raw.photo("bird/1.png", 901)
+    found = manifest.summary(build(raw))
+    assert found["classes"]["bird"] == {"found": 1, "kept": 1, "train": 1, "val": 0, "test": 0}
+    assert found["notes"] == [
+        "bird has 1 photos, none of them in val",
+        "bird has 1 photos, none of them in test",
+    ]
+
+
+def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
+    put_dirt(raw)
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    given = settings()
+    run = steps.start(given, "03_train")
+    run.data.parent.mkdir(parents=True)
+    raw.folder.parent.rename(run.data)
+    cleaned = manifest.build(run.data, given, "abc")
+    table, images = cleaned.table, cleaned.images
+    manifest.write(table, run.path("manifest.csv"))
+    cache.write_json(run.path("source.json"), {"content_sha256": "abc"})
+    found = manifest.load(run)
+    assert found.classes == ["cat", "dog"] and (found.images == images).all()
+    for split in ("train", "val", "test"):
+        rows = found.rows(split)
+        assert (table.split.iloc[rows] == split).all() and len(rows) == table.split.eq(split).sum()
+        assert [found.classes[target] for target in found.targets(split)] == list(table.label.iloc[rows])
+        assert found.targets(split).dtype == np.int64
+    assert found.identity("train") == found.identity("train") != found.identity("train", "val")
+    relabelled = dataclasses.replace(found, table=table.assign(label=table.label.replace("cat", "dog")))
+    assert relabelled.identity("train") != found.identity("train")
+    renamed = dataclasses.replace(found, table=table.assign(path=table.path + "x"))
+    assert renamed.identity("train") == found.identity("train")
+
+
+def test_statistics_are_of_the_training_photos_as_the_network_takes_them(monkeypatch):
+    full = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
+    full[..., 2] //= 4
+    table = pd.DataFrame({"split": ["train", "val", "train", "train", "test", "train", "train", "", "val"]})
+    monkeypatch.setattr(manifest, "CHUNK", 2)  # 5 photos in 3 parts
+    mean, deviation = manifest.Photos(table, full, 8, ["cat"]).statistics
+    seen = full[[0, 2, 3, 5, 6], 2:10, 2:10] / 255
+    np.testing.assert_allclose(mean, seen.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(deviation, seen.std(axis=(0, 1, 2)), rtol=1e-12)
+
+
+# Decisions, flags and near-duplicates
+
+
+def decide(raw, file, *rows):
+    columns = {"exclusions.csv": "path,sha1,reason", "relabels.csv": "path,sha1,label,from"}[file]
+    (raw.folder.parent / file).write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
+
+
+def test_what_a_person_decided_is_applied(raw):
+    two_classes(raw, 12)
+    raw.photo("cat/twin.png", 80)
+    raw.photo("dog/twin.png", 80)  # under two labels, until a person says which
+    decide(raw, "exclusions.csv", "cat/3.png,,a sketch")
+    decide(raw, "relabels.csv", "cat/5.png,,dog,cat", "dog/twin.png,,cat,dog")
+    table = build(raw)
+    assert table.loc["cat/3.png", ["status", "reason", "split", "cluster"]].tolist() == [
+        *["excluded", "excluded by hand: a sketch"],
+        *["", -1],
+    ]
+    row = table.loc["cat/5.png"]
+    assert (row.label, row.status, row.reason) == ("dog", "kept", "relabelled by hand from cat") and row.split
+    assert sorted(table.status[["cat/twin.png", "dog/twin.png"]]) == ["duplicate", "kept"]
+    found = manifest.summary(table)
+    assert found["relabelled"] == 1 + (table.status["dog/twin.png"] == "kept")
+    assert found["status"]["excluded"] == 1
+
+
+def test_decisions_that_cannot_be_applied_are_told(raw):
+    two_classes(raw)
+    decide(raw, "exclusions.csv", "cat/99.png,,gone")
+    cleaned = manifest.build(raw.folder.parent, settings(), "abc")
+    assert (
+        len(cleaned.notes) == 1
+        and "cat/99.png" in cleaned.notes[0]
+        and "not in the source" in cleaned.notes[0]
+    )
+
+
+def test_a_relabelled_photo_that_moves_says_both(raw, monkeypatch):
+    two_classes(raw, 15)
+    first = build(raw)
+    train, test = (
+        first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "test")
+    )
+    decide(raw, "relabels.csv", f"{test},,dog,cat")
+    joined = first.path.isin([train, test])
+    monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
+    table = build(raw, earlier=first)
+    said = "relabelled by hand from cat; moved here from test"
+    assert table.reason[test] == said
+    found = manifest.summary(table)
+    assert (found["relabelled"], found["moved"]) == (1, 1)
+
+
+def put_odd(raw):
+    two_classes(raw, 12)
+    raw.put("cat/grey.png", encoded(np.repeat(scene(71)[..., :1], 3, axis=2)))
+    raw.put("dog/dark.png", encoded(scene(72) // 4))
+
+
+def test_odd_photos_are_flagged_and_kept(raw):
+    put_odd(raw)
+    table = build(raw)
+    flagged = {kind: list(table.path[manifest.flagged(table, kind)]) for kind in ("greyscale", "dark")}
+    assert flagged == {"greyscale": ["cat/grey.png"], "dark": ["dog/dark.png"]}
+    assert table.status.eq("kept").all()
+    found = manifest.summary(table)["flags"]
+    assert (found["greyscale"], found["dark"], found["outlier"]) == (1, 1, 0)
+
+
+def test_odd_photos_are_left_out_where_the_parameters_say_so(raw):
+    put_odd(raw)
+    raw.put("asked.png", encoded(np.repeat(scene(73)[..., :1], 3, axis=2)))
+    table = build(raw, settings(clean={"embeddings": False, "exclude": ["greyscale"]}))
+    assert table.status["cat/grey.png"] == "flagged" and table.reason["cat/grey.png"].startswith(
+        "greyscale ("
+    )
+    assert table.status["dog/dark.png"] == "kept"
+    assert table.split["asked.png"] == "predict"  # it is to be predicted all the same
+    assert manifest.summary(table)["flags"]["greyscale"] == 1  # of those that are kept
+
+
+def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
+    two_classes(raw, 12)
+    photo = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    photo = cv2.resize(photo, (160, 160), interpolation=cv2.INTER_CUBIC)
+    raw.put("cat/whole.png", encoded(photo))
+    raw.put("cat/mirrored.png", encoded(photo[:, ::-1]))
+    plain = build(raw)
+    assert plain.cluster["cat/whole.png"] != plain.cluster["cat/mirrored.png"]
+
+    def compute(images, *, content, folder, settings):
+        assert content[-2:] == ["crop", "160"] and len(content) == len(images) + 2
+        return np.abs(np.random.default_rng(0).normal(3, 0.1, (len(images), 8))).astype(np.float32)
+
+    monkeypatch.setattr(manifest.embeddings, "compute", compute)
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 30)
+    given = settings(clean={"embeddings": True}, model={"image_size": 160})
+    cleaned = manifest.build(raw.folder.parent, given, "abc")
+    table = cleaned.table.set_index("path", drop=False)
+    assert table.cluster["cat/whole.png"] == table.cluster["cat/mirrored.png"] >= 0
+    assert table.split["cat/whole.png"] == table.split["cat/mirrored.png"]
+    pairs = manifest.near_duplicates(cleaned)
+    assert pairs[["kind", "first", "second", "labels"]].values.tolist() == [
+        ["embedding", "cat/mirrored.png", "cat/whole.png", "cat / cat"]
+    ]
+    assert pairs.correlation.item() > 0.85 and cleaned.vectors.shape == (26, 8)
+
+
+def test_near_duplicates_name_the_photos_the_surest_first(raw):
+    put_dirt(raw)
+    cleaned = manifest.build(raw.folder.parent, settings(), "abc")
+    pairs = manifest.near_duplicates(cleaned)
+    assert list(pairs.kind) == sorted(pairs.kind)  # exact, perceptual
+    assert set(pairs[pairs.kind.eq("exact")].labels) == {"cat / cat", "cat / dog"}
+    smaller = pairs[pairs.kind.eq("perceptual")]
+    assert smaller[["first", "second"]].values.tolist() == [["cat/0 smaller.jpg", "cat/0.png"]]
+    splits = cleaned.table.set_index("path").split
+    assert smaller.splits.item() == f"{splits['cat/0 smaller.jpg']} / {splits['cat/0.png']}"
+    assert all(
+        cleaned.table.path[row] == path
+        for row, path in zip(cleaned.pairs["first"][pairs.index], pairs["first"], strict=True)
+    )
+
+
+def test_a_photo_that_leaves_val_is_listed_where_the_source_fixes_train_and_test(raw, monkeypatch):
+    for number in range(12):
+        for split in ("train", "test"):
+            for label, start in (("cat", 0), ("dog", 500)):
+                raw.photo(f"{split}/{label}/{number}.png", start + number + 100 * (split == "test"))
+    first = build(raw)
+    train, val = (first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "val"))
+    joined = first.path.isin([train, val])
+    monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
+    table = build(raw, earlier=first)
+    assert table.reason[val] == "moved here from val" and manifest.summary(table)["moved"] == 1
+
+
+def test_many_copies_under_several_labels_are_counted_and_not_all_named(raw):
+    two_classes(raw)
+    for number in range(30):
+        raw.photo(f"cat/gone {number}.png", 80)
+        raw.photo(f"dog/gone {number}.png", 80)
+    table = build(raw)
+    reasons = table.reason[table.status.eq("conflict")]
+    assert len(reasons) == 60 and reasons.str.len().max() < 150
+    assert reasons.iloc[0].startswith("one photo under several labels: 60 photos (cat/gone 0.png, ")
+    (group,) = manifest.conflicts(table)
+    assert set(table.path.iloc[group]) == set(table.path[table.status.eq("conflict")])
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_written_behind_an_apostrophe(raw, tmp_path):
+    two_classes(raw)
+    for number in range(4):
+        raw.photo(f"=cmd|' /C calc'!A0/{number}.png", 300 + number)
+    table = build(raw)
+    manifest.write(table, tmp_path / "manifest.csv")
+    text = (tmp_path / "manifest.csv").read_text(encoding="utf-8")
+    assert "\n'=cmd" in text and "\n=cmd" not in text and ",=cmd" not in text
+    pd.testing.assert_frame_equal(manifest.read(tmp_path / "manifest.csv"), table.reset_index(drop=True))

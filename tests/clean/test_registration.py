@@ -1,0 +1,107 @@
+"""Registration: a copy of a shot is laid over it, another photo is not, whatever they have in common."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lib.clean import registration
+
+
+def drawn(seed, side=160):
+    """Draw a photo with corners and edges."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def turned(image, degrees, scale=1.0):
+    matrix = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), degrees, scale)
+    return cv2.warpAffine(image, matrix, image.shape[1::-1])
+
+
+def compared(one, two, mirrored=False):
+    return registration.correlation(registration.describe(one, mirrored=mirrored), registration.describe(two))
+
+
+COPIES = {
+    "the same": lambda image: image,
+    "other size": lambda image: cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA),
+    "crop": lambda image: image[10:150, 20:160],
+    "turn": lambda image: turned(image, 5),
+    "a quarter turn": lambda image: np.rot90(image),
+    "half a turn": lambda image: np.rot90(image, 2),
+    "three quarters and a little": lambda image: turned(np.rot90(image, 3), 5),
+    "zoom": lambda image: turned(image, 0, 1.3),
+    "darker": lambda image: (image * 0.6).astype(np.uint8),
+    "grey": lambda image: np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_a_copy_is_laid_over_the_photo(copy):
+    assert compared(drawn(0), copy(drawn(0))) > 0.9
+    assert compared(copy(drawn(0)), drawn(0)) > 0.9
+
+
+def test_a_mirror_image_only_where_mirrored():
+    assert compared(drawn(0), drawn(0)[:, ::-1]) < 0.5
+    assert compared(drawn(0), drawn(0)[:, ::-1], mirrored=True) > 0.99
+
+
+def test_the_transformation_is_the_one_that_was_made():
+    one, two = drawn(0, 128), turned(drawn(0, 128), 7, 1.2)
+    found = registration._transformation(registration.describe(one), registration.describe(two))
+    expected = cv2.getRotationMatrix2D((64, 64), 7, 1.2)
+    np.testing.assert_allclose(found, expected, atol=1)
+    np.testing.assert_allclose(found[:, :2], expected[:, :2], atol=0.02)
+
+
+def test_other_photos_are_not():
+    assert [compared(drawn(0), drawn(seed)) for seed in range(1, 9)] == [0.0] * 8
+
+
+def test_an_object_in_another_place_is_not_the_same_shot():
+    one, two = drawn(0), drawn(1)
+    two[20:100, 60:140] = one[40:120, 40:120]
+    assert registration._transformation(registration.describe(one), registration.describe(two)) is not None
+    assert compared(one, two) < 0.7
+
+
+def test_upside_down_is_a_mirror_image_and_half_a_turn():
+    assert compared(drawn(0), drawn(0)[::-1], mirrored=True) > 0.9
+
+
+@pytest.mark.parametrize(
+    "change", [lambda image: turned(image, 40), lambda image: turned(image, 0, 2.0)], ids=["turn", "scale"]
+)
+def test_what_is_turned_or_scaled_much_is_not_the_same_shot(change):
+    assert compared(drawn(0), change(drawn(0))) == 0
+
+
+def test_what_has_little_in_common_is_not_the_same_shot(monkeypatch):
+    half = np.roll(drawn(0), 80, axis=1)
+    assert compared(drawn(0), half) > 0.9
+    monkeypatch.setattr(registration, "LEAST_OVERLAP", 0.6)
+    assert compared(drawn(0), half) == 0
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_photo_without_points(value):
+    flat = np.full((64, 64, 3), value, np.uint8)
+    described = registration.describe(flat)
+    assert described.places.shape == (0, 2) and described.codes.shape == (0, 4)
+    assert compared(flat, flat) == compared(flat, drawn(0)) == compared(drawn(0), flat) == 0
+
+
+def test_matches_are_those_of_a_brute_force_search():
+    random = np.random.default_rng(0)
+    one = random.integers(0, 2**63, (30, 4), dtype=np.uint64)
+    two = np.concatenate([one[10:] ^ np.uint64(5), random.integers(0, 2**63, (7, 4), dtype=np.uint64)])
+    bits = [[sum(int(a ^ b).bit_count() for a, b in zip(x, y, strict=True)) for y in two] for x in one]
+    expected = [
+        (i, j)
+        for i, row in enumerate(bits)
+        for j in range(len(two))
+        if row[j] == min(row) == min(other[j] for other in bits) and row[j] <= registration.MATCHING_BITS
+    ]
+    assert list(zip(*map(np.ndarray.tolist, registration._matches(one, two)), strict=True)) == expected
+    assert len(expected) == 20

@@ -1,0 +1,342 @@
+"""Runs side by side: what is read of each, which can be compared, and how sure a difference is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.clean import manifest
+from lib.compare import comparison
+from lib.core import cache, metrics
+from lib.evaluate import predictions
+
+CLASSES = ["ant", "bee"]
+FILES = ["params.json", "manifest.csv", "model.json", "history.csv", "model.keras", "metrics.json"]
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Outputs of the test's own, with what lies beside runs there."""
+    folder = tmp_path / "outputs"
+    for name in ("data/birds", "bench", "compare", "mine"):
+        (folder / name).mkdir(parents=True)
+    cache.write_json(folder / "bench" / "provenance.json", {"stages": {}})
+    cache.write_json(folder / "compare" / "params.json", {})
+    (folder / "README.md").write_text("runs")
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(folder))
+    monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals that need them are not looked at here
+    return folder
+
+
+def listed(*, val=4, test=4, classes=CLASSES, prefix="", first=0):
+    """A manifest: photos of two classes in turn, one of train that no comparison looks at."""
+    splits = ["train"] + ["val"] * val + ["test"] * test
+    table = pd.DataFrame(
+        {"path": [f"{prefix}{row + first}.jpg" for row in range(len(splits))], "split": splits}
+    )
+    table["label"] = [classes[row % len(classes)] for row in range(len(splits))]
+    table["sha1"] = [f"photo {row + first}" for row in range(len(splits))]
+    return table.reindex(columns=manifest.COLUMNS, fill_value="").assign(width=9, height=9, cluster=0)
+
+
+def said(table, split, right, classes=CLASSES, sure=0.8):
+    """Probabilities for a split: `right` says with 1 and 0 which photos are named rightly."""
+    rows = table[table.split.eq(split)]
+    assert len(right) == len(rows)
+    targets = pd.Categorical(rows.label, classes).codes.astype(int)
+    named = np.where([mark == "1" for mark in right], targets, (targets + 1) % len(classes))
+    values = np.full((len(rows), len(classes)), (1 - sure) / (len(classes) - 1))
+    values[np.arange(len(rows)), named] = sure
+    return values
+
+
+def finished(
+    outputs,
+    name,
+    *,
+    val="1111",
+    test="1111",
+    table=None,
+    classes=CLASSES,
+    probabilities=None,
+    card=None,
+    **chosen,
+):
+    """Write all that a run leaves, with photos of val and test that are named rightly (1) or wrongly (0)."""
+    folder = outputs / name
+    table = listed(val=len(val), test=len(test)) if table is None else table
+    marks = {"val": val, "test": test} if table.split.eq("test").any() else {"val": val}
+    probabilities = probabilities or {
+        split: said(table, split, right, classes) for split, right in marks.items()
+    }
+    photos = manifest.Photos(table, np.zeros((1, 32, 32, 3), np.uint8), 32, classes)
+    report = {
+        split: metrics.report(photos.targets(split), values, classes)
+        for split, values in probabilities.items()
+    }
+    chosen = {
+        "name": f"{name}-recipe",
+        "source": {"name": "birds"},
+        "train": {"batch_size": 2},
+        "augment": {"flip": "none"},
+    } | chosen
+    card = {
+        "backbone": "Tiny",
+        "parameters": 1234,
+        "size": 32,
+        "resize": 32,
+        "fit": "crop",
+        "classes": classes,
+        "temperature": 1.0,
+    } | (card or {})
+    folder.mkdir(parents=True)
+    manifest.write(table, folder / "manifest.csv")
+    predictions.write(predictions.table(photos, probabilities), folder / "predictions.csv")
+    pd.DataFrame({"epoch": [1, 2], "seconds": [10.25, 20.5]}).to_csv(folder / "history.csv", index=False)
+    (folder / "model.keras").write_bytes(bytes(2_500_000))
+    for file, value in (
+        ("params", chosen),
+        ("model", card),
+        ("metrics", {"headline": list(marks)[-1], **report}),
+    ):
+        cache.write_json(folder / f"{file}.json", value)
+    seen = {file: cache.file_sha256(folder / file) for file in ("manifest.csv", "model.json")}
+    cache.write_json(folder / "provenance.json", {"stages": {"04_evaluate": {"read": seen}}})
+    return folder
+
+
+def results(*names):
+    return comparison.read(names)[0]
+
+
+# Reading
+
+
+def test_all_runs_are_read_where_none_is_named(outputs):
+    finished(outputs, "one")
+    finished(outputs, "another", test="1110")
+    found, problems = comparison.read()
+    assert list(found) == ["another", "one"] and problems == {}
+    assert (
+        found["one"].headline == "test" and found["one"].classes == CLASSES and found["one"].source == "birds"
+    )
+    rows = found["one"].rows("test")
+    assert rows.sha1.tolist() == ["photo 5", "photo 6", "photo 7", "photo 8"]
+    assert list(results("one")) == ["one"]
+
+
+@pytest.mark.parametrize("file", [*FILES, "predictions.csv"])
+def test_a_run_that_is_unfinished_is_listed_with_what_it_lacks(file, outputs):
+    finished(outputs, "one")
+    (finished(outputs, "broken") / file).unlink()
+    found, problems = comparison.read()
+    assert list(found) == ["one"] and problems == {"broken": f"unfinished: it has no {file}"}
+
+
+def test_a_run_that_is_at_its_beginning_is_listed_too(outputs):
+    finished(outputs, "one")
+    (outputs / "new").mkdir()
+    (outputs / "new" / "01_download.failed.ipynb").write_text("{}")
+    assert comparison.read()[1]["new"].startswith(
+        "unfinished: it has no params.json, manifest.csv, model.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("metrics.json", "{", "Expecting property name"),
+        ("metrics.json", "{}", "its files lack 'val', as those of another version do: run it again"),
+        ("params.json", '{"name": "x"}', "its files lack 'source'"),
+        ("history.csv", "", "No columns to parse"),
+        ("history.csv", "epoch\n1\n", "its files lack 'seconds'"),
+        ("predictions.csv", "path\nx\n", "its files lack 'split'"),
+        ("predictions.csv", "", "No columns to parse"),
+        ("model.json", "{}", "model.json changed after its evaluation: evaluate it again"),
+        ("manifest.csv", "path\n", "manifest.csv changed after its evaluation: evaluate it again"),
+        ("provenance.json", '{"stages": {}}', "unfinished: its last evaluation did not come to its end"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_listed_with_the_reason(file, text, reason, outputs):
+    finished(outputs, "one")
+    (finished(outputs, "broken") / file).write_text(text)
+    found, problems = comparison.read()
+    assert list(found) == ["one"] and reason in problems["broken"]
+    table = comparison.table(found, problems)
+    assert table.run.tolist() == ["one", "broken"] and reason in table.problem[1]
+    assert table.iloc[1].drop(["run", "problem"]).isna().all()
+
+
+def test_a_run_that_does_not_exist_is_an_error(outputs):
+    finished(outputs, "one")
+    with pytest.raises(
+        FileNotFoundError,
+        match="^`compare.runs` names two, compare, which outputs/ does not hold. Runs: one$",
+    ):
+        comparison.read(["one", "two", "compare"])
+
+
+def test_no_run_at_all_is_an_error(outputs):
+    with pytest.raises(FileNotFoundError, match="no run to compare in outputs/ yet: run `make demo` first"):
+        comparison.read()
+    (finished(outputs, "one") / "metrics.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"^no run can be compared: one \(unfinished: it has no metrics.json\)"
+    ):
+        comparison.read()
+
+
+# Side by side
+
+
+def test_the_table_shows_what_the_files_say(outputs):
+    folder = finished(outputs, "one", val="1110", test="1100")
+    table = comparison.table(*comparison.read())
+    assert list(table.columns) == comparison.COLUMNS and len(table) == 1
+    row, measured = table.iloc[0], json.loads((folder / "metrics.json").read_text())["test"]
+    assert (row.run, row.recipe, row.group, row.backbone) == ("one", "one-recipe", "birds", "Tiny")
+    assert (row.image_size, row.parameters, row.megabytes, row.epochs, row.seconds) == (
+        32,
+        1234,
+        2.5,
+        2,
+        30.8,
+    )
+    assert (row.split, row.n, row.top_1, row.val_top_1) == ("test", 4, 0.5, 0.75)
+    assert [row.top_1_low, row.top_1_high] == measured["intervals"]["top_1"]
+    assert [row.precision, row.recall, row.f1] == [
+        measured[f"{name}_macro"] for name in ("precision", "recall", "f1")
+    ]
+    assert row.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
+    assert row.calibration_error == pytest.approx(0.3)  # 0.8 sure, half right
+
+
+def test_the_best_of_a_group_is_the_best_on_val_whatever_test_says(outputs):
+    finished(outputs, "lucky", val="1100", test="1111")
+    finished(outputs, "chosen", val="1111", test="1000")
+    finished(outputs, "middle", val="1110", test="1110")
+    table = comparison.table(*comparison.read())
+    assert table.run.tolist() == ["chosen", "middle", "lucky"]
+    assert table.best_on_val.tolist() == [True, False, False]
+
+
+def test_of_two_that_are_equally_right_on_val_the_surer_is_the_better(outputs):
+    table = listed()
+    for name, sure in (("modest", 0.6), ("sure", 0.9)):
+        finished(
+            outputs,
+            name,
+            probabilities={
+                split: said(table, split, "1110", sure=sure if split == "test" else 1.5 - sure)
+                for split in ("val", "test")
+            },
+        )
+    assert comparison.groups(results())["birds"] == [
+        "sure",
+        "modest",
+    ]  # one mistake costs less at 0.6 than at 0.9
+
+
+def test_runs_of_other_photos_labels_or_splits_are_of_other_groups(outputs):
+    renamed = listed()
+    renamed.loc[7, "label"] = "ant" if renamed.label[7] == "bee" else "bee"
+    finished(outputs, "a")
+    finished(outputs, "b", table=listed(prefix="elsewhere/"), source={"name": "birds"})
+    finished(outputs, "c", table=renamed)
+    finished(outputs, "d", table=listed(first=1))
+    finished(outputs, "e", table=listed(test=0).assign(split=lambda rows: rows.split), test="")
+    finished(outputs, "f", table=listed(first=90), source={"name": "apes"})
+    groups = comparison.groups(results())
+    assert sorted(groups.values()) == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
+    assert sorted(groups) == ["apes", "birds 1", "birds 2", "birds 3", "birds 4"]
+    table = comparison.table(*comparison.read())
+    assert {name: rows.run.tolist() for name, rows in table.groupby("group")} == groups
+    assert table.set_index("run").split.to_dict() == dict.fromkeys("abcdf", "test") | {"e": "val"}
+
+
+# In pairs
+
+
+def answers(right):
+    """Predictions for test photos that are named rightly (1) or wrongly (0)."""
+    rows = pd.DataFrame(
+        {"split": "test", "sha1": [f"photo {row:03}" for row in range(len(right))], "label": "ant"}
+    )
+    rows["predicted"] = ["ant" if mark == "1" else "bee" for mark in right]
+    return rows.set_index(["split", "sha1", "label"], drop=False)
+
+
+def test_a_pair_solved_by_hand():
+    """Fagerland, Lydersen and Laake, 2014, on the airways of 21 children before and after a transplantation."""
+    one, other = answers("1" + "1" + "0" * 7 + "0" * 12), answers("1" + "0" + "1" * 7 + "0" * 12)
+    found = comparison.paired(one, other)
+    assert (found["n"], found["only_one"], found["only_other"]) == (21, 1, 7)
+    assert found["difference"] == pytest.approx(-6 / 21)
+    # of 8 throws of a coin at most 1 or at least 7 heads: 2 * (1 + 8) of 256, as statsmodels' mcnemar(exact=True)
+    assert found["p"] == pytest.approx(18 / 256)
+    assert [round(found[side], 3) for side in ("low", "high")] == [-0.507, -0.026]
+    shuffled = comparison.paired(one, other.sample(frac=1, random_state=1))
+    assert shuffled == found
+    mirrored = comparison.paired(other, one)
+    assert mirrored["low"] == pytest.approx(-found["high"]) and mirrored["p"] == found["p"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        ((36, 12, 2, 0), (0.0569, 0.3404)),  # Newcombe, 1998
+        ((14, 5, 0, 22), (0.011, 0.226)),  # Altman, Machin, Bryant and Gardner, 2000, table 6.2
+    ],
+)
+def test_intervals_as_published(counts, published):
+    assert comparison.newcombe(*counts) == pytest.approx(published, abs=6e-4)
+
+
+def test_networks_that_say_the_same_differ_by_nothing_and_not_surely():
+    found = comparison.paired(answers("1110"), answers("1110"))
+    assert (found["difference"], found["p"]) == (0, 1) and found["low"] < 0 < found["high"]
+    perfect = comparison.paired(answers("1111"), answers("1111"))
+    assert (perfect["difference"], perfect["p"]) == (0, 1) and perfect["low"] < -0.2
+
+
+def test_pairs_are_runs_of_one_group_against_its_best_on_val(outputs):
+    finished(outputs, "best", val="1111", test="1100")
+    finished(outputs, "other", val="1110", test="0111", table=listed().sample(frac=1, random_state=0))
+    finished(outputs, "alone", table=listed(first=50))
+    found = comparison.pairs(results())
+    assert list(found.columns) == comparison.PAIR and len(found) == 1
+    row = found.iloc[0]
+    assert (row.group, row.best, row.run, row.n) == ("birds 2", "best", "other", 4)
+    assert row.difference == pytest.approx(0.25)
+    assert comparison.pairs(results("best", "alone")).empty
+
+
+def test_pairs_count_the_photos_that_one_alone_knows(outputs):
+    finished(outputs, "best", val="1111", test="11110")
+    finished(outputs, "other", val="1110", test="00011")
+    row = comparison.pairs(results()).iloc[0]
+    assert (row.only_best, row.only_run) == (3, 1)
+    assert row.difference == pytest.approx(-0.4) and row.p == pytest.approx(10 / 16)
+
+
+# Writing
+
+
+def test_what_is_written_can_be_read(outputs, tmp_path):
+    finished(outputs, "best", test="1100")
+    finished(outputs, "other", val="1110")
+    (finished(outputs, "broken") / "metrics.json").unlink()
+    found = comparison.read()
+    table, pairs = comparison.table(*found), comparison.pairs(found[0])
+    comparison.write(tmp_path, runs=table, in_pairs=pairs, ensemble={})
+    again = pd.read_csv(tmp_path / "comparison.csv", keep_default_na=False, na_values={"top_1": ""})
+    assert again.run.tolist() == ["best", "other", "broken"] and again.top_1[:2].tolist() == [0.5, 1.0]
+    record = cache.read_json(tmp_path / "comparison.json")
+    assert record["groups"] == {"birds": ["best", "other"]} and record["ensemble"] is None
+    assert record["not_compared"] == {"broken": "unfinished: it has no metrics.json"}
+    assert record["pairs"] == [pairs.iloc[0].to_dict()]
+    assert not any(
+        str(place) in (tmp_path / "comparison.json").read_text() for place in (outputs, Path.home())
+    )

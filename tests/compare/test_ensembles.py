@@ -1,0 +1,293 @@
+"""Ensembles: which runs go together, what they say together, and what several views of the photos change."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_comparison import CLASSES, finished, listed, results, said
+
+from lib.clean import manifest
+from lib.compare import comparison, ensembles
+from lib.core import cache, metrics
+from lib.evaluate import predictions
+from lib.networks import models
+from lib.networks.device import keras
+from lib.photos import decoding
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Outputs of the test's own."""
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals are not looked at here
+    (tmp_path / "outputs" / "data" / "birds").mkdir(parents=True)
+    return tmp_path / "outputs"
+
+
+def average(found, *names, augmented=False, folder=None):
+    return ensembles.average(found, names, augmented=augmented, folder=folder, seed=1)
+
+
+# Who belongs to it
+
+
+def test_by_default_all_on_the_photos_of_the_best_on_val(outputs):
+    finished(outputs, "a1", val="1100", test="1111")
+    finished(outputs, "a2", val="1100", test="1111")
+    finished(outputs, "b1", val="1110", test="1000", table=listed(first=50))
+    finished(outputs, "b2", val="1000", test="1000", table=listed(first=50))
+    finished(outputs, "alone", val="1111", table=listed(first=90))
+    assert ensembles.members(results()) == ["b1", "b2"]  # the best with a companion, though worse on test
+    assert ensembles.members(results("a1", "a2", "b1")) == ["a1", "a2"]
+    assert ensembles.members(results("a1", "b1", "alone")) == []
+
+
+def test_runs_that_share_test_but_not_val_are_no_ensemble_by_default(outputs):
+    other = listed()
+    other.loc[other.split.eq("val"), "sha1"] += " moved"
+    finished(outputs, "one")
+    finished(outputs, "other", table=other)
+    found = results()
+    assert list(comparison.groups(found).values()) == [["one", "other"]] and ensembles.members(found) == []
+
+
+def test_wanted_runs_that_go_together_are_taken_as_they_are(outputs):
+    for name in ("one", "two", "three"):
+        finished(outputs, name)
+    assert ensembles.members(results(), ["two", "one"]) == ["two", "one"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["one", "lost"], "`compare.ensemble` names lost. Expected: runs that are compared .*: broken, one$"),
+        (["one"], "needs at least two runs, each once. Received: one$"),
+        (["one", "one"], "needs at least two runs, each once. Received: one, one$"),
+    ],
+)
+def test_wanted_runs_that_are_no_ensemble_are_an_error(wanted, message, outputs):
+    finished(outputs, "one")
+    finished(outputs, "broken")
+    with pytest.raises(ValueError, match=message):
+        ensembles.members(results(), wanted)
+
+
+def moved(column, value, row=6):
+    table = listed()
+    table.loc[row, column] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"table": listed(classes=["ant", "cat"]), "classes": ["ant", "cat"]},
+            r"other classes, 1 only in one \(such as bee\), 1 only in two \(such as cat\)$",
+        ),
+        (
+            {"table": moved("sha1", "another")},
+            r"other photos of test, 1 only in one \(such as 6.jpg\), 1 only in two \(such as 6.jpg\)$",
+        ),
+        (
+            {"table": moved("sha1", "another", row=2)},
+            r"other photos of val, 1 only in one \(such as 2.jpg\), 1 only in two \(such as 2.jpg\)$",
+        ),
+        (
+            {"table": listed(test=5), "test": "11111"},
+            r"test, 0 only in one, 1 only in two \(such as 9.jpg\)$",
+        ),
+        (
+            {"table": moved("label", "bee")},
+            r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee\)$",
+        ),
+        ({"table": listed(test=0)}, "the headline of one is its test split, that of two its val split$"),
+    ],
+)
+def test_what_differs_is_named(other, message, outputs):
+    finished(outputs, "one")
+    finished(outputs, "two", **other)
+    with pytest.raises(ValueError, match="^`compare.ensemble`: one and two cannot be averaged: .*" + message):
+        ensembles.members(results(), ["one", "two"])
+
+
+# What it says
+
+
+def test_the_mean_is_calibrated_on_val(outputs):
+    table, random = listed(val=40, test=20), np.random.default_rng(0)
+    for name in ("one", "two", "three"):
+        values = {split: said(table, split, "1" * count) for split, count in (("val", 40), ("test", 20))}
+        values = {split: mixed(part, random) for split, part in values.items()}
+        finished(outputs, name, table=table, probabilities=values, val="1" * 40, test="1" * 20)
+    found = results()
+    made = average(found, "one", "two", "three")
+    rows = [found[name].predictions for name in ("one", "two", "three")]
+    mean = np.mean([part[predictions.columns(CLASSES)].to_numpy() for part in rows], axis=0)
+    targets = rows[0].label.eq("bee").to_numpy().astype(int)
+    val = rows[0].split.eq("val").to_numpy()
+    temperature = metrics.temperature(targets[val], mean[val])
+    powers = mean ** (1 / temperature)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(made.predictions[predictions.columns(CLASSES)], expected, atol=1e-6)
+    assert made.report["temperature"] == pytest.approx(temperature, abs=1e-4) and temperature != 1
+    assert (made.predictions.predicted == np.take(CLASSES, mean.argmax(axis=1))).all()
+    assert made.report["test"]["top_1"] == (expected.argmax(axis=1) == targets)[~val].mean()
+    assert made.report["test"]["log_loss"] == pytest.approx(
+        -np.log(expected[np.arange(60), targets])[~val].mean(), abs=1e-5
+    )
+    assert made.report["val"]["n"] == 40 and made.report["members"] == ["one", "two", "three"]
+
+
+def mixed(values, random):
+    values = values * random.uniform(0.2, 3, values.shape)
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def test_members_may_list_photos_and_classes_in_another_order(outputs):
+    table, random = listed(), np.random.default_rng(0)
+    for name, rows, classes in (
+        ("one", table, CLASSES),
+        ("two", table.sample(frac=1, random_state=3), CLASSES[::-1]),
+    ):
+        values = {split: mixed(said(rows, split, "1111", classes), random) for split in ("val", "test")}
+        finished(outputs, name, table=rows, classes=classes, probabilities=values)
+    found = results()
+    made = average(found, "one", "two")
+    columns = predictions.columns(CLASSES)
+    one, two, both = (
+        rows.set_index("path")[columns].sort_index()
+        for rows in (found["one"].predictions, found["two"].predictions, made.predictions)
+    )
+    assert both.index.tolist() == one.index.tolist() == two.index.tolist()
+    expected = metrics.apply_temperature((one.to_numpy() + two.to_numpy()) / 2, made.report["temperature"])
+    np.testing.assert_allclose(both, expected, atol=1e-4)
+
+
+def test_its_predictions_have_the_form_of_a_runs(outputs, tmp_path):
+    folder = finished(outputs, "one")
+    finished(outputs, "two")
+    made = average(results(), "one", "two")
+    ensembles.write(made, tmp_path / "predictions.csv")
+    again, own = predictions.read(tmp_path / "predictions.csv"), predictions.read(folder / "predictions.csv")
+    assert list(again.columns) == list(own.columns) and again.path.tolist() == own.path.tolist()
+    measured = (again.label == again.predicted)[again.split.eq("test")].mean()
+    assert measured == made.report["test"]["top_1"]
+    cache.write_json(tmp_path / "report.json", made.report)  # every number is one that JSON can hold
+
+
+def test_it_is_compared_with_its_best_member_on_val(outputs):
+    finished(outputs, "best", val="1111", test="00011")
+    finished(outputs, "lucky", val="1110", test="11111")
+    finished(outputs, "third", val="1101", test="11110")
+    report = average(results(), "lucky", "third", "best").report
+    gain = report["gain"]
+    # two of three are right on the first four photos, and on the last: 3 more than the best on val
+    assert (gain["over"], gain["n"], gain["only_one"], gain["only_other"]) == ("best", 5, 3, 0)
+    assert gain["difference"] == pytest.approx(0.6) and gain["p"] == pytest.approx(0.25)
+    assert [row["name"] for row in report["each"]] == ["lucky", "third", "best", "ensemble"]
+    assert [row["top_1"] for row in report["each"]] == [1.0, 0.8, 0.4, 1.0]
+    assert [row["val_top_1"] for row in report["each"]] == [0.75, 0.75, 1.0, 1.0]
+
+
+def test_runs_without_a_test_split_are_averaged_on_val(outputs):
+    for name in ("one", "two"):
+        finished(outputs, name, table=listed(test=0))
+    made = average(results(), "one", "two")
+    assert made.report["headline"] == "val" and made.predictions.split.eq("val").all()
+
+
+def test_where_there_is_nothing_to_average_nothing_is_written(tmp_path):
+    made = average({})
+    assert made.report == {} and made.predictions is None
+    assert list(made.figures.columns) == ensembles.FIGURES and made.figures.empty
+    (tmp_path / "predictions.csv").write_text("of an earlier ensemble")
+    ensembles.write(made, tmp_path / "predictions.csv")
+    ensembles.write(made, tmp_path / "predictions.csv")
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+# Several views
+
+
+@pytest.fixture
+def seen(outputs):
+    """Two runs of networks that weigh every pixel, on photos that are there; one mirrors, and names the classes
+    in another order."""
+    raw = outputs / "data" / "birds" / "raw"
+    raw.mkdir()
+    table, random = listed(), np.random.default_rng(0)
+    for path in table.path:
+        Image.fromarray(random.integers(0, 256, (36, 36, 3), np.uint8)).save(raw / path, quality=100)
+    cache.write_json(outputs / "data" / "birds" / "source.json", {"content_sha256": "birds"})
+    scanned, _ = decoding.scan(raw, list(table.path), folder=outputs / "scan", size=36, fit="crop")
+    table["sha1"] = scanned.sha1
+    for seed, flip, classes in ((1, "none", CLASSES), (2, "horizontal", CLASSES[::-1])):
+        folder = finished(
+            outputs,
+            f"{flip}-run",
+            table=table,
+            classes=classes,
+            card={"resize": 36, "temperature": 1.5},
+            augment={"flip": flip},
+        )
+        models.save(network(seed), folder / "model.keras")
+    return outputs
+
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x)))
+
+
+def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path):
+    found = results()
+    made = average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
+    scanned, full = decoding.scan(seen, [], folder=seen / "scan", size=36, fit="crop")
+    own = manifest.Photos(scanned, full, 32, CLASSES)
+    expected = []
+    for seed, flip in ((1, "none"), (2, "horizontal")):
+        raw = predictions.of_rows(
+            network(seed),
+            own,
+            np.arange(1, 9),
+            folder=tmp_path,
+            batch_size=8,
+            views=predictions.views(True, flip=flip),
+        )
+        expected.append(metrics.apply_temperature(raw, 1.5)[:, :: 1 if flip == "none" else -1])
+    each = made.report["each"]
+    targets = np.array([1, 0] * 4)
+    for values, row in zip(expected, each[:2], strict=True):
+        assert row["log_loss"] == pytest.approx(-np.log(values[np.arange(8), targets])[4:].mean(), abs=1e-6)
+    assert (made.predictions.predicted == np.take(CLASSES, np.mean(expected, axis=0).argmax(axis=1))).all()
+    assert made.report["test_time_augmentation"] is True
+    assert len(list((tmp_path / "cache").glob("predictions-*.npz"))) == 2
+    plain = average(found, "none-run", "horizontal-run")
+    assert plain.report["each"][0]["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-6)  # of predictions.csv
+
+
+def test_photos_that_are_gone_or_are_others_are_an_error(seen, tmp_path):
+    found = results()
+    (seen / "data/birds/raw/6.jpg").write_bytes((seen / "data/birds/raw/5.jpg").read_bytes())
+    cache.write_json(seen / "data" / "birds" / "source.json", {"content_sha256": "other birds"})
+    with pytest.raises(
+        ValueError, match="^the photos in data/birds are not those that none-run was evaluated on"
+    ):
+        average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
+    (seen / "data" / "birds" / "source.json").unlink()
+    with pytest.raises(
+        FileNotFoundError,
+        match="^the photos of none-run are no longer in data/birds: run `make none-run-recipe` first, or set",
+    ):
+        average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
+
+
+def test_the_table_of_members_is_that_of_the_report(outputs):
+    finished(outputs, "one")
+    finished(outputs, "two", test="1110")
+    made = average(results(), "one", "two")
+    assert isinstance(made.figures, pd.DataFrame) and made.figures.name.tolist() == ["one", "two", "ensemble"]
+    assert made.figures.top_1.tolist() == [row["top_1"] for row in made.report["each"]]

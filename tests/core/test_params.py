@@ -1,0 +1,570 @@
+"""Parameters: what a file, a cell and the command line say, merged, and refused where it is wrong."""
+
+import json
+
+import pydantic
+import pytest
+
+from lib.core import params, schema
+
+MINIMAL = "name: {name}\nsource: {{kind: sample}}\n"
+COMMITTED = sorted(path.stem for path in params.FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder of parameter files, and no paths from the caller's shell."""
+    monkeypatch.delenv("CHRYSALIS_ARCHIVE", raising=False)
+    monkeypatch.delenv("CHRYSALIS_WEIGHTS", raising=False)
+    monkeypatch.delenv("CHRYSALIS_STORAGE", raising=False)
+    (tmp_path / "params").mkdir()
+    monkeypatch.setattr(params, "FOLDER", tmp_path / "params")
+    return tmp_path / "params"
+
+
+def put(folder, name="mine", text=""):
+    (folder / f"{name}.yaml").write_text(MINIMAL.format(name=name) + text, encoding="utf-8")
+
+
+def refusal(name="mine", overrides=None, error=ValueError):
+    with pytest.raises(error) as caught:
+        params.load(name, overrides)
+    return str(caught.value)
+
+
+# The committed files
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_each_committed_file_loads(folder, monkeypatch, name):
+    for path in (params.ROOT / "params").glob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        named = "mine" if path.stem == "template" else path.stem
+        (folder / f"{named}.yaml").write_text(text, encoding="utf-8")
+    wanted = "mine" if name == "template" else name
+    assert params.load(wanted).name == wanted
+
+
+def test_butterfly_is_the_recipe_of_its_author(monkeypatch):
+    monkeypatch.setattr(params, "FOLDER", params.ROOT / "params")
+    found = params.load("butterfly")
+    assert (found.model.backbone, found.model.image_size, found.model.scaling) == ("MobileNetV2", 224, "unit")
+    assert [layer.layer for layer in found.model.head.values()] == ["average_pooling", "dropout", "dense"]
+    assert [(s.epochs, s.learning_rate) for s in found.train.stages.values()] == [(15, 3e-4), (20, 1e-4)]
+
+
+def test_names_leaves_the_template_out(folder):
+    for name in ("b", "a", "template"):
+        put(folder, name)
+    assert params.names() == ["a", "b"]
+
+
+# What is refused, and the words it is refused with
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("modle: {image_size: 96}", ["unknown key `modle`", "`model`?", "Allowed here: name, run, extends"]),
+        ("model: {imagesize: 96}", ["unknown key `model.imagesize`", "`image_size`?"]),
+        ("train: {stages: {head: {epoch: 3}}}", ["unknown key `train.stages.head.epoch`", "`epochs`?"]),
+        ("evaluate: {predictions: {labels: x}}", ["unknown key `evaluate.predictions.labels`", "`label`?"]),
+        ("qqqq: 1", ["unknown key `qqqq`. Allowed here"]),
+        ("train: {stages: {head: {epochs: ten}}}", ["`train.stages.head.epochs`", "valid integer", "'ten'"]),
+        ("model: {image_size: 96.5}", ["`model.image_size`", "integer", "96.5"]),
+        ('model: {image_size: "96"}', ["`model.image_size`", "integer", "'96'"]),
+        ("model: {image_size: true}", ["`model.image_size`", "integer", "True"]),
+        ("train: {class_weights: 1}", ["`train.class_weights`", "boolean", "Received: 1"]),
+        ("train: {batch_size: 0}", ["`train.batch_size`", "greater than or equal to 1", "Received: 0"]),
+        ("split: {val: 0.5}", ["`split.val`", "less than 0.5", "Received: 0.5"]),
+        ("split: {val: .nan}", ["`split.val`"]),
+        ("seed: -1", ["`seed`", "Received: -1"]),
+        ("model: {fit: stretch}", ["`model.fit`", "'crop', 'squash' or 'pad'", "'stretch'"]),
+        ("model: resnet", ["`model`", "'resnet'"]),
+        ("train: {stages: {head: {trainable: last ten}}}", ["`train.stages.head.trainable`", "'last ten'"]),
+        (
+            "train: {stages: {new: {epochs: 3}}}",
+            ["`train.stages.new.trainable` is missing", "part of the backbone"],
+        ),
+        ("train: {stages: {head: null, fine_tune: null}}", ["`train`", "at least one stage"]),
+        ("train: {resume_stages: [tail]}", ["`train`", "names tail", "head, fine_tune"]),
+        ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "use kind adamw"]),
+        ("model: {head: {classes: null}}", ["`model`", "last layer"]),
+        ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout`", "a dropout layer needs it"]),
+        (
+            "model: {head: {classes: {layer: dense, rate: 0.5}}}",
+            ["`model.head.classes`", "belongs to a dropout layer"],
+        ),
+        (
+            "model: {head: {classes: {layer: dense, activation: relu}}}",
+            ["`model.head.classes`", "takes no `activation`"],
+        ),
+        (
+            "model: {head: {pool: {layer: flatten, units: 3}}}",
+            ["`model.head.pool`", "belong to a dense layer"],
+        ),
+        ("evaluate: {predictions: {file: ../../x.csv}}", ["`evaluate.predictions.file`", "'../../x.csv'"]),
+        ("run: ../elsewhere", ["`run`", "'../elsewhere'"]),
+    ],
+)
+def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
+    put(folder, text=text)
+    message = refusal()
+    assert message.startswith("params/mine.yaml: ")
+    assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{}", ["`source.kind` is missing"]),
+        ("{kind: ftp}", ["`source.kind`", "'ftp'"]),
+        ("{kind: folder}", ["kind folder needs exactly one of: folder", "Received: none"]),
+        ("{kind: kaggle}", ["exactly one of: dataset, competition", "none"]),
+        ("{kind: kaggle, dataset: a/b, competition: c}", ["exactly one of", "dataset, competition"]),
+        ("{kind: kaggle, dataset: no-owner}", ["`source.dataset`", "'no-owner'"]),
+        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs its sha256"]),
+        ("{kind: archive, archive: a.zip, sha256: ABC}", ["`source.sha256`", "'ABC'"]),
+        ("{kind: sample, name: a/b}", ["`source.name`", "'a/b'"]),
+        ("{kind: sample, tables: {t: {photos: x}}}", ["`source.tables.t.file` is missing"]),
+        ("{kind: sample, tables: {t: {file: x, lable: y}}}", ["`source.tables.t.lable`", "`label`?"]),
+        ("none", ["`source`", "'none'"]),
+    ],
+)
+def test_wrong_sources_are_refused(folder, source, words):
+    (folder / "mine.yaml").write_text(f"name: mine\nsource: {source}\n", encoding="utf-8")
+    message = refusal()
+    assert [word for word in words if word not in message] == []
+
+
+def test_every_problem_is_named_at_once(folder):
+    put(folder, text="modle: 1\nseed: x\n")
+    lines = refusal().splitlines()
+    assert (
+        len(lines) == 2 and any("modle" in line for line in lines) and any("`seed`" in line for line in lines)
+    )
+
+
+def test_missing_file_lists_the_files_there_are(folder):
+    put(folder, "birds")
+    put(folder, "moths")
+    message = refusal("bird", error=FileNotFoundError)
+    assert "no params/bird.yaml" in message and "birds, moths" in message and "template.yaml" in message
+
+
+def test_missing_source_and_missing_name(folder):
+    (folder / "mine.yaml").write_text("name: mine\n", encoding="utf-8")
+    assert "params/mine.yaml: `source` is missing" in refusal()
+    (folder / "mine.yaml").write_text("source: {kind: sample}\n", encoding="utf-8")
+    assert "`name` must be the file's name, mine. Received: None" in refusal()
+
+
+def test_name_must_be_the_files(folder):
+    put(folder, "theirs")
+    (folder / "theirs.yaml").rename(folder / "mine.yaml")
+    assert refusal() == "params/mine.yaml: `name` must be the file's name, mine. Received: 'theirs'"
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/b", "", "a b", ".hidden", 3.5])
+def test_a_name_that_is_no_file_name_is_refused(name):
+    assert f"Received: {name!r}" in refusal(name)
+
+
+@pytest.mark.parametrize("name", schema.RESERVED)
+def test_reserved_names(folder, name):
+    put(folder, name)
+    assert "reserved" in refusal(name)
+    put(folder, "mine")
+    assert f"`run` must not be {name}" in refusal("mine", {"run": name})
+
+
+def test_yaml_without_its_surprises(folder, tmp_path):
+    marker = tmp_path / "ran"
+    cases = {
+        f"seed: !!python/object/apply:os.system ['touch {marker}']": "not valid YAML",
+        "seed: 1\nseed: 2": "`seed` stands twice",
+        "train: {batch_size: 1, batch_size: 2}": "`batch_size` stands twice",
+        "clean: &here {minimum_side: 3}": "anchors and aliases",
+        "clean: &here {minimum_side: 3}\nsplit: *here": "anchors and aliases",
+        "clean: *nowhere": "not valid YAML",
+        "seed: [1": "not valid YAML",
+        "---\nname: other": "not valid YAML",
+        "? [a, b]\n: 1": "not valid YAML",
+    }
+    for text, words in cases.items():
+        put(folder, text=text)
+        message = refusal()
+        assert message.startswith("params/mine.yaml is not valid YAML") and words in message, text
+    assert not marker.exists()
+
+
+def test_empty_list_and_binary_files(folder):
+    for content, words in (
+        (b"", "NoneType"),
+        (b"# only a comment\n", "NoneType"),
+        (b"- a\n", "list"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ):
+        (folder / "mine.yaml").write_bytes(content)
+        assert words in refusal()
+
+
+# Merging
+
+
+def test_extends_merges_key_by_key(folder):
+    put(folder, "base", "seed: 7\nmodel: {image_size: 96, fit: pad}\naugment: {rotation: 90}\n")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nextends: base\nmodel: {image_size: 64}\n", encoding="utf-8"
+    )
+    found = params.load("mine")
+    assert (found.seed, found.model.image_size, found.model.fit, found.augment.rotation) == (7, 64, "pad", 90)
+    assert found.name == "mine" and found.run_name == "mine"
+    assert found.source.name == "base"  # the photos are fetched once for both
+
+
+def test_source_name_follows_the_file_or_what_it_says(folder):
+    put(folder)
+    assert params.load("mine").source.name == "mine"
+    (folder / "mine.yaml").write_text("name: mine\nsource: {kind: sample, name: shared}\n", encoding="utf-8")
+    assert params.load("mine").source.name == "shared"
+
+
+def test_extends_over_three_files_and_its_errors(folder):
+    put(folder, "a", "seed: 1\nclean: {minimum_side: 5}\n")
+    (folder / "b.yaml").write_text("name: b\nextends: a\nseed: 2\n", encoding="utf-8")
+    (folder / "c.yaml").write_text("name: c\nextends: b\n", encoding="utf-8")
+    found = params.load("c")
+    assert (found.seed, found.clean.minimum_side, found.source.name) == (2, 5, "a")
+    (folder / "a.yaml").write_text("name: a\nextends: c\n", encoding="utf-8")
+    assert "c -> b -> a -> c" in refusal("c")
+    (folder / "a.yaml").write_text("name: a\nextends: gone\n", encoding="utf-8")
+    assert "no params/gone.yaml" in refusal("c", error=FileNotFoundError)
+    (folder / "a.yaml").write_text("name: a\nextends: ../gone\n", encoding="utf-8")
+    assert "`extends` must name a file" in refusal("c")
+
+
+def test_an_error_names_the_file_that_holds_it(folder):
+    put(folder, "base", "seed: x\n")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nextends: base\nclean: {minimum_sid: 3}\n", encoding="utf-8"
+    )
+    message = refusal()
+    assert "params/base.yaml: `seed`" in message
+    assert "params/mine.yaml: unknown key `clean.minimum_sid`" in message
+
+
+def test_an_error_names_the_overrides(folder):
+    put(folder)
+    with pytest.raises(ValueError, match=r"^SET: unknown key `modle`"):
+        params.load("mine", {"modle": {}}, origin="SET")
+
+
+def test_null_removes_a_layer_a_stage_and_a_table(folder):
+    (folder / "base.yaml").write_text(
+        "name: base\n"
+        "source: {kind: sample, tables: {one: {file: a.csv}, two: {file: b.csv}}}\n"
+        "model: {head: {pool: {layer: flatten}, dropout: {layer: dropout, rate: 0.1}, classes: {layer: dense}}}\n"
+        "train: {stages: {head: {trainable: none, epochs: 1, learning_rate: 1}, all: {trainable: all, epochs: 1, learning_rate: 1}}}\n",
+        encoding="utf-8",
+    )
+    text = "name: mine\nextends: base\nsource: {tables: {one: null}}\nmodel: {head: {dropout: null}}\ntrain: {stages: {head: null}}\n"
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
+    found = params.load("mine")
+    assert list(found.model.head) == ["pool", "classes"]
+    assert list(found.train.stages) == ["all"]
+    assert list(found.source.tables) == ["two"]
+
+
+def test_null_on_the_command_line_removes_a_default_stage(folder):
+    put(folder)
+    found = params.load("mine", params.parse_assignments("train.stages.head=null model.head.dropout=null"))
+    assert list(found.train.stages) == ["fine_tune"] and list(found.model.head) == ["pool", "classes"]
+
+
+def test_a_file_that_names_stages_replaces_the_default_ones(folder):
+    put(folder, text="train: {stages: {only: {trainable: all, epochs: 1, learning_rate: 1e-3}}}\n")
+    assert list(params.load("mine").train.stages) == ["only"]
+
+
+def test_one_key_of_a_default_stage_or_layer_can_change(folder):
+    put(folder)
+    found = params.load(
+        "mine", params.parse_assignments("train.stages.fine_tune.epochs=2 model.head.dropout.rate=0.5")
+    )
+    assert list(found.train.stages) == ["head", "fine_tune"] and found.train.stages["fine_tune"].epochs == 2
+    assert found.train.stages["fine_tune"].schedule == schema.STAGES["fine_tune"].schedule
+    assert found.model.head["dropout"].rate == 0.5
+
+
+def test_merge_leaves_its_arguments_alone():
+    base, over = {"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 3}, "d": [2], "e": None}
+    assert params.merge(base, over) == {"a": {"b": 3, "c": 2}, "d": [2], "e": None}
+    assert base == {"a": {"b": 1, "c": 2}, "d": [1]} and over == {"a": {"b": 3}, "d": [2], "e": None}
+    assert params.merge({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}}
+    assert params.merge({"a": {"b": 2}}, {"a": None}) == {"a": None}
+
+
+# Numbers, cells, SET and the environment
+
+
+def test_1e_4_is_a_number_in_yaml_in_a_cell_and_in_set(folder):
+    put(
+        folder,
+        text="train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1e-4}}, optimizer: {weight_decay: 2E-5}}\n",
+    )
+    found = params.load("mine")
+    assert (found.train.stages["head"].learning_rate, found.train.optimizer.weight_decay) == (1e-4, 2e-5)
+    cell = {
+        "name": "mine",
+        "train": {"stages": {"head": {"learning_rate": "3e-4"}}},
+    }  # papermill's YAML gives a string
+    assert params.resolve(cell).train.stages["head"].learning_rate == 3e-4
+    given = params.parse_assignments("train.stages.head.learning_rate=5e-4")
+    assert params.load("mine", given).train.stages["head"].learning_rate == 5e-4
+
+
+def test_a_run_may_be_called_like_a_number(folder):
+    put(folder)
+    assert params.load("mine", {"run": "7e12"}).run_name == "7e12"
+
+
+def test_a_cell_overrides_the_file_and_ignores_none_and_other_variables(folder):
+    put(folder, text="seed: 5\nmodel: {image_size: 96, fit: pad}\n")
+    cell = dict.fromkeys(schema.Params.model_fields) | {
+        "name": "mine",
+        "model": {"image_size": 64},
+        "pd": object(),
+        "modle": 1,
+    }
+    found = params.resolve(cell)
+    assert (found.seed, found.model.image_size, found.model.fit) == (5, 64, "pad")
+    with pytest.raises(ValueError, match=r"^the notebook's parameters cell: unknown key `model.size`"):
+        params.resolve(cell | {"model": {"size": 64}})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        (None, {}),
+        ("  ", {}),
+        ("a=1 b.c=x", {"a": 1, "b": {"c": "x"}}),
+        ("a.b=1 a.c=2", {"a": {"b": 1, "c": 2}}),
+        ("a=1 a=2", {"a": 2}),
+        ("a='last 30 layers'", {"a": "last 30 layers"}),
+        ('a.b="last 40 %" c=true', {"a": {"b": "last 40 %"}, "c": True}),
+        ("a='{b: 1, c: [2, 3]}'", {"a": {"b": 1, "c": [2, 3]}}),
+        ("a=null b=", {"a": None, "b": None}),
+        ("a=x=y", {"a": "x=y"}),
+        ("a=1e-4 b=-2.5e+3", {"a": 1e-4, "b": -2500.0}),
+        ("a='C: is a colon: too'", {"a": "C: is a colon: too"}),
+        ("a-b.c_d=1", {"a-b": {"c_d": 1}}),
+    ],
+)
+def test_parse_assignments(text, expected):
+    assert params.parse_assignments(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["train.batch_size", "=3", "a..b=1", ".a=1", "a.=1", "a b=1", "a,b=1", "a='open", 'a="']
+)
+def test_parse_assignments_refuses_what_is_not_key_value(text):
+    with pytest.raises(
+        ValueError, match=r"SET takes key=value pairs such as train.batch_size=16. Received: "
+    ):
+        params.parse_assignments(text)
+
+
+def test_parse_assignments_runs_nothing(tmp_path):
+    text = f"a='!!python/object/apply:os.system [touch {tmp_path}/ran]'"
+    assert params.parse_assignments(text) == {"a": f"!!python/object/apply:os.system [touch {tmp_path}/ran]"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_paths_from_the_environment(folder, monkeypatch):
+    (folder / "mine.yaml").write_text(
+        "name: mine\nsource: {kind: archive, archive: theirs.zip}\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("CHRYSALIS_ARCHIVE", "/data/my photos.zip")
+    monkeypatch.setenv("CHRYSALIS_WEIGHTS", "~/weights.h5")
+    found = params.load("mine")
+    assert (found.source.archive, found.model.weights) == ("/data/my photos.zip", "~/weights.h5")
+    monkeypatch.setenv("CHRYSALIS_STORAGE", "postgresql://ann:secret@host/db")
+    assert params.load("mine").tune.storage == "postgresql://ann:secret@host/db"
+    cell = params.load("mine", {"source": {"archive": "cell.zip"}, "model": {"weights": None}})
+    assert (cell.source.archive, cell.model.weights) == ("cell.zip", None)
+    monkeypatch.setenv("CHRYSALIS_ARCHIVE", "")
+    assert params.load("mine").source.archive == "theirs.zip"
+
+
+# What comes back
+
+
+def test_parameters_are_frozen(folder):
+    put(folder)
+    found = params.load("mine")
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        found.seed = 3
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        found.train.batch_size = 3
+
+
+def test_loading_twice_gives_equal_and_unshared_values(folder):
+    put(folder)
+    one, two = params.load("mine"), params.load("mine")
+    assert one == two
+    one.train.stages.clear()
+    assert params.load("mine") == two
+
+
+def test_public_cuts_paths_to_their_last_part(folder):
+    put(
+        folder,
+        text="model: {weights: ~/secret/w.h5}\ngradcam: {masks: ../x/masks.zip, photo: 'C:\\Users\\ann\\p.jpg'}\n",
+    )
+    (folder / "mine.yaml").write_text(
+        (folder / "mine.yaml")
+        .read_text()
+        .replace("{kind: sample}", "{kind: folder, folder: /home/ann/photos}"),
+        encoding="utf-8",
+    )
+    shown = params.public(params.load("mine"))
+    assert (shown["source"]["folder"], shown["model"]["weights"], shown["gradcam"]["masks"]) == (
+        "photos",
+        "w.h5",
+        "masks.zip",
+    )
+    text = json.dumps(shown)
+    assert not [word for word in ("/home", "ann", "~", "secret", "..", "Users") if word in text]
+
+
+def test_public_keeps_urls_data_sets_and_relative_paths(folder):
+    put(folder, text="gradcam: {masks: masks/all}\n")
+    (folder / "mine.yaml").write_text(
+        (folder / "mine.yaml").read_text().replace("{kind: sample}", "{kind: kaggle, dataset: owner/name}"),
+        encoding="utf-8",
+    )
+    shown = params.public(params.load("mine"))
+    assert (shown["source"]["dataset"], shown["gradcam"]["masks"]) == ("owner/name", "masks/all")
+    assert json.loads(json.dumps(shown)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////home/ann/trials.db", "sqlite:///trials.db"),
+        ("sqlite:///trials.db", "sqlite:///trials.db"),
+        (r"sqlite+pysqlite:///C:\Users\ann\trials.db?x=/home/ann", "sqlite+pysqlite:///trials.db"),
+        ("postgresql://ann:s3cret@host:5432/db", "postgresql://host:5432/db"),
+        ("postgresql://ann:s3@cret@host/db", "postgresql://host/db"),
+        ("mysql+pymysql://host/db?user=ann&password=s3cret", "mysql+pymysql://host/db"),
+    ],
+)
+def test_public_keeps_of_a_database_what_anyone_may_know(folder, url, shown):
+    put(folder)
+    found = params.load("mine", {"tune": {"storage": url}})
+    assert found.tune.storage == url and params.pick(found, "tune.storage") == shown
+
+
+# Changes
+
+
+def test_changed_lays_values_over_and_checks_the_whole(folder):
+    put(folder, text="train: {optimizer: {kind: adam}}\nmodel: {image_size: 96}\n")
+    found = params.load("mine")
+    other = params.changed(
+        found,
+        {
+            "model.simple_cnn.filters": 16,
+            "model.head.dropout.rate": 0.5,
+            "train": {"batch_size": 8, "stages": {"fine_tune": None}},
+        },
+    )
+    assert (other.model.simple_cnn.filters, other.model.image_size, other.train.batch_size) == (16, 96, 8)
+    assert other.model.head["dropout"].rate == 0.5 and list(other.train.stages) == ["head"]
+    assert (
+        other.train.optimizer.kind == "adam"
+    )  # its weight_decay is still the default one, which was not given
+    assert found == params.load("mine") and params.changed(found, {}) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model.imagesize": 96}, "tune.space: unknown key `model.imagesize`. Did you mean `image_size`?"),
+        ({"model.image_size": 8}, "tune.space: `model.image_size` is wrong"),
+        ({"model.image_size": 96.0}, "Received: 96.0"),
+        ({"model": {"image_size": 8, "fit": "x"}}, "Received: 'x'"),
+        (
+            {"train.stages": {"head": None, "fine_tune": None}},
+            "tune.space: `train` is wrong: `stages` must name",
+        ),
+    ],
+)
+def test_changed_refuses_as_load_does(folder, values, words):
+    put(folder)
+    with pytest.raises(ValueError) as caught:
+        params.changed(params.load("mine"), values, origin="tune.space")
+    assert words in str(caught.value)
+
+
+def test_changed_works_on_parameters_that_no_file_gave():
+    plain = schema.Params.model_validate({"name": "x", "source": {"kind": "sample"}})
+    other = params.changed(plain, {"train.stages.head.epochs": 3})
+    assert other.train.stages["head"] == plain.train.stages["head"].model_copy(update={"epochs": 3})
+    assert other.train.stages["fine_tune"] == plain.train.stages["fine_tune"]
+
+
+def test_nested():
+    assert params.nested({"a.b": 1, "a.c.d": {"e": 2}, "f": 3}) == {
+        "a": {"b": 1, "c": {"d": {"e": 2}}},
+        "f": 3,
+    }
+    assert params.nested({}) == {}
+
+
+def test_pick_and_table(folder):
+    put(folder, text="model: {image_size: 96}\ntrain: {early_stopping: null}\n")
+    found = params.load("mine")
+    assert params.pick(found, "model.image_size") == 96
+    assert params.pick(found, "split") == {"val": 0.15, "test": 0.15, "on_leak": "drop"}
+    with pytest.raises(KeyError):
+        params.pick(found, "model.size")
+    table = params.table(found, "seed", "split", "model.image_size", "train", "model.head")
+    assert table.index.name == "parameter" and list(table.columns) == ["value", "meaning"]
+    assert (
+        table.value["split.val"] == 0.15
+        and table.value["model.image_size"] == 96
+        and table.value["seed"] == 42
+    )
+    assert "in pixels" in table.meaning["model.image_size"]
+    assert table.value["train.stages.head.epochs"] == 12 and table.value["model.head.dropout.rate"] == 0.25
+    assert table.value["train.optimizer.kind"] == "adamw"
+    assert not [key for key in table.index if key.startswith("train.early_stopping")]
+    assert table.index.is_unique and table.value.notna().all()
+
+
+def test_every_section_can_be_shown(folder):
+    put(folder)
+    found = params.load("mine")
+    for section in ("source", "clean", "split", "model", "augment", "train", "evaluate", "gradcam"):
+        assert len(params.table(found, section)) > 0, section
+
+
+def test_find_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.zip").write_bytes(b"")
+    assert params.find_file("~/x.zip") == tmp_path / "x.zip"
+    assert params.find_file("here.zip").resolve() == tmp_path / "here.zip"
+    assert params.find_file("README.md") == params.ROOT / "README.md"
+    assert params.find_file("/a/b") == params.Path("/a/b")
+
+
+def test_labels_that_look_like_numbers_are_text(monkeypatch):
+    monkeypatch.setattr(params, "FOLDER", params.ROOT / "params")
+    given = params.load("demo", params.parse_assignments("source.classes=[0,12,n01]"))
+    assert given.source.classes == ["0", "12", "n01"]
+    with pytest.raises(ValueError, match="source.classes.0"):
+        params.load("demo", {"source": {"classes": [1.5]}})

@@ -1,0 +1,177 @@
+"""Runs: where results lie, what a stage owes, and the record it leaves."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lib.core import cache, params, steps
+from lib.core.schema import Params
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    """Outputs of the test's own."""
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def settings(**sections):
+    return Params.model_validate({"name": "mine", "source": {"kind": "sample", "name": "shared"}} | sections)
+
+
+def fill(run):
+    """Write what a stage reads and owes."""
+    for name in (*run.stage.reads, *run.stage.writes):
+        run.path(name).parent.mkdir(parents=True, exist_ok=True)
+        run.path(name).write_text(f"{name} of {run.stage.name}")
+
+
+def test_outputs_are_the_projects_or_what_the_environment_names(monkeypatch, tmp_path):
+    assert steps.outputs() == tmp_path / "outputs"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", "~/big disk")
+    assert steps.outputs() == tmp_path / "home/big disk"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", "here")
+    assert steps.outputs() == tmp_path / "here"
+    for value in ("", None):
+        monkeypatch.delenv("CHRYSALIS_OUTPUTS") if value is None else monkeypatch.setenv(
+            "CHRYSALIS_OUTPUTS", value
+        )
+        assert steps.outputs() == params.ROOT / "outputs"
+
+
+def test_start_makes_the_folder(outputs):
+    run = steps.start(settings(run="quick"), "02_clean")
+    assert run.folder == outputs / "quick" and run.folder.is_dir()
+    assert run.data == outputs / "data/shared"
+    assert run.path("manifest.csv") == outputs / "quick/manifest.csv"
+    assert run.path("source.json") == outputs / "data/shared/source.json"
+    with pytest.raises(KeyError):
+        steps.start(settings(), "02_cleen")
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "writer"),
+    [
+        ("02_clean", "source.json", "01_download"),
+        ("03_train", "manifest.csv", "02_clean"),
+        ("04_evaluate", "model.keras", "03_train"),
+        ("05_gradcam", "predictions.csv", "04_evaluate"),
+    ],
+)
+def test_need_names_the_stage_to_run(stage, name, writer):
+    run = steps.start(settings(), stage)
+    with pytest.raises(FileNotFoundError) as caught:
+        run.need(name)
+    assert (
+        str(caught.value)
+        == f"mine has no {name} yet: run {writer} first (notebooks/{writer}.ipynb with name = 'mine', or `make mine`)"
+    )
+    fill(run)
+    run.path(name).parent.mkdir(parents=True, exist_ok=True)
+    run.path(name).write_text("x")
+    assert run.need(name) == run.path(name)
+
+
+def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one_or_by_a_person():
+    written = set(steps.DECISIONS)
+    for stage in steps.STAGES.values():
+        assert set(stage.reads) <= written, stage.name
+        written |= set(stage.writes)
+    assert list(steps.STAGES) == sorted(steps.STAGES)
+
+
+def test_every_parameter_that_a_stage_uses_exists():
+    for stage in steps.STAGES.values():
+        for key in stage.uses:
+            params.pick(settings(), key)
+            assert not steps.parameters(steps.Run(settings(), stage)).empty
+
+
+@pytest.mark.parametrize("missing", steps.STAGES["03_train"].writes)
+def test_finish_fails_when_an_owed_file_is_missing(missing):
+    run = steps.start(settings(), "03_train")
+    fill(run)
+    run.path(missing).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=f"^03_train ended without writing {missing}: run all its cells in order"
+    ):
+        run.finish()
+    assert not (run.folder / "provenance.json").exists() and not (run.folder / "params.json").exists()
+
+
+def test_finish_records_how_the_results_were_made():
+    run = steps.start(settings(seed=7), "03_train")
+    fill(run)
+    assert run.finish() == run.folder / "provenance.json"
+    assert cache.read_json(run.folder / "params.json") == params.public(run.settings)
+    entry = steps.provenance(run.folder)["stages"]["03_train"]
+    assert entry["seed"] == 7 and entry["seconds"] >= 0 and entry["finished_at"].endswith("+00:00")
+    assert entry["read"] == {
+        name: cache.file_sha256(run.path(name)) for name in ("source.json", "manifest.csv")
+    }
+    assert set(entry["packages"]) == set(steps.PACKAGES) and entry["python"].count(".") == 2
+    assert entry["hardware"]["cores"] == os.cpu_count() and "device" in entry["hardware"]
+
+
+def test_decisions_of_a_person_belong_to_the_photos_and_need_not_be_there(outputs):
+    run = steps.start(settings(), "02_clean")
+    fill(run)
+    for name in steps.DECISIONS:
+        assert run.path(name).parent == run.data
+        run.path(name).unlink(missing_ok=True)
+    run.finish()
+    assert set(steps.provenance(run.folder)["stages"]["02_clean"]["read"]) == {"source.json"}
+    run.path("relabels.csv").write_text("path,label\n")
+    run.finish()
+    read = steps.provenance(run.folder)["stages"]["02_clean"]["read"]
+    assert read["relabels.csv"] == cache.file_sha256(run.path("relabels.csv"))
+
+
+def test_finish_keeps_the_entries_of_other_stages():
+    for stage in ("02_clean", "04_evaluate", "02_clean"):
+        run = steps.start(settings(), stage)
+        fill(run)
+        run.finish()
+    assert set(steps.provenance(run.folder)["stages"]) == {"02_clean", "04_evaluate"}
+    cache.write_json(run.folder / "provenance.json", {"stages": {"x": {"seconds": 1}}})
+    run.finish()
+    assert steps.provenance(run.folder)["stages"]["x"] == {"seconds": 1}
+
+
+def test_provenance_of_a_run_that_is_not_there(tmp_path):
+    assert steps.provenance(tmp_path) == {"stages": {}}
+
+
+def test_no_record_holds_a_path_of_this_machine(outputs):
+    run = steps.start(
+        settings(
+            source={"kind": "folder", "folder": "/home/ann/photos", "name": "x"},
+            model={"weights": "~/ann/w.h5"},
+        ),
+        "02_clean",
+    )
+    fill(run)
+    run.finish()
+    for name in ("params.json", "provenance.json"):
+        text = (run.folder / name).read_text()
+        for word in ("/home", "ann/", "~", str(params.ROOT), str(outputs), str(Path.home())):
+            assert len(word) < 2 or word not in text, (name, word)
+        json.loads(text)
+
+
+def test_git_is_none_outside_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    run = steps.start(settings(), "02_clean")
+    fill(run)
+    run.finish()
+    assert steps.provenance(run.folder)["stages"]["02_clean"]["git"] is None
+
+
+def test_shared_photos_and_own_results():
+    one, two = (steps.start(settings(run=name), "02_clean") for name in ("one", "two"))
+    assert one.data == two.data and one.folder != two.folder

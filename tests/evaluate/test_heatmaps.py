@@ -1,0 +1,206 @@
+"""Grad-CAM: against networks whose heat is known, and measured against masks solved by hand."""
+
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.core import schema
+from lib.evaluate import heatmaps
+from lib.networks import backbones, models
+from lib.networks.device import keras
+
+SIZE = 8
+layers = keras.layers
+
+
+def Tiny(include_top=False, weights=None, input_shape=None):
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(4, 3, 4, padding="same", activation="relu", name="conv")(inputs)
+    return keras.Model(inputs, layers.BatchNormalization(name="norm")(x))
+
+
+def solvable(kernel):
+    """A network whose feature map is the photo divided by 255 and whose head is linear: logits = mean of the map times the kernel."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(3, 1, use_bias=False, name="features")(inputs)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(2, use_bias=False, name=models.LOGITS)(x)
+    network = keras.Model(inputs, layers.Activation("softmax")(x))
+    network.get_layer("features").set_weights([np.eye(3, dtype=np.float32)[None, None] / 255])
+    network.get_layer(models.LOGITS).set_weights([np.array(kernel, np.float32)])
+    return network
+
+
+def photos(count=3, size=SIZE):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def test_heat_of_a_linear_network_is_the_map_times_the_weights():
+    kernel = [[1, -1], [2, 0.5], [-1, 0.2]]
+    targets = np.array([0, 1, 0])
+    heats = heatmaps.compute(solvable(kernel), photos(), targets)
+    expected = np.maximum(np.einsum("nhwc,cn->nhw", photos() / 255, np.array(kernel)[:, targets]), 0)
+    expected /= expected.max(axis=(1, 2), keepdims=True)
+    assert heats.dtype == np.float32 and heats.shape == (3, SIZE, SIZE)
+    np.testing.assert_allclose(heats, expected, atol=1e-5)
+
+
+def test_the_class_decides_where_the_heat_is():
+    image = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    image[0, 1, 2, 0], image[0, 6, 5, 1] = 200, 200  # red speaks for class 0, green for class 1
+    network = solvable([[1, 0], [0, 1], [0, 0]])
+    places = [
+        np.unravel_index(heatmaps.compute(network, image, np.array([target]))[0].argmax(), (SIZE, SIZE))
+        for target in (0, 1)
+    ]
+    assert places == [(1, 2), (6, 5)]
+
+
+def test_where_nothing_speaks_for_the_class_there_is_no_heat():
+    heats = heatmaps.compute(solvable([[-1, 1], [-1, 1], [-1, 1]]), photos(), np.array([0, 0, 1]))
+    assert (heats[:2] == 0).all() and heats[2].max() == 1
+
+
+def build(**change):
+    chosen = schema.Model.model_validate({"backbone": "Tiny", "weights": None, "image_size": 32, **change})
+    return models.build(chosen, classes=3, seed=1)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
+    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.SIGNED)
+
+
+CLASSES = {"classes": {"layer": "dense"}}
+HEADS = {
+    "pooling": {"pool": {"layer": "average_pooling"}, **CLASSES},
+    "batch normalisation first": {
+        "norm": {"layer": "batch_normalization"},
+        "pool": {"layer": "max_pooling"},
+        **CLASSES,
+    },
+    "flatten": {
+        "drop": {"layer": "dropout", "rate": 0.5},
+        "flat": {"layer": "flatten"},
+        "wide": {"layer": "dense", "units": 5, "activation": "relu"},
+        **CLASSES,
+    },
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_any_head_is_explained_within_bounds(tiny, head):
+    network = build(head=HEADS[head])
+    assert heatmaps.feature_map(network).shape == (None, 8, 8, 4)
+    before = [value.copy() for value in network.get_weights()]
+    images = photos(6, 32)
+    heats = heatmaps.compute(network, images, np.arange(6) % 3)
+    assert heats.shape == (6, 32, 32) and heats.min() >= 0 and heats.max() <= 1
+    assert (heats.max(axis=(1, 2)) > 0.99).any()
+    for mine, theirs in zip(
+        before, network.get_weights(), strict=True
+    ):  # in training mode, statistics would move
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(
+        heatmaps.compute(network, images, np.arange(6) % 3), heats
+    )  # dropout is off
+
+
+def test_the_size_of_the_batch_changes_nothing(tiny):
+    network = build(head=HEADS["batch normalisation first"])
+    targets = np.arange(5) % 3
+    whole, single = (heatmaps.compute(network, photos(5, 32), targets, batch_size=size) for size in (8, 1))
+    np.testing.assert_allclose(whole, single, atol=1e-4)
+
+
+def test_a_frozen_network_is_explained_as_well(tiny, tmp_path):
+    network = build(head=HEADS["pooling"])
+    targets = np.arange(3)
+    expected = heatmaps.compute(network, photos(3, 32), targets)
+    network.trainable = False
+    models.save(network, tmp_path / "model.keras")
+    frozen = models.load(tmp_path / "model.keras")
+    np.testing.assert_allclose(heatmaps.compute(frozen, photos(3, 32), targets), expected, atol=1e-5)
+
+
+def test_no_photos_give_no_heat():
+    assert heatmaps.compute(solvable(np.ones((3, 2))), photos(0), np.array([], int)).shape == (0, SIZE, SIZE)
+
+
+def test_a_coarse_map_is_enlarged_bilinearly():
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(4)(inputs))
+    x = layers.Dense(2, use_bias=False, name=models.LOGITS, kernel_initializer="ones")(x)
+    images = photos(1)
+    heat = heatmaps.compute(keras.Model(inputs, layers.Softmax()(x)), images, np.array([0]))[0]
+    coarse = images[0].astype(np.float32).sum(axis=-1).reshape(2, 4, 2, 4).mean(axis=(1, 3))
+    expected = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-5)
+
+
+def test_a_network_without_a_feature_map_is_refused():
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name=models.LOGITS)(inputs)))
+    with pytest.raises(ValueError, match="a layer pools or flattens a feature map. This one has none"):
+        heatmaps.compute(network, photos(), np.zeros(3, int))
+
+
+# Against masks
+
+
+def test_share_inside():
+    heat = np.array([[1.0, 3.0], [0.0, 4.0]])
+    mask = np.array([[True, False], [True, True]])
+    assert heatmaps.share_inside(heat, mask) == 5 / 8
+    assert heatmaps.share_inside(heat, np.zeros((2, 2), bool)) == 0
+    assert heatmaps.share_inside(heat, np.ones((2, 2), bool)) == 1
+    assert np.isnan(heatmaps.share_inside(np.zeros((2, 2)), mask))
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_centre_prior(size):
+    prior = heatmaps.centre_prior(size)
+    assert prior.shape == (size, size)
+    np.testing.assert_allclose(prior, prior[::-1, ::-1])
+    np.testing.assert_allclose(prior, prior.T)
+    middle = (size - 1) / 2
+    assert prior[2, 3] == pytest.approx(
+        np.exp(-((2 - middle) ** 2 + (3 - middle) ** 2) / (2 * (size / 4) ** 2))
+    )
+
+
+def draw_masks(folder):
+    folder.mkdir()
+    mask = np.zeros((20, 40), np.uint8)
+    mask[:, :20] = 255  # the left half is the object
+    Image.fromarray(mask).save(folder / "one.png")
+    Image.fromarray(mask.T > 0).save(folder / "two.png")  # 1 bit
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_masks_are_read_as_the_photos_are_resized(tmp_path, kind):
+    place = draw_masks(tmp_path / "masks")
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "masks.zip", "w") as archive:
+            for file in place.iterdir():
+                archive.write(file, file.name)
+        place = tmp_path / "masks.zip"
+    found = heatmaps.masks(place, ["two", "absent", "one"], size=10, fit="crop")
+    assert list(found) == ["two", "one"]
+    assert found["one"].dtype == bool and found["one"].shape == (10, 10)
+    assert found["one"][:, :5].all() and not found["one"][:, 5:].any()
+    assert found["two"][:5].all() and not found["two"][5:].any()
+    padded = heatmaps.masks(place, ["one"], size=8, fit="pad")["one"]
+    assert padded[2:6, :4].all() and padded.sum() == 16
+
+
+def test_missing_masks_are_said_so(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="`gradcam.masks`: there is no masks. Expected: a folder or a zip"
+    ):
+        heatmaps.masks(tmp_path / "masks", ["one"], size=8, fit="crop")

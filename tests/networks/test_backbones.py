@@ -1,0 +1,227 @@
+"""Backbones by name: each gets its pixels as its published weights want them, and mistakes are explained."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from lib.core import schema
+from lib.networks import backbones
+from lib.networks.device import keras
+
+# one maker for each family of keras.applications
+FAMILIES = {
+    "convnext": "ConvNeXtTiny",
+    "densenet": "DenseNet121",
+    "efficientnet": "EfficientNetB0",
+    "efficientnet_v2": "EfficientNetV2B0",
+    "inception_resnet_v2": "InceptionResNetV2",
+    "inception_v3": "InceptionV3",
+    "mobilenet": "MobileNet",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3": "MobileNetV3Small",
+    "nasnet": "NASNetMobile",
+    "resnet": "ResNet50",
+    "resnet_v2": "ResNet50V2",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "xception": "Xception",
+}
+
+
+def build(name, *, weights=None, image_size=64, **simple_cnn):
+    settings = {"backbone": name, "weights": weights, "image_size": image_size, "simple_cnn": simple_cnn}
+    return backbones.build(schema.Model.model_validate(settings))
+
+
+def pixels():
+    return np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+
+
+def scaled(name):
+    inputs = keras.Input((4, 4, 3))
+    return keras.Model(inputs, backbones.scale(inputs, name))(pixels(), training=False).numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scaling_is_that_of_the_family(family):
+    expected = getattr(keras.applications, family).preprocess_input(pixels().copy())
+    np.testing.assert_allclose(scaled(FAMILIES[family]), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_scaling_of_our_own():
+    np.testing.assert_allclose(scaled("EfficientNetLite0"), (pixels() - 127) / 128, atol=1e-5)
+    np.testing.assert_allclose(scaled("SimpleCNN"), pixels() / 255, atol=1e-6)
+    torch = (pixels() / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    for name in ("ResNet18", "ResNeXt101_32x8d"):
+        np.testing.assert_allclose(scaled(name), torch, atol=1e-5)
+
+
+def test_every_backbone_has_a_scaling():
+    families = {backbones._maker(name).__module__.rsplit(".", 1)[-1] for name in backbones.names()}
+    assert families == set(backbones.SCALINGS) >= set(FAMILIES)
+    own = ["EfficientNetLite0", "ResNet18", "ResNeXt101_32x8d", "SimpleCNN"]
+    assert backbones.names()[:4] == own and "MobileNetV2" in backbones.names()
+    assert len(set(backbones.names())) == len(backbones.names()) > 30
+
+
+def test_a_network_that_scales_itself_still_does():
+    """The published weights of MobileNetV3 belong to the network with its own scaling inside."""
+    photos = np.random.default_rng(1).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+    inputs = keras.Input((64, 64, 3))
+    ours = build("MobileNetV3Small", weights=None, image_size=64)
+    whole = keras.Model(inputs, ours(backbones.scale(inputs, "MobileNetV3Small")))
+    theirs = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(64, 64, 3))
+    theirs.set_weights(ours.get_weights())
+    expected = theirs(keras.applications.mobilenet_v3.preprocess_input(photos), training=False)
+    np.testing.assert_allclose(whole(photos, training=False), expected, atol=1e-3 * np.std(expected))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in FAMILIES.values()
+        if "include_preprocessing" in inspect.signature(getattr(keras.applications, name)).parameters
+    ],
+)
+def test_no_family_loses_its_own_scaling(monkeypatch, name):
+    given = {}
+    original = getattr(keras.applications, name)
+
+    def recording(include_top=True, weights="imagenet", input_shape=None, include_preprocessing=True):
+        given.update(include_top=include_top, include_preprocessing=include_preprocessing)
+
+    recording.__module__ = original.__module__
+    monkeypatch.setattr(keras.applications, name, recording)
+    build(name, weights=None, image_size=64)
+    assert given == {"include_top": False, "include_preprocessing": True}
+
+
+def network(count=10):
+    inputs = keras.Input((4,))
+    x = inputs
+    for _ in range(count - 1):
+        x = keras.layers.Activation("linear")(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [
+        ("none", 0),
+        ("all", 10),
+        ("last 3 layers", 3),
+        ("last 99 layers", 10),
+        ("last 40 %", 4),
+        ("last 25 %", 2),
+        ("last 36.5 %", 4),
+        ("last 100 %", 10),
+        ("last 0 %", 0),
+        ("last 4 %", 0),
+    ],
+)
+def test_the_last_layers_learn(part, count):
+    backbone = network()
+    assert backbones.trainable_layers(backbone, part) == backbone.layers[10 - count :]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("MobilNetV2", "MobileNetV2"), ("efficientnetlite0", "EfficientNetLite0"), ("ResNet-50", "ResNet50")],
+)
+def test_an_unknown_name_suggests_a_known_one(name, near):
+    with pytest.raises(
+        ValueError, match=f"`model.backbone` must be one of.*Received: {name}. Near it: .*{near}"
+    ):
+        build(name, weights=None, image_size=64)
+
+
+def test_a_name_near_none_is_said_so():
+    with pytest.raises(ValueError, match="Near it: none"):
+        backbones.scale(None, "qqqqqq")
+
+
+def failing(error):
+    def MobileNetV2(include_top=True, weights="imagenet", input_shape=None):
+        raise error
+
+    MobileNetV2.__module__ = keras.applications.MobileNetV2.__module__
+    return MobileNetV2
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
+    error = Exception(
+        "URL fetch failure on https://storage.googleapis.com/x.h5: None -- [Errno -2] Name or service not known"
+    )
+    monkeypatch.setattr(keras.applications, "MobileNetV2", failing(error))
+    with pytest.raises(
+        ValueError,
+        match="MobileNetV2 could not be downloaded: URL fetch failure on https.*WEIGHTS=path.*EfficientNetLite0",
+    ):
+        build("MobileNetV2", weights="imagenet", image_size=64)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), TimeoutError("timed out")])
+def test_a_download_that_breaks_off_says_what_to_do(monkeypatch, error):
+    monkeypatch.setattr(keras.applications, "MobileNetV2", failing(error))
+    with pytest.raises(ValueError, match=f"MobileNetV2 could not be downloaded: {error}. Give a file"):
+        build("MobileNetV2", weights="imagenet")
+    with pytest.raises(ValueError, match=f"MobileNetV2 at 64 pixels could not be built: {error}"):
+        build("MobileNetV2")
+
+
+def test_simple_cnn_is_shaped_by_the_parameters():
+    backbone = build("SimpleCNN", image_size=48, blocks=3, filters=5, kernel=7)
+    assert backbone.output_shape == (None, 6, 6, 5)
+    assert backbone.get_layer("block1_conv").kernel.shape == (7, 7, 3, 5)
+    with pytest.raises(
+        ValueError, match="SimpleCNN at 64 pixels could not be built: .*`model.weights` to null"
+    ):
+        build("SimpleCNN", weights="imagenet")
+
+
+def test_a_size_that_does_not_suit_is_said_so():
+    with pytest.raises(ValueError, match="InceptionV3 at 32 pixels could not be built: .*75"):
+        build("InceptionV3", weights=None, image_size=32)
+
+
+def test_a_missing_file_of_weights(tmp_path):
+    with pytest.raises(
+        FileNotFoundError,
+        match="`model.weights`: there is no file .*none.h5. Expected: imagenet, null or the path",
+    ):
+        build("MobileNetV2", weights=str(tmp_path / "none.h5"), image_size=64)
+
+
+def test_a_file_that_is_not_one_of_weights(tmp_path):
+    (tmp_path / "text.weights.h5").write_text("not found")
+    with pytest.raises(
+        ValueError, match="MobileNetV2 at 32 pixels could not be built from text.weights.h5: "
+    ):
+        build("MobileNetV2", weights=str(tmp_path / "text.weights.h5"), image_size=32)
+
+
+def test_a_file_of_weights_of_another_network(tmp_path):
+    network().save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(
+        ValueError, match="MobileNetV2 at 32 pixels could not be built from other.weights.h5: "
+    ):
+        build("MobileNetV2", weights=str(tmp_path / "other.weights.h5"), image_size=32)
+
+
+def test_weights_from_a_file_arrive(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    random = build("MobileNetV2", weights=None, image_size=32)
+    random.save_weights(tmp_path / "mine.weights.h5")
+    loaded = build("MobileNetV2", weights="~/mine.weights.h5", image_size=32)
+    for one, other in zip(loaded.get_weights(), random.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_identity_of_weights_is_their_content(tmp_path):
+    assert backbones.weights_identity(None) is None and backbones.weights_identity("imagenet") == "imagenet"
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (backbones.weights_identity(str(tmp_path / name)) for name in "abc")
+    assert one == same != other

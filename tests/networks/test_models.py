@@ -1,0 +1,297 @@
+"""The network: built as the parameters say, and saved so that TensorFlow alone can use it."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from lib.core import cache, schema
+from lib.networks import backbones, models
+from lib.networks.device import keras
+
+SIZE = 32
+HEAD = {
+    "pool": {"layer": "max_pooling"},
+    "norm": {"layer": "batch_normalization"},
+    "wide": {"layer": "dense", "units": 6, "activation": "relu", "l2": 0.01},
+    "drop": {"layer": "dropout", "rate": 0.4},
+    "classes": {"layer": "dense", "l2": 0.02},
+}
+
+
+def Tiny(include_top=False, weights=None, input_shape=None):
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv")(inputs)
+    return keras.Model(inputs, keras.layers.BatchNormalization(name="norm")(x))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
+    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.CAFFE)
+
+
+def settings(**change):
+    return schema.Model.model_validate({"backbone": "Tiny", "weights": None, "image_size": SIZE, **change})
+
+
+def build(classes=3, seed=1, **change):
+    return models.build(settings(**change), classes=classes, seed=seed)
+
+
+def pixels(count=2):
+    return np.random.default_rng(0).uniform(0, 255, (count, SIZE, SIZE, 3)).astype(np.float32)
+
+
+def test_from_pixels_to_probabilities():
+    network = build()
+    assert network.input_shape == (None, SIZE, SIZE, 3) and network.output_shape == (None, 3)
+    probabilities = network(pixels(), training=False).numpy()
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    logits = keras.Model(network.inputs, network.get_layer(models.LOGITS).output)(pixels(), training=False)
+    np.testing.assert_allclose(probabilities, keras.ops.softmax(logits), atol=1e-6)
+
+
+def test_the_head_is_built_in_order():
+    network = build(head=HEAD)
+    names = [layer.name for layer in network.layers]
+    assert names[-7:] == [
+        "backbone",
+        "head_pool",
+        "head_norm",
+        "head_wide",
+        "head_drop",
+        "logits",
+        "probabilities",
+    ]
+    pool, norm, wide, drop, logits, _ = network.layers[-6:]
+    assert [type(layer).__name__ for layer in (pool, norm)] == ["GlobalMaxPooling2D", "BatchNormalization"]
+    assert (wide.units, wide.activation.__name__, float(wide.kernel_regularizer.l2)) == (
+        6,
+        "relu",
+        pytest.approx(0.01),
+    )
+    assert drop.rate == 0.4
+    assert (logits.units, logits.activation.__name__, float(logits.kernel_regularizer.l2)) == (
+        3,
+        "linear",
+        pytest.approx(0.02),
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"), [("average_pooling", "GlobalAveragePooling2D"), ("flatten", "Flatten")]
+)
+def test_other_ways_from_the_feature_map(layer, kind):
+    network = build(head={"first": {"layer": layer}, "classes": {"layer": "dense"}})
+    assert type(network.get_layer("head_first")).__name__ == kind
+    assert network.get_layer(models.LOGITS).kernel_regularizer is None
+
+
+def test_a_layer_set_to_null_is_left_out():
+    network = build(head={**HEAD, "norm": None, "drop": None})
+    assert [layer.name for layer in network.layers][-5:] == [
+        "backbone",
+        "head_pool",
+        "head_wide",
+        "logits",
+        "probabilities",
+    ]
+
+
+MEAN, DEVIATION = [0.5, 0.4, 0.3], [0.25, 0.2, 0.15]
+SCALED = {
+    "backbone": lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68]),
+    "unit": lambda x: x / 255,
+    "measured": lambda x: (x / 255 - np.array(MEAN)) / np.array(DEVIATION),
+}
+
+
+@pytest.mark.parametrize("scaling", SCALED)
+def test_scaling(scaling):
+    network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=(MEAN, DEVIATION))
+    seen = keras.Model(network.inputs, network.get_layer("scaling").output)(pixels()).numpy()
+    np.testing.assert_allclose(seen, SCALED[scaling](pixels()), atol=1e-4)
+    inner = keras.Model(network.get_layer(models.BACKBONE).inputs, network.get_layer(models.BACKBONE).outputs)
+    whole = keras.Model(network.inputs, network.get_layer("head_pool").input)
+    np.testing.assert_allclose(whole(pixels(), training=False), inner(seen, training=False), atol=1e-3)
+
+
+def test_measured_scaling_without_measurements_is_refused():
+    with pytest.raises(ValueError, match="measured needs the mean and deviation.*`training.network`"):
+        build(scaling="measured")
+
+
+def test_the_number_of_parameters_stays_below_the_limit():
+    count = build().count_params()
+    assert build(most_parameters=count + 1).count_params() == count
+    with pytest.raises(ValueError, match=f"fewer than {count:,} parameters. Received: {count:,}, with Tiny"):
+        build(most_parameters=count)
+
+
+def test_the_seed_decides_the_weights():
+    assert models.weights_sha256(build()) == models.weights_sha256(build())
+    assert models.weights_sha256(build()) != models.weights_sha256(build(seed=2))
+
+
+@pytest.mark.parametrize(
+    ("weights", "mode", "part", "learn"),
+    [
+        (True, "inference", "all", ["conv"]),
+        (True, "train", "all", ["conv", "norm"]),
+        (False, "inference", "all", ["conv", "norm"]),
+        (True, "inference", "none", []),
+        (False, "train", "none", []),
+        (False, "train", "last 1 layers", ["norm"]),
+    ],
+)
+def test_what_learns(tmp_path, weights, mode, part, learn):
+    (tmp_path / "w").touch()
+    chosen = settings(weights=str(tmp_path / "w") if weights else None, batch_normalization=mode)
+    network = models.build(chosen, classes=3, seed=0)
+    models.unfreeze(network, "all", chosen)  # what was before does not count
+    models.unfreeze(network, part, chosen)
+    backbone = network.get_layer(models.BACKBONE)
+    assert [layer.name for layer in backbone.layers if layer.trainable and layer.weights] == learn
+    assert network.get_layer(models.LOGITS).trainable
+    before = np.asarray(backbone.get_layer("norm").moving_mean).copy()
+    network(pixels(), training=True)
+    assert (np.asarray(backbone.get_layer("norm").moving_mean) != before).any() == ("norm" in learn)
+
+
+def test_what_learns_is_counted_for_each_stage():
+    network = build()
+    run = schema.Params.model_validate(
+        {
+            "name": "x",
+            "source": {"kind": "sample"},
+            "model": settings().model_dump(),
+            "train": {
+                "stages": {
+                    "a": {"trainable": "none", "epochs": 1, "learning_rate": 0.1},
+                    "b": {"trainable": "all", "epochs": 2, "learning_rate": 0.2},
+                }
+            },
+        }
+    )
+    table = models.learning(network, run)
+    # the head has 4 x 3 + 3, the convolution 3 x 3 x 3 x 4 + 4, the normalisation 2 x 4 that learn
+    assert table.parameters.tolist() == [15, 15 + 112 + 8]
+    assert table.index.tolist() == ["a", "b"] and table.epochs.tolist() == [1, 2]
+
+
+# Files
+
+
+def publish(network, folder, temperature=1.25, **change):
+    return models.publish(
+        network,
+        folder,
+        settings=settings(**change),
+        classes=["a", "b", "c"],
+        training="key",
+        temperature=temperature,
+    )
+
+
+def test_publish_writes_the_model_only_when_its_weights_changed(tmp_path):
+    network = build()
+    card = publish(network, tmp_path)
+    assert card == cache.read_json(tmp_path / "model.json")
+    assert (card["classes"], card["size"], card["fit"], card["training"], card["temperature"]) == (
+        ["a", "b", "c"],
+        SIZE,
+        "crop",
+        "key",
+        1.25,
+    )
+    assert card["parameters"] == network.count_params() and card["weights_sha256"] == models.weights_sha256(
+        network
+    )
+    before = (tmp_path / "model.keras").read_bytes()
+    publish(network, tmp_path, temperature=2.0)
+    assert (tmp_path / "model.keras").read_bytes() == before
+    assert cache.read_json(tmp_path / "model.json")["temperature"] == 2.0
+    network.get_layer(models.LOGITS).bias.assign([1.0, 2.0, 3.0])
+    publish(network, tmp_path)
+    assert (tmp_path / "model.keras").read_bytes() != before
+    np.testing.assert_array_equal(
+        models.load(tmp_path / "model.keras").get_layer(models.LOGITS).bias, [1, 2, 3]
+    )
+    (tmp_path / "model.keras").unlink()
+    publish(network, tmp_path)
+    assert (tmp_path / "model.keras").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.keras"]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "sentence"),
+    [
+        ("backbone", "as the published weights of Tiny expect it"),
+        ("unit", "pixels / 255"),
+        ("measured", "(pixels / 255 - mean) / deviation of the training photos, per channel"),
+    ],
+)
+def test_the_card_says_how_pixels_are_scaled(tmp_path, scaling, sentence):
+    measured = [1 / 3, 0.4, 0.5], [0.2, 0.25, 2 / 7]
+    network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=measured)
+    card = publish(network, tmp_path, scaling=scaling)
+    assert card["scaling"] == sentence
+    numbers = {"mean": [0.333333, 0.4, 0.5], "deviation": [0.2, 0.25, 0.285714]}
+    assert {name: card[name] for name in numbers if name in card} == (
+        numbers if scaling == "measured" else {}
+    )
+
+
+def test_the_card_says_what_the_classes_are_called(tmp_path):
+    network = build()
+    assert publish(network, tmp_path)["class_names"] == ["a", "b", "c"]
+    options = {"settings": settings(), "classes": ["a", "b", "c"], "training": "key", "temperature": 1.0}
+    card = models.publish(network, tmp_path, **options, class_names=["ox", "cat", "owl"])
+    assert (card["classes"], card["class_names"]) == (["a", "b", "c"], ["ox", "cat", "owl"])
+
+
+def test_a_saved_model_needs_tensorflow_alone(tmp_path):
+    network = models.build(
+        settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, DEVIATION)
+    )
+    models.save(network, tmp_path / "model.keras")
+    np.save(tmp_path / "pixels.npy", pixels())
+    code = """
+        import sys
+        sys.modules["lib"] = None  # importing it would fail
+        import numpy as np, keras, tensorflow
+        model = keras.models.load_model("model.keras", compile=False, safe_mode=True)
+        np.save("probabilities.npy", model(np.load("pixels.npy"), training=False))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_allclose(
+        np.load(tmp_path / "probabilities.npy"), network(pixels(), training=False), atol=1e-6
+    )
+
+
+def test_code_in_a_model_file_is_refused(tmp_path):
+    inputs = keras.Input((2,))
+    mark = tmp_path / "was run"
+    network = keras.Model(
+        inputs,
+        keras.layers.Lambda(
+            lambda x, path=str(mark): __import__("pathlib").Path(path).touch() or x, output_shape=(2,)
+        )(inputs),
+    )
+    mark.unlink(missing_ok=True)
+    network.save(tmp_path / "code.keras")
+    mark.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"[Ll]ambda"):
+        models.load(tmp_path / "code.keras")
+    assert not mark.exists()

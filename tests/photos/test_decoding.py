@@ -1,0 +1,394 @@
+"""Photos as people store them: decoded upright and in 8-bit RGB, or refused with the reason."""
+
+import hashlib
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import scene
+from PIL import EpsImagePlugin, Image
+from scipy import fft
+
+from lib.download import archives
+from lib.photos import decoding
+
+CORNERS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (128, 128, 128)}
+
+
+def picture(width=48, height=32):
+    """Draw a picture whose four quarters differ: red green / blue grey."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    for index, colour in enumerate(CORNERS.values()):
+        row, column = divmod(index, 2)
+        pixels[
+            row * height // 2 : (row + 1) * height // 2, column * width // 2 : (column + 1) * width // 2
+        ] = colour
+    return pixels
+
+
+def saved(image, form, **options):
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def corners(pixels):
+    """Name the four quarters of a picture, row by row, by their nearest colour."""
+    height, width = pixels.shape[:2]
+    names = []
+    for row in (height // 4, 3 * height // 4):
+        for column in (width // 4, 3 * width // 4):
+            gaps = {
+                name: np.abs(pixels[row, column].astype(int) - colour).sum()
+                for name, colour in CORNERS.items()
+            }
+            names.append(min(gaps, key=gaps.get))
+    return names
+
+
+def refusal(data, side=None):
+    with pytest.raises(ValueError) as caught:
+        decoding.decode(data, side=side)
+    return str(caught.value)
+
+
+def is_photo(pixels):
+    return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+# Decoding; tests/test_strange_files.py has the kinds of files
+
+
+@pytest.mark.parametrize("value", [0, 9, 300])
+def test_decode_takes_an_unknown_orientation_for_upright(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    pixels, size = decoding.decode(saved(picture(), "PNG", exif=exif))
+    assert (pixels == picture()).all() and size == (48, 32)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_small_upright_and_measured_whole(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.rot90(picture(1600, 1200), 1 if orientation == 6 else 0)
+    pixels, size = decoding.decode(
+        saved(np.ascontiguousarray(stored), "JPEG", exif=exif, quality=90), side=96
+    )
+    assert size == (1600, 1200)
+    assert 192 <= min(pixels.shape[:2]) < 600 and pixels.shape[1] > pixels.shape[0]
+    assert corners(pixels) == ["red", "green", "blue", "grey"]
+
+
+def test_draft_decoding_changes_the_resized_photo_little():
+    data = saved(scene(1, 1600, 1200), "JPEG", quality=92)
+    drafted, whole = (
+        decoding.resize(decoding.decode(data, side=side)[0], size=96, fit="crop") for side in (96, None)
+    )
+    assert np.abs(drafted.astype(int) - whole).mean() < 2
+
+
+def test_decode_scales_16_bit_grey_and_does_not_clip_it():
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    pixels, _ = decoding.decode(saved(Image.fromarray(values), "PNG"))
+    assert is_photo(pixels) and (pixels[..., 0] == pixels[..., 2]).all()
+    assert np.abs(pixels[..., 0] - values / 257).max() < 1.01
+    assert len(np.unique(pixels)) == 64
+
+
+@pytest.mark.parametrize("tenth", range(1, 10))
+@pytest.mark.parametrize("options", [{"progressive": True}, {}])
+def test_a_truncated_jpeg_is_refused_even_where_it_would_be_decoded_small(tenth, options):
+    data = saved(scene(3, 1600, 1200), "JPEG", quality=80, **options)
+    assert refusal(data[: len(data) * tenth // 10], side=96)
+
+
+def test_no_other_program_is_asked_to_read_a_file(monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was asked"))
+    assert "not a photo in a known format" in refusal(saved(picture(), "EPS"))
+
+
+def test_a_reason_is_never_empty(monkeypatch):
+    monkeypatch.setattr(decoding, "_to_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
+    assert refusal(saved(picture(), "PNG")) == "damaged: MemoryError"
+
+
+def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(decoding, "MANY_PIXELS", 1000)
+    whole, at_once, most = decoding._to_rgb, [], []
+
+    def counted(image):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.pop()
+        return whole(image)
+
+    monkeypatch.setattr(decoding, "_to_rgb", counted)
+    with ThreadPoolExecutor(4) as pool:
+        for side, expected in ((40, 1), (20, 4)):
+            most.clear()
+            list(pool.map(decoding.decode, [saved(picture(side, side), "PNG")] * 8))
+            assert len(most) == 8 and 1 <= max(most) <= expected and (expected == 1 or max(most) > 1)
+
+
+# Resizing
+
+
+def test_resize_gives_the_size_asked_for():
+    for fit in ("crop", "squash", "pad"):
+        for width, height in ((100, 40), (40, 100), (7, 7), (1, 300), (300, 1), (33, 64), (64, 63)):
+            image = np.full((height, width, 3), 9, np.uint8)
+            assert decoding.resize(image, size=64, fit=fit).shape == (64, 64, 3), (fit, width, height)
+            assert decoding.resize(image, size=33, fit=fit).dtype == np.uint8
+
+
+def test_resize_crop_keeps_the_centre():
+    image = np.zeros((40, 120, 3), np.uint8)
+    image[:, 40:80] = 200
+    assert (decoding.resize(image, size=40, fit="crop") == 200).all()
+    assert (decoding.resize(image.transpose(1, 0, 2), size=40, fit="crop") == 200).all()
+
+
+def test_resize_squash_keeps_everything():
+    small = decoding.resize(picture(120, 40), size=20, fit="squash")
+    assert (small == picture(20, 20)).all()
+
+
+def test_resize_pad_adds_black_bars():
+    padded = decoding.resize(np.full((20, 80, 3), 250, np.uint8), size=40, fit="pad")
+    assert (padded[:15] == 0).all() and (padded[15:25] == 250).all() and (padded[25:] == 0).all()
+    turned = decoding.resize(np.full((80, 20, 3), 250, np.uint8), size=40, fit="pad")
+    assert (turned == padded.transpose(1, 0, 2)).all()
+
+
+def test_resize_averages_areas_where_it_shrinks():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert (decoding.resize(stripes, size=32, fit="crop") == 100).all()
+    blocks = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    means = blocks.reshape(10, 4, 10, 4, 3).mean(axis=(1, 3))
+    assert np.abs(decoding.resize(blocks, size=10, fit="squash") - means).max() <= 0.51
+
+
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (2, 100_000)])
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_resize_of_a_line_of_pixels_takes_little_memory(shape, fit, monkeypatch):
+    whole, largest = cv2.resize, []
+
+    def watched(image, size, **options):
+        largest.append(size[0] * size[1])
+        return whole(image, size, **options)
+
+    monkeypatch.setattr(decoding.cv2, "resize", watched)
+    image = np.zeros((*shape, 3), np.uint8)
+    image[shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 200
+    small = decoding.resize(image, size=64, fit=fit)
+    assert small.shape == (64, 64, 3) and max(largest) <= 64 * 64 * decoding.WIDEST
+    if fit == "crop":
+        assert small[32, 32].tolist() == [200] * 3  # the middle
+
+
+def test_resize_of_a_panorama_keeps_the_middle():
+    image = scene(9, 3000, 100)
+    small = decoding.resize(image, size=50, fit="crop").astype(int)
+    assert np.abs(small - decoding.resize(image[:, 1450:1550], size=50, fit="crop")).mean() < 1
+
+
+def test_resize_at_the_same_size_changes_nothing():
+    assert (decoding.resize(picture(32, 32), size=32, fit="crop") == picture(32, 32)).all()
+
+
+# Perceptual hash
+
+
+def test_perceptual_hash_is_the_sign_of_the_lowest_frequencies():
+    for seed in range(5):
+        image = scene(seed, 320, 240)
+        grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+        low = fft.dctn(grey.astype(np.float64), norm="ortho")[:8, :8]
+        bits = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
+        found = decoding.perceptual_hash(image)
+        assert len(found) == 16
+        assert bits_between(found, f"{int(bits, 2):016x}") <= 1  # float32 may move one bit across the median
+
+
+def bits_between(one, two):
+    return (int(one, 16) ^ int(two, 16)).bit_count()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_perceptual_hash_of_copies_and_of_others(seed):
+    image = scene(seed, 320, 240)
+    known = decoding.perceptual_hash(image)
+    again, _ = decoding.decode(
+        saved(cv2.resize(image, (200, 150), interpolation=cv2.INTER_AREA), "JPEG", quality=50)
+    )
+    assert bits_between(known, decoding.perceptual_hash(again)) <= 6
+    assert (
+        min(bits_between(known, decoding.perceptual_hash(scene(other, 320, 240))) for other in range(20, 40))
+        > 10
+    )
+
+
+def test_perceptual_hash_of_a_plain_picture():
+    assert len(decoding.perceptual_hash(np.full((50, 50, 3), 128, np.uint8))) == 16
+
+
+# Whole folders
+
+
+NAMES = ['a b/it\'s, "it".jpg', "蝶/Ünï.png", "new\nline.jpg", "#1;2.bmp", "NA", "nan.webp", "007.gif"]
+
+
+def fill(root, names=NAMES):
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(saved(scene(number, 60 + number, 40), "PNG"))
+    return names
+
+
+def test_scan_describes_every_file(tmp_path):
+    names = fill(tmp_path / "raw")
+    (tmp_path / "raw/empty.jpg").write_bytes(b"")
+    (tmp_path / "raw/page.jpg").write_bytes(b"<html>\n</html>")
+    paths = [*names, "empty.jpg", "page.jpg"]
+    table, images = decoding.scan(tmp_path / "raw", paths, folder=tmp_path / "cache", size=32, fit="squash")
+    assert list(table.columns) == decoding.COLUMNS and list(table.path) == paths
+    for row, path in enumerate(paths):
+        data = (tmp_path / "raw" / path).read_bytes()
+        assert table.sha1[row] == hashlib.sha1(data).hexdigest()
+    for row in range(len(names)):
+        assert (table.width[row], table.height[row], table.problem[row]) == (60 + row, 40, "")
+        assert (images[row] == decoding.resize(scene(row, 60 + row, 40), size=32, fit="squash")).all()
+        assert table.phash[row] == decoding.perceptual_hash(scene(row, 60 + row, 40))
+    assert list(table.problem[-2:]) == [
+        "the file is empty",
+        "not a photo: the file holds a text such as HTML",
+    ]
+    assert list(table.phash[-2:]) == ["", ""] and not images[-2:].any() and not table.width[-2:].any()
+    assert images.shape == (len(paths), 32, 32, 3) and images.dtype == np.uint8 and not images.flags.writeable
+
+
+def test_scan_reads_back_without_the_photos(tmp_path):
+    names = fill(tmp_path / "raw")
+    first = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    for name in names:
+        (tmp_path / "raw" / name).unlink()
+    again = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    pd.testing.assert_frame_equal(first[0], again[0])
+    assert (first[1] == again[1]).all() and len(again[1]) == len(names)
+
+
+@pytest.mark.parametrize("phash", ["0" * 16, "1234567890123456", "12345678e1234567"])
+def test_scan_keeps_hashes_that_look_like_numbers_as_text(tmp_path, monkeypatch, phash):
+    fill(tmp_path / "raw", ["1.png"])
+    monkeypatch.setattr(decoding, "perceptual_hash", lambda image: phash)
+    table, _ = decoding.scan(tmp_path / "raw", ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    assert list(table.phash) == [phash]
+
+
+def test_a_killed_scan_leaves_nothing_that_passes_for_whole(tmp_path, monkeypatch):
+    names = fill(tmp_path / "raw")
+    whole = decoding.resize
+    seen = []
+
+    def killed(image, **options):
+        seen.append(1)
+        if len(seen) > 3:
+            raise KeyboardInterrupt
+        return whole(image, **options)
+
+    monkeypatch.setattr(decoding, "resize", killed)
+    with pytest.raises(KeyboardInterrupt):
+        decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(decoding, "resize", whole)
+    table, images = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    assert len(table) == len(names) and all(image.any() for image in images)
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.parametrize("at_once", [256, 7])
+def test_scan_of_many_files_keeps_their_order(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(decoding, "AT_ONCE", at_once)
+    names = [f"{number}.png" for number in range(60)]
+    (tmp_path / "raw").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "raw" / name).write_bytes(saved(np.full((20, 20, 3), number * 4, np.uint8), "PNG"))
+    table, images = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=4, fit="crop")
+    assert list(table.path) == names and list(images[:, 0, 0, 0]) == [number * 4 for number in range(60)]
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    fill(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "2.png").write_bytes(bytes(30_000))
+    monkeypatch.setattr(decoding, "LARGEST_BYTES", 20_000)
+    table, images = decoding.scan(tmp_path, ["1.png", "2.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    assert list(table.problem) == ["", "the file has more than 2e-05 GB"] and not images[1].any()
+    assert table.sha1[1] == hashlib.sha1(bytes(30_000)).hexdigest()
+
+
+def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_path):
+    fill(tmp_path, ["1.png"])
+    for name in ("gone.png", "folder.png"):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        with pytest.raises(
+            ValueError, match=f"expected to read {name}, as 01_download did. Received: "
+        ) as caught:
+            decoding.scan(tmp_path, ["1.png", name], folder=tmp_path / "cache", size=8, fit="crop")
+        assert "run this again" in str(caught.value) and str(tmp_path) not in str(caught.value)
+        assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
+    fill(tmp_path, ["1.png"])
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
+    with pytest.raises(ValueError, match="resizing the photos: expected 0.0 GB of free disk space"):
+        decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    monkeypatch.undo()
+    decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+
+
+def test_cache_key_changes_with_each_part():
+    known = decoding.cache_key("abc", ["a", "b"], size=8, fit="crop")
+    others = [
+        decoding.cache_key("abd", ["a", "b"], size=8, fit="crop"),
+        decoding.cache_key("abc", ["a", "c"], size=8, fit="crop"),
+        decoding.cache_key("abc", ["b", "a"], size=8, fit="crop"),
+        decoding.cache_key("abc", ["a", "b"], size=9, fit="crop"),
+        decoding.cache_key("abc", ["a", "b"], size=8, fit="pad"),
+    ]
+    assert len({known, *others}) == 6
+    assert known == decoding.cache_key("abc", ["a", "b"], size=8, fit="crop")
+
+
+def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(saved(scene(number), "PNG"))
+    table = pd.DataFrame(
+        {"path": ["bad.jpg", "0.png", "1.png", "2.png", "0.png"], "label": ["a", "a", "", "b", "c"]}
+    )
+    found = decoding.first_of_each(tmp_path, table, limit=2)
+    assert [label for label, _ in found] == ["a", "b"]
+    assert (found[0][1] == decoding.resize(scene(0), size=256, fit="crop")).all() and found[1][1].shape == (
+        256,
+        256,
+        3,
+    )
+
+
+def test_what_was_released_is_read_again(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), np.uint8)
+    np.save(tmp_path / "photos.npy", pixels)
+    mapped = np.load(tmp_path / "photos.npy", mmap_mode="r")
+    for images in (mapped, mapped[1:, 2:5], pixels):
+        before = images.copy()
+        decoding.release(images)
+        assert (images == before).all()

@@ -1,0 +1,490 @@
+"""Labels: what folders and tables say of the photos, however their authors laid them out."""
+
+import json
+import re
+import unicodedata
+
+import pandas as pd
+import pytest
+
+from lib.core.schema import Source
+from lib.photos import labels
+
+FOLDERS = Source(kind="sample")
+
+
+def tables(**given):
+    return Source(kind="sample", tables=given)
+
+
+def one(**options):
+    return tables(labelled={"file": "labels.csv", "photos": "photos", "label": "label"} | options)
+
+
+def found(raw, source=FOLDERS):
+    """Return {path: (label, split, problem)}."""
+    table = labels.find(raw.folder, source)
+    assert (
+        list(table.columns) == labels.COLUMNS
+        and list(table.path) == sorted(table.path)
+        and table.path.is_unique
+    )
+    return {row.path: (row.label, row.split, row.problem) for row in table.itertuples()}
+
+
+def refusal(raw, source=FOLDERS, error=ValueError):
+    with pytest.raises(error) as caught:
+        labels.find(raw.folder, source)
+    assert str(raw.folder) not in str(caught.value)
+    return str(caught.value)
+
+
+def put(raw, *paths):
+    for path in paths:
+        raw.put(path)
+
+
+# Folders
+
+
+def test_class_folders(raw):
+    put(raw, "cat/1.jpg", "dog/1.JPG", "dog/2.jpeg")
+    assert found(raw) == {
+        "cat/1.jpg": ("cat", "", ""),
+        "dog/1.JPG": ("dog", "", ""),
+        "dog/2.jpeg": ("dog", "", ""),
+    }
+
+
+def test_folders_that_all_files_share_are_no_classes(raw):
+    put(raw, "archive/images/cat/1.jpg", "archive/images/dog/1.jpg", "archive/readme.txt")
+    assert {label for label, _, _ in found(raw).values()} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("train", "train"),
+        ("Training", None),
+        ("val", "val"),
+        ("valid", "val"),
+        ("Validation", "val"),
+        ("TEST", "test"),
+        ("train.X1", "train"),
+        ("val.X", "val"),
+        ("train.X23", "train"),
+    ],
+)
+def test_split_folders(raw, folder, split):
+    put(raw, f"{folder}/cat/1.jpg", f"{folder}/dog/1.jpg", "test/cat/3.jpg", "test/dog/3.jpg")
+    rows = found(raw)
+    if split:
+        assert rows[f"{folder}/cat/1.jpg"] == ("cat", split, "") and rows["test/dog/3.jpg"] == (
+            "dog",
+            "test",
+            "",
+        )
+    else:
+        assert "outside the folders train, val and test" in rows[f"{folder}/cat/1.jpg"][2]
+
+
+def test_parts_of_train_belong_together(raw):
+    put(raw, "in100/train.X1/n01/1.jpg", "in100/train.X2/n02/1.jpg", "in100/val.X/n01/2.jpg")
+    assert found(raw) == {
+        "in100/train.X1/n01/1.jpg": ("n01", "train", ""),
+        "in100/train.X2/n02/1.jpg": ("n02", "train", ""),
+        "in100/val.X/n01/2.jpg": ("n01", "val", ""),
+    }
+
+
+def test_train_alone_is_still_a_split_folder(raw):
+    put(raw, "data/train/cat/1.jpg", "data/train/dog/1.jpg")
+    assert set(found(raw).values()) == {("cat", "train", ""), ("dog", "train", "")}
+
+
+def test_flat_test_folder_is_to_be_predicted(raw):
+    put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg", "test/2.jpg")
+    rows = found(raw)
+    assert rows["test/1.jpg"] == rows["test/2.jpg"] == ("", "predict", "")
+    assert rows["train/cat/1.jpg"] == ("cat", "train", "")
+
+
+def test_loose_photos_beside_class_folders_are_to_be_predicted(raw):
+    put(raw, "cat/1.jpg", "dog/1.jpg", "unknown.jpg")
+    assert found(raw)["unknown.jpg"] == ("", "predict", "")
+
+
+def test_photos_outside_the_split_folders_say_so(raw):
+    put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "extra/cat/2.jpg")
+    assert found(raw)["extra/cat/2.jpg"][1:] == ("", "it lies outside the folders train, val and test")
+
+
+def test_nested_files_belong_to_the_outermost_class(raw):
+    put(raw, "cat/2023/may/1.jpg", "dog/1.jpg", "train.jpg")
+    assert found(raw)["cat/2023/may/1.jpg"] == ("cat", "", "")
+
+
+def test_odd_class_names(raw):
+    names = ["Éléphant d'Asie", 'a, "b"', "蝶", "#1", " x", "NA", "True", "007"]
+    put(raw, *(f"{name}/1.jpg" for name in names))
+    assert {label for label, _, _ in found(raw).values()} == set(names)
+
+
+def test_hidden_files_links_and_other_files_are_left_out(raw, tmp_path):
+    put(
+        raw,
+        "cat/1.jpg",
+        "dog/1.jpg",
+        "cat/._1.jpg",
+        ".hidden/2.jpg",
+        "__MACOSX/cat/1.jpg",
+        "cat/notes.txt",
+        "cat/Thumbs.db",
+        "dog/.DS_Store",
+    )
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "3.jpg").write_bytes(b"x")
+    (raw.folder / "cat/link.jpg").symlink_to(outside / "3.jpg")
+    (raw.folder / "bird").symlink_to(outside)
+    assert set(found(raw)) == {"cat/1.jpg", "dog/1.jpg"}
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [[], ["cat/1.jpg"], ["1.jpg", "2.jpg"], ["a/cat/1.jpg", "a/cat/2.jpg"], ["notes/a.txt", "b/c.txt"]],
+)
+def test_fewer_than_two_classes(raw, paths):
+    put(raw, *paths)
+    assert "at least two classes" in refusal(raw)
+
+
+def test_classes_are_sorted_numbers_by_value():
+    assert labels.classes(["10", "9", "1", "9", ""]) == ["1", "9", "10"]
+    assert labels.classes(["010", "9", "10"]) == ["9", "010", "10"]
+    assert labels.classes(["b", "10", "9", "a"]) == ["10", "9", "a", "b"]
+    assert labels.classes([]) == []
+
+
+def test_numeric_class_folders(raw):
+    put(raw, *(f"train/{number}/1.jpg" for number in range(12)))
+    assert labels.classes(label for label, _, _ in found(raw).values()) == [
+        str(number) for number in range(12)
+    ]
+
+
+# Tables
+
+
+TABLES = {
+    "plain": b"filename,label\n1.jpg,cat\n2.jpg,dog\n",
+    "bom": b"\xef\xbb\xbffilename,label\n1.jpg,cat\n2.jpg,dog\n",
+    "semicolons": b"filename;label\n1.jpg;cat\n2.jpg;dog\n",
+    "tabs": b"filename\tlabel\n1.jpg\tcat\n2.jpg\tdog\n",
+    "crlf": b"filename,label\r\n1.jpg,cat\r\n2.jpg,dog\r\n",
+    "old mac": b"filename,label\r1.jpg,cat\r2.jpg,dog\r",
+    "no last line end": b"filename,label\n1.jpg,cat\n2.jpg,dog",
+    "blank lines": b"\nfilename,label\n\n1.jpg,cat\n2.jpg,dog\n\n",
+    "spaces": b" filename , label \n 1.jpg , cat \n2.jpg,dog\n",
+    "another column": b"id,filename,label\n0,1.jpg,cat\n1,2.jpg,dog\n",
+    "quoted": b'"filename","label"\n"1.jpg","cat"\n"2.jpg","dog"\n',
+    "UTF-16 of a spreadsheet": "\ufefffilename\tlabel\r\n1.jpg\tcat\r\n2.jpg\tdog\r\n".encode("utf-16-le"),
+    "UTF-16, big end first": "\ufefffilename,label\n1.jpg,cat\n2.jpg,dog\n".encode("utf-16-be"),
+    "rows of blanks": b"filename,label\n1.jpg,cat\n , \n2.jpg,dog\n  \n",
+}
+
+
+@pytest.mark.parametrize("content", TABLES.values(), ids=TABLES)
+def test_tables_of_every_kind(raw, content):
+    put(raw, "photos/1.jpg", "photos/2.jpg")
+    raw.put("labels.csv", content)
+    assert found(raw, one()) == {"photos/1.jpg": ("cat", "", ""), "photos/2.jpg": ("dog", "", "")}
+
+
+def test_tables_with_commas_and_letters_in_names(raw):
+    put(raw, "photos/a, b.jpg", "photos/ö.jpg")
+    raw.put("labels.csv", 'filename,label\n"a, b.jpg","cat, ""big"""\nö.jpg,Bär\n'.encode())
+    assert found(raw, one()) == {"photos/a, b.jpg": ('cat, "big"', "", ""), "photos/ö.jpg": ("Bär", "", "")}
+
+
+def test_tables_in_latin_1(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg")
+    raw.put("labels.csv", "filename,label\n1.jpg,Bär\n2.jpg,Élan\n".encode("latin-1"))
+    assert {label for label, _, _ in found(raw, one()).values()} == {"Bär", "Élan"}
+
+
+def test_labels_stay_text(raw):
+    put(raw, *(f"photos/{number}.jpg" for number in range(1, 6)))
+    raw.put("labels.csv", b"filename,label\n1.jpg,007\n2.jpg,NA\n3.jpg,1e5\n4.jpg,True\n5.jpg,=1+1\n")
+    assert [label for label, _, _ in found(raw, one()).values()] == ["007", "NA", "1e5", "True", "=1+1"]
+
+
+def test_an_accented_letter_may_be_one_sign_or_two(raw):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    put(raw, f"photos/{decomposed}1.jpg", f"photos/{composed}2.jpg", "photos/3.jpg")
+    lines = f"filename,label\n{composed}1.jpg,{composed}\n{decomposed}2.jpg,{decomposed}\n3.jpg,cat\n"
+    raw.put("labels.csv", lines.encode())
+    rows = found(raw, one())
+    assert set(rows) == {f"photos/{decomposed}1.jpg", f"photos/{composed}2.jpg", "photos/3.jpg"}
+    assert {label for label, _, _ in rows.values()} == {composed, "cat"}
+
+
+def test_folders_that_spell_an_accent_differently_are_one_class(raw):
+    names = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    put(raw, f"train/{names[0]}/1.jpg", f"test/{names[1]}/1.jpg", "train/cat/1.jpg")
+    assert {label for label, _, _ in found(raw).values()} == {names[0], "cat"}
+
+
+def test_what_lies_beside_the_photos_is_counted(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg", "elsewhere/4.PNG", "elsewhere/5.png", "IMG_1")
+    put(raw, "photos/notes.txt", "photos/._1.jpg")
+    (raw.folder / "empty").mkdir()
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    table = labels.find(raw.folder, one())
+    expected = [(".png not in the table", 2), (".csv", 1), (".txt", 1), ("empty folder", 1), ("hidden", 1)]
+    assert list(labels.others(raw.folder, table).items()) == [*expected, ("no suffix", 1)]
+    assert len(table) == 3
+
+
+def test_two_tables_one_without_labels(raw):
+    put(raw, "train/1.jpg", "train/2.jpg", "test/1.jpg")
+    raw.put("a.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    raw.put("b.csv", b"filename\n1.jpg\n")
+    source = tables(
+        known={"file": "a.csv", "photos": "train", "label": "label", "split": "val"},
+        asked={"file": "b.csv", "photos": "test"},
+    )
+    assert found(raw, source) == {
+        "train/1.jpg": ("cat", "val", ""),
+        "train/2.jpg": ("dog", "val", ""),
+        "test/1.jpg": ("", "predict", ""),
+    }
+
+
+def test_photos_that_no_table_lists(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/sub/3.jpg", "elsewhere/4.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    rows = found(raw, one())
+    assert rows["photos/sub/3.jpg"] == ("", "", "no table lists it") and "elsewhere/4.jpg" not in rows
+
+
+def test_rows_twice_with_the_same_label_count_once(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n1.jpg,cat\n2.jpg,dog\n./1.jpg,cat\n")
+    assert found(raw, one()) == {"photos/1.jpg": ("cat", "", ""), "photos/2.jpg": ("dog", "", "")}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [b"1.jpg,cat\n1.jpg,dog\n", b"1.jpg,cat\n1.jpg,dog\n1.jpg,dog\n", b"1.jpg,cat\n1.jpg,dog\n1.jpg,cat\n"],
+)
+def test_a_photo_with_two_labels_is_a_problem(raw, rows):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg")
+    raw.put("labels.csv", b"filename,label\n" + rows + b"2.jpg,cat\n3.jpg,dog\n")
+    problem = found(raw, one())["photos/1.jpg"][2]
+    assert "two labels" in problem and "cat" in problem and "dog" in problem
+
+
+def test_an_empty_label_is_a_problem(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg, \n2.jpg,cat\n3.jpg,dog\n")
+    assert found(raw, one())["photos/1.jpg"] == ("", "", "labels.csv gives no label")
+
+
+def test_a_table_with_a_header_alone(raw):
+    put(raw, "cat/1.jpg")
+    raw.put("labels.csv", b"filename,label\n")
+    assert "at least two classes" in refusal(raw, one(photos=""))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"filename,species\n1.jpg,cat\n",
+            "labels.csv has no column 'label'. Its columns: 'filename', 'species'",
+        ),
+        (b"file,label\n1.jpg,cat\n", "labels.csv has no column 'filename'"),
+        (b"", "labels.csv is empty"),
+        (b"\xef\xbb\xbf \n", "labels.csv is empty"),
+        (b"filename,label\n1.jpg,cat\n2.jpg\n", "labels.csv, row 3: expected 2 columns. Received: 1"),
+        (b"filename,label\n1.jpg,cat,x\n", "labels.csv, row 2: expected 2 columns. Received: 3"),
+        (
+            b"filename,label\ngone.jpg,cat\n1.jpg,dog\n",
+            "names 1 of 2 files that are not in photos/: gone.jpg",
+        ),
+        (b"filename,label\n../../etc/passwd,cat\n", "names '../../etc/passwd'"),
+        (b"filename,label\n/etc/passwd,cat\n", "names '/etc/passwd'"),
+        (b"filename,label\n..\\1.jpg,cat\n", "names '..\\\\1.jpg'"),
+        (b"filename,label\n,cat\n", "names ''"),
+        (b"filename,label\nsub,cat\n", "not in photos/: sub"),
+        (b"filename,label\n" + b"x" * 5000 + b",cat\n", "names 1 of 1 files that are not in photos/: xxx"),
+        (b"filename,label,label\n1.jpg,cat,dog\n", "labels.csv has two columns 'label'"),
+        (b'""\n""\n', "labels.csv is empty"),
+        (b'filename,label\n1.jpg,"' + b"x" * 200_000, "labels.csv cannot be read as a table: field larger"),
+    ],
+)
+def test_tables_that_cannot_be_used(raw, content, words):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/sub/3.jpg")
+    raw.put("labels.csv", content)
+    assert words in refusal(raw, one())
+
+
+def test_a_missing_table_lists_those_there_are(raw):
+    put(raw, "photos/1.jpg", "deep/other.csv")
+    message = refusal(raw, one(), error=FileNotFoundError)
+    assert "no labels.csv" in message and "deep/other.csv" in message
+
+
+@pytest.mark.parametrize(
+    "setting", [{"file": "../labels.csv"}, {"photos": ".."}, {"photos": "../../x"}, {"photos": "/etc"}]
+)
+def test_tables_and_folders_outside_the_source(raw, setting):
+    put(raw, "photos/1.jpg", "1.jpg", "../1.jpg", "../../x/1.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n")
+    raw.put("../labels.csv", b"filename,label\n1.jpg,cat\n")
+    message = refusal(raw, one(**setting))
+    assert "inside the source" in message and repr(next(iter(setting.values()))) in message
+
+
+def test_links_that_a_table_names_are_refused(raw, tmp_path):
+    put(raw, "photos/1.jpg")
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    (raw.folder / "photos/2.jpg").symlink_to(tmp_path / "secret.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
+    assert "2.jpg" in refusal(raw, one())
+
+
+# A part of the classes
+
+
+def part(*names, **given):
+    return Source(kind="sample", classes=list(names), **given)
+
+
+def test_a_part_of_the_classes_can_be_chosen(raw):
+    put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "train/fox/1.jpg", "val/fox/2.jpg", "test/1.jpg")
+    table = labels.find(raw.folder, part("dog", "cat"))
+    assert table.path.tolist() == ["test/1.jpg", "train/cat/1.jpg", "train/dog/1.jpg"]
+    assert table.label.tolist() == ["", "cat", "dog"] and table.attrs["left_out"] == 2
+    assert table.index.tolist() == [0, 1, 2]
+    everything = labels.find(raw.folder, FOLDERS)
+    assert len(everything) == 5 and everything.attrs["left_out"] == 0
+
+
+def test_a_part_of_the_classes_of_a_table_keeps_what_has_no_label(raw):
+    put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg", "photos/4.jpg")
+    raw.put("labels.csv", b"filename,label\n1.jpg,1\n2.jpg,2\n3.jpg,3\n")
+    source = part("1", "3", tables={"labelled": {"file": "labels.csv", "photos": "photos", "label": "label"}})
+    assert found(raw, source) == {
+        "photos/1.jpg": ("1", "", ""),
+        "photos/3.jpg": ("3", "", ""),
+        "photos/4.jpg": ("", "", "no table lists it"),
+    }
+
+
+def test_a_class_that_there_is_not(raw):
+    put(raw, "n01629819/1.jpg", "n01644900/1.jpg", "n02000000/1.jpg")
+    message = refusal(raw, part("n01644900", "n0162981"))
+    assert "`source.classes` names 'n0162981', which is the label of no photo" in message
+    assert "the 3 labels, such as n01629819" in message
+    assert "such as n01629819, n01644900, n02000000" in refusal(raw, part("x"))
+    assert "at least two classes. Received: n02000000" in refusal(raw, part("n02000000"))
+
+
+# Names of classes
+
+CLASSES = ["n1", "n2", "n3"]
+
+
+def names_of(raw, content, classes=CLASSES):
+    raw.put("deep/Labels.json", content if isinstance(content, bytes) else json.dumps(content).encode())
+    return labels.names(raw.folder, Source(kind="sample", class_names="deep/Labels.json"), classes=classes)
+
+
+def test_names_are_what_stands_before_the_comma(raw):
+    given = {"n2": "tabby, tabby cat", "n1": "Éléphant d'Asie", "other": "no class of ours"}
+    assert list(names_of(raw, given).items()) == [("n1", "Éléphant d'Asie"), ("n2", "tabby"), ("n3", "n3")]
+    assert names_of(raw, b"\xef\xbb\xbf" + json.dumps(given).encode())["n2"] == "tabby"
+
+
+def test_without_a_file_the_labels_are_the_names(raw):
+    assert labels.names(raw.folder, FOLDERS, classes=["10", "9"]) == {"10": "10", "9": "9"}
+
+
+def test_two_classes_of_one_name_are_told_apart(raw):
+    given = {"n1": "crane, a bird", "n2": "crane", "n3": "maillot"}
+    assert list(names_of(raw, given).values()) == ["crane (n1)", "crane (n2)", "maillot"]
+    # a class without a name of its own whose label is the name of another
+    assert names_of(raw, {"n1": "crane"}, ["n1", "crane"]) == {"n1": "crane (n1)", "crane": "crane"}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (" two\n lines\t, x", "two lines"),
+        ("a\x00b\x1b[31mc\u202ed\u200be\ud800f", "ab[31mcdef"),  # cannot be seen, or not be written
+        ("", "n1"),
+        (" , x", "n1"),
+        ("\u200b", "n1"),
+        ("w" * 60, "w" * 60),
+        ("w" * 61, "w" * 59 + "…"),
+    ],
+)
+def test_names_fit_on_a_line(raw, given, name):
+    assert names_of(raw, {"n1": given})["n1"] == name
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "deep/Labels.json is not JSON in UTF-8"),
+        (b"n1: cat", "is not JSON in UTF-8"),
+        (b'{"n1": "B\xe4r"}', "is not JSON in UTF-8"),
+        (b"[" * 100_000, "is not JSON in UTF-8"),
+        (b'["cat"]', "expected a mapping {label: name}. Received: list"),
+        (b'{"n1": "cat", "n2": 7}', "expected a text for each label. Received: int for 'n2'"),
+        (b'{"n1": {"n2": "cat"}}', "Received: dict for 'n1'"),
+        (
+            b'"' + b"x" * 10_000_001 + b'"',
+            "has 10,000,003 bytes. Expected: a file with names of at most 10,000,000",
+        ),
+    ],
+)
+def test_names_that_cannot_be_used(raw, content, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        names_of(raw, content)
+
+
+def test_a_missing_file_of_names_lists_those_there_are(raw):
+    put(raw, "deep/labels.json")
+    with pytest.raises(
+        FileNotFoundError, match="the source has no Labels.json. JSON files in it: deep/labels.json"
+    ):
+        labels.names(raw.folder, Source(kind="sample", class_names="Labels.json"), classes=CLASSES)
+
+
+@pytest.mark.parametrize("place", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
+def test_names_outside_the_source(raw, tmp_path, place):
+    (tmp_path / "names.json").write_text('{"n1": "secret"}')
+    (raw.folder / "link.json").symlink_to(tmp_path / "names.json")
+    (raw.folder / "far").symlink_to(tmp_path)
+    with pytest.raises(
+        ValueError, match="`source.class_names` must be a path inside the source. Received: "
+    ) as caught:
+        labels.names(raw.folder, Source(kind="sample", class_names=place), classes=CLASSES)
+    assert repr(place) in str(caught.value)
+
+
+def test_names_stand_for_labels_in_tables():
+    table = pd.DataFrame({"label": ["1", "2"], "predicted": ["2", "x"], "path": ["1", "2"]})
+    shown = labels.rename(table, {"1": "2", "2": "ox"})  # all at once: "1" does not become "ox"
+    assert shown.to_dict("list") == {"label": ["2", "ox"], "predicted": ["ox", "x"], "path": ["1", "2"]}
+    assert table.label.tolist() == ["1", "2"]
+    assert list(labels.rename(table.iloc[:0], {}).columns) == list(table.columns)
+    assert labels.rename(table[["label"]], {"1": "one"}).label.tolist() == ["one", "2"]
+
+
+def test_a_card_says_what_its_classes_are_called():
+    assert labels.of_card({"classes": ["1", "2"], "class_names": ["ox", "cat"]}) == {"1": "ox", "2": "cat"}
+    assert labels.of_card({"classes": ["1", "2"]}) == {"1": "1", "2": "2"}

@@ -1,0 +1,275 @@
+"""Studies: what was interrupted is taken up, what is drawn does not depend on it, and a database can be shared."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+from lib.core import params, schema
+from lib.tune import studies
+
+
+class Killed(BaseException):
+    """What no one catches: the process is gone."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def empty(tmp_path_factory):
+    """A database without trials, which takes longer to make than to copy."""
+    folder = tmp_path_factory.mktemp("empty")
+    with opened(folder, name="another", copied=False):
+        pass
+    opened.database = folder / "tune/study.db"
+
+
+def opened(folder, *, seed=0, name="study", monitor="val_loss", copied=True, **settings):
+    own = folder / "tune/study.db"
+    if copied and not own.exists() and "storage" not in settings:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(opened.database, own)
+    return studies.opened(
+        name, monitor=monitor, seed=seed, settings=schema.Tune(**settings), folder=folder / "tune"
+    )
+
+
+def objective(trial):
+    x = trial.suggest_float("x", 0, 1)
+    trial.report(x, 1)
+    return x
+
+
+def kill(trial):
+    objective(trial)
+    raise Killed
+
+
+def drawn(study):
+    return [attempt.params["x"] for attempt in studies.latest(study).values()]
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("random", (1, 0, 2)), ("tpe", (3, 9))])
+def test_an_interrupted_study_has_the_trials_of_one_that_was_not(tmp_path, sampler, trials):
+    count = sum(trials) + 2
+    with opened(tmp_path / "whole", sampler=sampler) as study:
+        study.optimize(objective, n_trials=count)
+        whole = drawn(study)
+    for some in trials:
+        with pytest.raises(Killed), opened(tmp_path / "cut", sampler=sampler) as study:
+            study.optimize(objective, n_trials=some) if some else None
+            study.optimize(kill, n_trials=1)
+    with opened(tmp_path / "cut", sampler=sampler) as study:
+        assert study.get_trials(deepcopy=False)[-1].state == TrialState.WAITING
+        study.optimize(objective, n_trials=count + len(trials) - len(study.trials) + 1)
+        states = [attempt.state for attempt in studies.latest(study).values()]
+        assert states == [TrialState.COMPLETE] * count and len(study.trials) == count + len(trials)
+        assert drawn(study) == whole and len(set(whole)) == count
+
+
+def test_an_attempt_that_is_taken_up_keeps_values_reports_and_notes(tmp_path):
+    def noted(trial):
+        trial.set_user_attr("epochs", 7)
+        kill(trial)
+
+    with pytest.raises(Killed), opened(tmp_path) as study:
+        study.optimize(noted, n_trials=1)
+    with opened(tmp_path) as study:
+        first, second = study.get_trials()
+        assert (first.state, second.state) == (TrialState.FAIL, TrialState.WAITING)
+        assert second.params == first.params and second.intermediate_values == {1: first.params["x"]}
+        assert second.user_attrs == {"epochs": 7}
+        assert studies.numbers(study) == {0: 0, 1: 0}
+
+
+def test_a_kill_while_a_trial_is_taken_up_does_not_double_it(tmp_path, monkeypatch):
+    with pytest.raises(Killed), opened(tmp_path) as study:
+        study.optimize(kill, n_trials=1)
+
+    def tell(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(optuna.Study, "tell", tell)
+        with opened(tmp_path):
+            pass
+    for _ in range(2):
+        with opened(tmp_path) as study:
+            assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_trial_killed_before_it_drew_draws_what_it_would_have(tmp_path):
+    def nothing(trial):
+        raise Killed
+
+    with opened(tmp_path / "whole") as study:
+        study.optimize(objective, n_trials=2)
+        whole = drawn(study)
+    with pytest.raises(Killed), opened(tmp_path / "cut") as study:
+        study.optimize(nothing, n_trials=1)
+    with opened(tmp_path / "cut") as study:
+        study.optimize(objective, n_trials=2)
+        assert drawn(study) == whole
+
+
+def test_the_seed_decides_what_is_drawn(tmp_path):
+    for seed in (0, 1):
+        with opened(tmp_path / str(seed), seed=seed) as study:
+            study.optimize(objective, n_trials=2)
+    with opened(tmp_path / "0") as zero, opened(tmp_path / "1") as one:
+        assert not set(drawn(zero)) & set(drawn(one))
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("val_loss", min), ("val_accuracy", max)])
+def test_direction(tmp_path, monitor, best):
+    with opened(tmp_path, monitor=monitor) as study:
+        study.optimize(objective, n_trials=4)
+        assert study.best_value == best(drawn(study))
+
+
+@pytest.mark.parametrize(("pruner", "ends"), [("median", True), ("none", False)])
+def test_pruner(tmp_path, pruner, ends):
+    def worse(trial):
+        trial.report(trial.number, 1)
+        assert trial.should_prune() == (ends and trial.number >= 5)  # after five complete ones
+        return trial.number
+
+    with opened(tmp_path, pruner=pruner) as study:
+        study.optimize(worse, n_trials=8)
+
+
+# The folder's own database
+
+
+def test_one_process_at_a_time_has_the_folder(tmp_path):
+    with (
+        opened(tmp_path),
+        pytest.raises(ValueError, match="another process searches in this run's folder.*`tune.storage`"),
+        opened(tmp_path),
+    ):
+        pass
+    with opened(tmp_path):
+        pass
+
+
+def test_studies_of_other_names_are_left_alone(tmp_path):
+    with pytest.raises(Killed), opened(tmp_path, name="one", copied=False) as study:
+        study.optimize(kill, n_trials=1)
+    with opened(tmp_path, name="two") as study:
+        assert study.trials == []
+    with opened(tmp_path, name="one") as study:
+        assert len(study.trials) == 2
+
+
+def test_a_real_kill_leaves_a_whole_database(tmp_path):
+    code = f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(params.ROOT)!r})
+        from pathlib import Path
+        from lib.core import schema
+        from lib.tune import studies
+
+        def objective(trial):
+            x = trial.suggest_float("x", 0, 1)
+            for step in range(1000):
+                trial.report(x, step)
+                if trial.number == 2 and step == 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if step == 6:
+                    return x
+
+        with studies.opened("study", monitor="val_loss", seed=0, settings=schema.Tune(),
+                            folder=Path({str(tmp_path / "tune")!r})) as study:
+            study.optimize(objective, n_trials=4)
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == -9 and (done.stdout, done.stderr) == ("", "")
+    with opened(tmp_path) as study:
+        states = [attempt.state for attempt in studies.latest(study).values()]
+        assert states == [TrialState.COMPLETE] * 2 + [TrialState.WAITING]
+        assert list(study.trials[-1].intermediate_values) == [0, 1, 2, 3, 4, 5]
+
+
+# A shared database
+
+
+def shared(folder, name="trials.db"):
+    return f"sqlite:///{folder / name}"
+
+
+def test_two_at_once_share_a_study_and_draw_different_values(tmp_path):
+    url = shared(tmp_path)
+    with opened(tmp_path / "a", storage=url) as one, opened(tmp_path / "b", storage=url) as two:
+        for study in (one, two, one, two):
+            study.optimize(objective, n_trials=1)
+        assert drawn(one) == drawn(two) and len(set(drawn(one))) == 4
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_a_trial_without_signs_of_life_is_taken_up_and_a_living_one_is_not(tmp_path):
+    url = shared(tmp_path)
+    with pytest.raises(Killed), opened(tmp_path, storage=url) as study:
+        study.optimize(kill, n_trials=1)
+    with opened(tmp_path, storage=url) as study:
+        study.optimize(objective, n_trials=1)
+        assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE]
+    long_ago = f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{studies.GRACE + 5} seconds')"
+    with sqlalchemy.create_engine(url).begin() as connection:
+        connection.execute(sqlalchemy.text(long_ago))
+    with opened(tmp_path, storage=url) as study:
+        study.optimize(objective, n_trials=1)
+        assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+        assert studies.numbers(study) == {0: 0, 1: 1, 2: 0}
+        assert study.trials[2].params == study.trials[0].params
+
+
+@pytest.mark.parametrize("url", ["trials.db", "sqlite://", "sqlite:///:memory:", "postgresql://host", ""])
+def test_a_storage_that_is_no_lasting_database(tmp_path, url):
+    with (
+        pytest.raises(
+            ValueError, match="`tune.storage` must be the URL of a database that lasts.*sqlite:///file"
+        ),
+        studies._database(url or " ", tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:////nowhere/at/all/trials.db", "(sqlite) cannot be used: unable to open database file"),
+        ("nosuch://ann:secret@host/db", "(nosuch) cannot be used: Can't load plugin"),
+        ("postgresql+nodriver://ann:secret@host/db", "(postgresql) cannot be used"),
+    ],
+)
+def test_a_database_that_cannot_be_reached(tmp_path, monkeypatch, url, words):
+    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    with pytest.raises(ValueError) as caught, opened(tmp_path, storage=url):
+        pass
+    assert words in str(caught.value) and "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_the_path_of_a_shared_file_is_read_as_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert studies._address("sqlite:///~/x.db").database == str(tmp_path / "x.db")
+    assert studies._address("sqlite:///outputs/x.db").database == str(params.ROOT / "outputs/x.db")
+    assert studies._address("postgresql://ann:p@host/x").database == "x"
+
+
+def test_nothing_is_said(tmp_path, capfd, recwarn):
+    def fail(trial):
+        raise RuntimeError("mine")
+
+    with opened(tmp_path) as study:
+        study.optimize(fail, n_trials=1, catch=RuntimeError)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1, step=0.3), n_trials=1)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_opening_loads_no_tensorflow():
+    code = f"import sys; sys.path.insert(0, {str(params.ROOT)!r}); import lib.tune.studies, lib.tune.spaces; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

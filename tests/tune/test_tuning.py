@@ -1,0 +1,508 @@
+"""The search: every trial is kept, an interrupted one goes on, the best is found by val alone."""
+
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from lib.clean import manifest
+from lib.core import cache, params, schema, steps
+from lib.networks import backbones, device
+from lib.networks.device import keras, tf
+from lib.train import training
+from lib.tune import spaces, studies, tuning
+
+SPACE = {
+    "rate": {"parameter": "train.stages.all.learning_rate", "low": 1e-3, "high": 1e-1, "log": True},
+    "filters": {"parameter": "model.simple_cnn.filters", "choices": [4, 8, 16]},
+}
+STAGE = {"trainable": "all", "epochs": 3, "learning_rate": 0.01}
+
+
+class Killed(BaseException):
+    """What no one catches: the process is gone."""
+
+
+def make_photos(seed=0, count=12):
+    images = np.random.default_rng(seed).integers(0, 255, (count, 32, 32, 3), np.uint8)
+    table = pd.DataFrame(
+        {"path": [f"{n}.png" for n in range(count)], "label": ["left", "right"] * (count // 2)}
+    )
+    table["split"] = ["train"] * 6 + ["val"] * 4 + ["test"] * (count - 10)
+    table["sha1"] = [f"{seed}-{n}" for n in range(count)]
+    return manifest.Photos(table, images, 32, ["left", "right"])
+
+
+def make_run(space=SPACE, *, model=None, train=None, seed=1, **tune):
+    dimensions = {name: schema.Dimension.model_validate(one) for name, one in space.items()}
+    settings = schema.Params.model_validate(
+        {
+            "name": "tiny",
+            "seed": seed,
+            "source": {"kind": "sample", "name": "tiny"},
+            "model": {"backbone": "SimpleCNN", "weights": None, "image_size": 32, **(model or {})},
+            "train": {"batch_size": 6, "stages": {"all": STAGE}, **(train or {})},
+            "tune": {"sampler": "random", "pruner": "none", "space": dimensions, **tune},
+        }
+    )
+    return steps.start(settings, "06_tune")
+
+
+def loss(settings, epoch):
+    """What the stand-in for a training reaches: least with a rate of 0.01 and many filters."""
+    rate = settings.train.stages["all"].learning_rate
+    return (math.log10(rate) + 2) ** 2 + 1 / settings.model.simple_cnn.filters + 1 / epoch
+
+
+class Fit:
+    """Stands in for `training.fit`: as quick as nothing, resumes, keeps files like it; `ran` lists the epochs."""
+
+    def __init__(self):
+        self.ran, self.settings, self.photos, self.loss = [], [], [], loss
+
+    def __call__(self, settings, photos, folder, *, watch):
+        self.settings.append(settings)
+        self.photos.append(photos)
+        place = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
+        place.mkdir(parents=True, exist_ok=True)
+        state = place / "state.npz"
+        history = cache.read_json(state) if state.exists() else []
+        for epoch in range(len(history) + 1, settings.train.stages["all"].epochs + 1):
+            value = self.loss(settings, epoch)
+            if math.isnan(value):
+                raise ValueError(f"the loss of epoch {epoch} is nan: lower the learning rate of stage all")
+            row = {
+                "epoch": epoch,
+                "stage": "all",
+                "val_loss": value,
+                "val_accuracy": 1 / (1 + value),
+                "seconds": 2.0,
+            }
+            history.append(row)
+            self.ran.append((folder.name, epoch))
+            cache.write_json(state, history)
+            (place / f"best-{epoch}.npz").write_bytes(b"weights")
+            watch(epoch, row)
+        cache.write_json(place / "finished.json", {})
+        return SimpleNamespace(history=pd.DataFrame(history))
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A database without trials, which takes longer to make than to copy."""
+    folder = tmp_path_factory.mktemp("empty")
+    with studies.opened("x", monitor="val_loss", seed=0, settings=schema.Tune(), folder=folder):
+        return folder / "study.db"
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch, empty):
+    """The folder of the runs, and a function that moves on to an empty one."""
+
+    def move(name):
+        (tmp_path / name / "tiny/tune").mkdir(parents=True)
+        shutil.copy(empty, tmp_path / name / "tiny/tune/study.db")
+        monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / name))
+        return tmp_path / name
+
+    move.folder = move("first")
+    return move
+
+
+@pytest.fixture
+def fit(monkeypatch):
+    stand_in = Fit()
+    monkeypatch.setattr(training, "fit", stand_in)
+    monkeypatch.setattr(tuning.gc, "collect", lambda: None)  # there are no networks, and it takes long
+    monkeypatch.setattr(tuning.cache, "code", lambda *files: "code")
+    return stand_in
+
+
+def search(**options):
+    return tuning.search(make_run(**options), make_photos())
+
+
+def kept(folder, name):
+    """Return the numbers of the trials that still have a file."""
+    return sorted(int(path.parts[-3]) for path in folder.glob(f"tiny/tune/*/*/*/{name}"))
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+# Trials
+
+
+def test_every_trial_is_tracked_and_the_best_is_the_least(fit):
+    found = search(trials=6)
+    table = found.trials
+    assert list(table.columns) == [
+        "number",
+        "state",
+        "value",
+        "epochs",
+        "seconds",
+        "rate",
+        "filters",
+        "problem",
+    ]
+    assert [*table.columns] == [*spaces.TAKEN[:-1], *SPACE, spaces.TAKEN[-1]]
+    assert table.number.tolist() == list(range(6)) and set(table.state) == {"complete"}
+    for row in table.itertuples():
+        value = (math.log10(row.rate) + 2) ** 2 + 1 / row.filters + 1 / 3
+        assert row.value == pytest.approx(value) and row.problem == ""
+    assert len({(row.rate, row.filters) for row in table.itertuples()}) == 6
+    assert (table.epochs == 3).all() and (table.seconds == 6).all()
+    best = table.loc[table.value.idxmin()]
+    assert found.best == {
+        "number": best.number,
+        "value": best.value,
+        "parameters": {"train.stages.all.learning_rate": best.rate, "model.simple_cnn.filters": best.filters},
+    }
+    assert found.ranked.value.is_monotonic_increasing
+    tried = [(s.train.stages["all"].learning_rate, s.model.simple_cnn.filters) for s in fit.settings]
+    assert tried == list(zip(table.rate, table.filters, strict=True))
+
+
+def test_val_accuracy_is_maximised_and_test_photos_are_not_asked(fit):
+    found = search(trials=4, train={"monitor": "val_accuracy"})
+    assert found.best["value"] == found.trials.value.max() > found.trials.value.min()
+    assert found.ranked.value.is_monotonic_decreasing
+
+
+def test_the_value_is_that_of_the_best_epoch(fit):
+    fit.loss = lambda settings, epoch: {1: 0.5, 2: 0.2, 3: 0.9}[epoch]
+    assert search(trials=1).trials.value.tolist() == [0.2]
+
+
+def test_only_the_best_keeps_its_weights_and_all_their_history(fit, outputs):
+    found = search(trials=5)
+    best = found.best["number"]
+    for name in ("state.npz", "best-3.npz", "finished.json"):
+        assert kept(outputs.folder, name) == [best]
+    histories = sorted(outputs.folder.glob("tiny/tune/*/*/history.csv"))
+    assert len(histories) == 5
+    for number, path in enumerate(histories):
+        assert pd.read_csv(path).val_loss.min() == pytest.approx(found.trials.value[number])
+
+
+def test_changes_are_for_all_trials_and_for_nothing_else(fit):
+    found = search(trials=2, changes={"train": {"stages": {"all": {"epochs": 1}}}, "augment": {"zoom": 0.3}})
+    assert found.trials.epochs.tolist() == [1, 1] and {s.augment.zoom for s in fit.settings} == {0.3}
+    assert found.changes == {"train.stages.all.epochs": 1, "augment.zoom": 0.3}
+
+
+def test_values_that_were_tried_are_not_trained_again(fit):
+    space = {"filters": SPACE["filters"]}
+    found = search(space=space, trials=8)
+    assert len(found.trials) == 8 and len(fit.settings) == 3 == found.trials.filters.nunique()
+    assert (found.trials.groupby("filters").value.nunique() == 1).all()
+    assert found.trials.epochs.tolist().count(0) == 5
+
+
+def test_photos_are_resized_for_the_trials_that_need_it(fit, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        manifest, "load", lambda run: loaded.append(run.settings.model.image_size) or "resized"
+    )
+    space = {"size": {"parameter": "model.image_size", "choices": [32, 48]}}
+    search(space=space, trials=5)
+    sizes = [settings.model.image_size for settings in fit.settings]
+    assert sorted(sizes) == [32, 48] and loaded == [48]
+    assert [photos == "resized" for photos in map(str, fit.photos)] == [size == 48 for size in sizes]
+
+
+# Going on
+
+
+def test_what_is_done_is_done(fit):
+    one = search(trials=3)
+    ran = list(fit.ran)
+    two = search(trials=3)
+    assert fit.ran == ran and len(ran) == 9
+    same(one.trials, two.trials)
+    assert one.best == two.best and one.study == two.study
+
+
+def test_more_trials_go_on_with_new_values(fit, outputs):
+    search(trials=2)
+    more = search(trials=5)
+    assert more.trials.rate.nunique() == 5
+    outputs("another")
+    same(more.trials, search(trials=5).trials)
+
+
+def test_less_trials_than_there_are_are_no_error(fit):
+    search(trials=3)
+    assert len(search(trials=1).trials) == 3 and len(fit.ran) == 9
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt, OSError("the disk is full")])
+def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, error):
+    def stop(settings, epoch):
+        if len(fit.ran) == 4:  # in the second epoch of the second trial
+            raise error
+        return loss(settings, epoch)
+
+    fit.loss = stop
+    with pytest.raises(error if isinstance(error, type) else OSError):
+        search(trials=3)
+    fit.loss = loss
+    found = search(trials=3)
+    assert fit.ran == [(f"{trial:05}", epoch) for trial in range(3) for epoch in (1, 2, 3)]  # none twice
+    assert found.trials.epochs.tolist() == [3, 3, 3] and found.trials.seconds.tolist() == [6, 6, 6]
+    assert all(len(pd.read_csv(path)) == 3 for path in outputs.folder.glob("tiny/tune/*/*/history.csv"))
+    outputs("another")
+    same(found.trials, search(trials=3).trials)
+
+
+def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(tuning, "_best", lambda values, monitor: (_ for _ in ()).throw(Killed))
+        search(trials=1)
+    assert search(trials=1).trials.state.tolist() == ["complete"] and len(fit.ran) == 3
+
+
+def name(photos=None, **options):
+    return tuning._key(spaces.shared(make_run(**options).settings), photos or make_photos())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"space": {"rate": SPACE["rate"] | {"low": 2e-3}, "filters": SPACE["filters"]}},
+        {"space": {"rate": SPACE["rate"]}},
+        {"model": {"fit": "squash"}},
+        {"train": {"label_smoothing": 0.2}},
+        {"changes": {"augment": {"zoom": 0.3}}},
+        {"seed": 2},
+        {"photos": make_photos(seed=1)},
+    ],
+)
+def test_what_makes_values_incomparable_makes_another_study(change):
+    assert name() != name(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": 2},
+        {"sampler": "tpe"},
+        {"pruner": "median"},
+        {"storage": "sqlite:///x.db"},
+        {"changes": {"augment": {"zoom": 0.15}}},  # as it is without it
+        {"photos": make_photos(count=14)},  # more test photos
+    ],
+)
+def test_what_does_not_make_another_study(change):
+    assert name() == name(**change)
+
+
+def test_another_study_begins_anew_beside_the_first(fit):
+    one, two = search(trials=1), search(trials=1, seed=2)
+    assert one.study != two.study and one.study.startswith("tiny-") and len(two.trials) == 1
+    assert search(trials=1).study == one.study and len(fit.ran) == 6
+
+
+def test_two_folders_share_a_study_through_a_database(fit, outputs):
+    everywhere = outputs.folder.parent
+    storage = f"sqlite:///{everywhere / 'shared.db'}"
+    search(trials=2, storage=storage)
+    outputs("another")
+    found = search(trials=5, storage=storage)
+    assert len(found.trials) == 5 and found.trials.rate.nunique() == 5
+    assert [folder for folder, _ in fit.ran[::3]] == [f"{n:05}" for n in range(5)]
+    weights = {int(path.parts[-3]) for path in everywhere.glob("*/tiny/tune/*/*/*/state.npz")}
+    assert found.best["number"] in weights and weights <= {
+        0,
+        1,
+        found.best["number"],
+    }  # each keeps what is its own
+
+
+# Pruned and failed trials
+
+
+def test_a_trial_that_is_worse_than_the_others_ends_early(fit):
+    found = search(trials=12, pruner="median")
+    pruned = found.trials[found.trials.state.eq("pruned")]
+    assert len(pruned) and (pruned.epochs < 3).all() and (pruned.number >= 5).all()
+    assert found.trials.value[found.best["number"]] == found.best["value"]
+    for (
+        row
+    ) in pruned.itertuples():  # by hand: worse than the median of the complete ones before it, at its epoch
+        before = found.trials[found.trials.state.eq("complete") & (found.trials.number < row.number)]
+        at_epoch = before.value - 1 / 3 + 1 / row.epochs
+        assert row.value > at_epoch.median()
+
+
+def test_a_pruned_trial_is_never_the_best(fit):
+    table = pd.DataFrame({"number": [0, 1], "state": ["complete", "pruned"], "value": [0.5, 0.1]})
+    assert tuning._ranked(table, "val_loss").number.tolist() == [0, 1]
+    assert tuning._ranked(table.assign(value=[0.1, 0.5]), "val_accuracy").number.tolist() == [0, 1]
+
+
+def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, outputs):
+    def failing(settings, epoch):
+        if len(fit.settings) == 1:
+            return math.nan if epoch == 2 else 1.0
+        if len(fit.settings) == 2:
+            raise RuntimeError(f"no memory\n  at {outputs.folder}/kernels/file.cc:3")
+        return loss(settings, epoch)
+
+    fit.loss = failing
+    found = search(trials=4)
+    assert found.trials.state.tolist() == ["failed", "failed", "complete", "complete"]
+    assert found.trials.problem.tolist() == [
+        "the loss of epoch 2 is nan: lower the learning rate of stage all",
+        "RuntimeError: no memory at file.cc:3",
+        "",
+        "",
+    ]
+    assert found.trials.epochs.tolist() == [1, 0, 3, 3]
+    assert found.ranked.number.tolist()[2:] == [0, 1] and kept(outputs.folder, "state.npz") == [
+        found.best["number"]
+    ]
+    assert search(trials=4).trials.state.tolist() == found.trials.state.tolist()  # it is not tried again
+
+
+def test_all_trials_failed(fit):
+    fit.loss = lambda settings, epoch: math.nan
+    with pytest.raises(
+        ValueError,
+        match=r"no trial of the search is complete: 2 failed. The last failure: the loss of epoch 1 is nan",
+    ):
+        search(trials=2)
+    assert fit.ran == []
+
+
+def test_val_that_is_no_number_is_a_failure():
+    assert tuning._best([math.nan, 0.5, 0.7, math.inf], "val_loss") == 0.5
+    assert tuning._best([math.nan, 0.5, 0.7, math.inf], "val_accuracy") == 0.7
+    with pytest.raises(ValueError, match="val_loss is not a number in any epoch"):
+        tuning._best([math.nan], "val_loss")
+
+
+def test_nothing_is_trained_in_a_wrong_space(fit):
+    with pytest.raises(ValueError, match=r"`tune.space` is empty"):
+        search(space={})
+    with pytest.raises(ValueError, match=r"tune.space: `train.batch_size`.*Received: 0"):
+        search(space={"batch": {"parameter": "train.batch_size", "low": 0, "high": 9}})
+    assert not fit.settings
+
+
+# What is shown
+
+
+def test_record_can_be_written_and_names_no_folder(fit, outputs):
+    search_run = make_run(trials=4, changes={"model": {"weights": str(outputs.folder / "weights.h5")}})
+    (outputs.folder / "weights.h5").write_bytes(b"x")
+    found = tuning.search(search_run, make_photos())
+    record = tuning.record(found)
+    text = json.dumps(record, allow_nan=False)
+    assert str(outputs.folder) not in text and str(outputs.folder) not in tuning.fragment(found)
+    assert record["trials"] == {"complete": 4} and record["best"] == found.best
+    assert record["space"] == {name: one["parameter"] for name, one in SPACE.items()}
+    assert record["changes"] == {"model.weights": "weights.h5"}
+    assert set(record["importances"]) == set(record["space"].values())
+
+
+def test_the_fragment_gives_the_best_values_back(fit):
+    found = search(trials=4, changes={"train": {"stages": {"all": {"epochs": 2}}}})
+    text = tuning.fragment(found)
+    best = found.best
+    lines = text.splitlines()
+    assert (
+        lines[0] == f"# val_loss {best['value']:.4f}: trial {best['number']} of 4 of the study {found.study}"
+    )
+    assert lines[1] == "# all trials had besides (tune.changes): train.stages.all.epochs 2"
+    settings = make_run().settings
+    changed = params.changed(settings, yaml.safe_load(text))
+    assert changed.train.stages["all"].learning_rate == best["parameters"]["train.stages.all.learning_rate"]
+    assert changed.model.simple_cnn.filters == best["parameters"]["model.simple_cnn.filters"]
+    assert list(yaml.safe_load(text)) == ["train", "model"]
+    assert params.changed(settings, best["parameters"]) == changed
+
+
+def test_importances(fit):
+    fit.loss = lambda settings, epoch: 10 * (math.log10(settings.train.stages["all"].learning_rate) + 2) ** 2
+    found = search(trials=20, train={"stages": {"all": STAGE | {"epochs": 1}}})
+    assert list(found.importances) == ["rate", "filters"]  # nothing depends on the filters
+    assert found.importances["rate"] > 0.9 and sum(found.importances.values()) == pytest.approx(1, abs=1e-3)
+    assert found.note == "Importances from 20 complete trials."
+
+
+def test_importances_that_cannot_be_known(fit):
+    note = "Importances need at least two complete trials with different values."
+    one = search(trials=1)
+    assert (one.importances, one.note) == ({}, note)
+    fit.loss = lambda settings, epoch: 1.0
+    equal = search(trials=3, seed=5)
+    assert (equal.importances, equal.note) == ({}, note)
+    fit.loss = lambda settings, epoch: len(fit.ran)
+    assert search(trials=2, seed=6).note == "Importances from 2 complete trials. So few say little."
+
+
+def test_lines_and_silence(fit, monkeypatch, capfd, recwarn):
+    bars = []
+    original = tuning.progress.Bar
+    monkeypatch.setattr(tuning.progress, "Bar", lambda *args: bars.append(original(*args)) or bars[-1])
+    fit.loss = lambda settings, epoch: math.nan if len(fit.settings) == 2 else 0.5
+    found = search(trials=2)
+    row = found.trials.iloc[0]
+    assert bars[0].lines == [
+        f"trial   0  val_loss 0.500  epochs 3  rate {row.rate}, filters {row['filters']}",
+        f"trial   1  failed: the loss of epoch 1 is nan: lower the learning rate of stage all  epochs 0  "
+        f"rate {found.trials.rate[1]}, filters {found.trials['filters'][1]}",
+    ]
+    search(trials=2)
+    assert bars[1].lines == bars[0].lines and bars[1].done == 2
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+# A real training
+
+
+def Tiny(include_top=False, weights=None, input_shape=None):
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, keras.layers.Conv2D(2, 3, 4)(inputs))
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """A network and steps that need no tracing."""
+    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
+    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.SIGNED)
+    device.prepare(0)
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_a_killed_training_goes_on_at_its_epoch(eager, outputs, monkeypatch):
+    stages = {"all": STAGE | {"epochs": 2}}
+    options = {"space": {"rate": SPACE["rate"]}, "model": {"backbone": "Tiny"}, "train": {"stages": stages}}
+    epochs = []
+    original = training._Trainer.end_epoch
+
+    def end_epoch(self, stage, epoch, logs, callbacks):
+        original(self, stage, epoch, logs, callbacks)
+        epochs.append(epoch)
+        if len(epochs) == 1:  # it is on the disk
+            raise Killed
+
+    monkeypatch.setattr(training._Trainer, "end_epoch", end_epoch)
+    with pytest.raises(Killed):
+        search(trials=1, **options)
+    found = search(trials=1, **options)
+    assert epochs == [1, 2] and found.trials.epochs.tolist() == [2]  # as many as without the kill
+    (history,) = outputs.folder.glob("tiny/tune/*/00000/history.csv")
+    assert found.best["value"] == pd.read_csv(history).val_loss.min()
+    assert kept(outputs.folder, "best-*.npz") == kept(outputs.folder, "state.npz") == [0]
+    assert list(outputs.folder.glob("tiny/tune/*/*/*/tensorboard/*/*/events*"))
