@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.core import cache, params, schema, steps
+from lib.core import cache, files, params, schema, steps
 from lib.tune import spaces
 
 NOTEBOOKS = params.ROOT / "notebooks"
@@ -112,13 +112,13 @@ def reasons(stage: steps.Stage, settings: schema.Params) -> list[str]:
 def _inputs(stage, settings) -> dict[str, str]:
     """Return a fingerprint of everything that a stage's notebook depends on, by name."""
     at = steps.Run(settings, stage)
-    cells = cache.read_json(NOTEBOOKS / f"{stage.name}.ipynb")["cells"]
+    cells = files.read_json(NOTEBOOKS / f"{stage.name}.ipynb")["cells"]
     values = {"the notebook": cache.fingerprint(["".join(cell["source"]) for cell in cells])}
     values["lib"] = _lib()
     for key in stage.uses:
         values[f"parameter {key}"] = cache.fingerprint(params.pick(settings, key))
     for name in stage.reads:
-        values[name] = cache.file_sha256(at.path(name)) if at.path(name).is_file() else "missing"
+        values[name] = files.file_sha256(at.path(name)) if at.path(name).is_file() else "missing"
     for key, path in _files_named(stage, settings):
         values[key] = _listing(path)
     return values
@@ -205,7 +205,7 @@ def _execute(stage, settings, overrides) -> float:
     failed.unlink(missing_ok=True)
     record = steps.provenance(at.folder)
     record["stages"][stage.name]["inputs"] = _inputs(stage, settings)
-    cache.write_json(at.folder / "provenance.json", record)
+    files.write_json(at.folder / "provenance.json", record)
     return time.monotonic() - began
 
 
@@ -213,7 +213,7 @@ def _forget(at: steps.Run) -> None:
     """Remove a stage's entry from the record: it comes back when the notebook reaches its end."""
     record = steps.provenance(at.folder)
     if record["stages"].pop(at.stage.name, None):
-        cache.write_json(at.folder / "provenance.json", record)
+        files.write_json(at.folder / "provenance.json", record)
 
 
 def _publish(partial: Path, final: Path) -> None:
@@ -229,7 +229,7 @@ def _publish(partial: Path, final: Path) -> None:
     for place, shown in ((str(params.ROOT), "."), (str(steps.outputs()), "outputs"), (str(Path.home()), "~")):
         if len(place) > 1:
             text = text.replace(place, shown)
-    cache.write(final, lambda path: path.write_text(text, encoding="utf-8"))
+    files.write(final, lambda path: path.write_text(text, encoding="utf-8"))
     partial.unlink()
 
 
@@ -285,10 +285,13 @@ def predict(name: str, photos: str) -> None:
     """Predict a folder of photos with a run's model and write `photo_predictions.csv` into the run's folder."""
     if not photos:
         raise ValueError(f"predict needs a folder of photos: make predict-{name} PHOTOS=folder")
-    from lib.evaluate import predictions  # brings TensorFlow
+    from lib.evaluate import (
+        inference,
+        predictions,  # brings TensorFlow
+    )
 
     folder = steps.outputs() / name
-    rows = predictions.of_folder(folder, params.find_file(photos))
+    rows = inference.of_folder(folder, params.find_file(photos))
     predictions.write(rows, folder / "photo_predictions.csv")
     print(rows.head(10).to_string(index=False))
     print(

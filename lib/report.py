@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
-from lib.core import cache
+from lib.core import files
 
 
 def write(folder: Path, notebooks: list[str]) -> Path:
@@ -24,5 +24,5 @@ def write(folder: Path, notebooks: list[str]) -> Path:
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": folder.name}})
     path = folder / "report.html"
-    cache.write(path, lambda partial: partial.write_text(body, encoding="utf-8"))
+    files.write(path, lambda partial: partial.write_text(body, encoding="utf-8"))
     return path

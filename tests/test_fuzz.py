@@ -13,7 +13,7 @@ import pytest
 from conftest import Drawing, scene
 from PIL import Image
 
-from lib.core import params
+from lib.core import files, params
 from lib.core.schema import Source
 from lib.download import archives
 from lib.networks import checkpoints
@@ -245,7 +245,7 @@ def feed(kind, number, tmp_path, monkeypatch):
             READERS[kind](data, folder)
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
-        own = type(error) in (ValueError, FileNotFoundError, archives.NoSpace)  # not a UnicodeDecodeError
+        own = type(error) in (ValueError, FileNotFoundError, files.NoSpace)  # not a UnicodeDecodeError
         assert own and len(message) > 10 and str(tmp_path) not in message, (
             f"make({kind!r}, {number}): {error!r}"
         )

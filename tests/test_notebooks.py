@@ -198,7 +198,7 @@ def test_every_import_is_used(path):
 @every_notebook
 def test_its_own_stage_begins_and_ends_it(path):
     code = [cell.source for cell in cells(path, "code")]
-    assert sum(f'runs.start(settings, "{path.stem}")' in source for source in code) == 1
+    assert sum(f'steps.start(settings, "{path.stem}")' in source for source in code) == 1
     assert "current.finish()" in code[-1]
 
 

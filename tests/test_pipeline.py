@@ -13,7 +13,7 @@ import pytest
 
 from lib import pipeline
 from lib.clean import decisions
-from lib.core import cache, params, schema, steps
+from lib.core import cache, files, params, schema, steps
 
 STAGES = (
     steps.Stage("one", ("seed", "source"), (), ("one.txt",)),
@@ -83,7 +83,7 @@ def forbid_execution(monkeypatch):
 def executed(folder):
     """Returns what the record says of each executed notebook."""
     return {
-        path.stem: cache.read_json(folder / "provenance.json")["stages"][path.stem]
+        path.stem: files.read_json(folder / "provenance.json")["stages"][path.stem]
         for path in folder.glob("*.ipynb")
     }
 
@@ -100,7 +100,7 @@ def pretend(folder, monkeypatch, ran):
         nbformat.write(nbformat.v4.new_notebook(), at.folder / f"{stage.name}.ipynb")
         record = steps.provenance(at.folder)
         record["stages"][stage.name] = {"inputs": pipeline._inputs(stage, settings)}
-        cache.write_json(at.folder / "provenance.json", record)
+        files.write_json(at.folder / "provenance.json", record)
         return 1.0
 
     monkeypatch.setattr(pipeline, "_execute", execute)
@@ -233,7 +233,7 @@ def test_a_decision_of_a_person_has_02_executed_again(place, monkeypatch):
 
     def record():
         entry = {"inputs": pipeline._inputs(stage, settings)}
-        cache.write_json(folder / "provenance.json", {"stages": {"two": entry}})
+        files.write_json(folder / "provenance.json", {"stages": {"two": entry}})
 
     record()
     assert pipeline.reasons(stage, settings) == []
@@ -278,7 +278,7 @@ def test_a_failing_notebook_is_kept_beside_the_good_one(place, monkeypatch, caps
     folder = place / "outputs" / "demo"
     folder.mkdir()
     (folder / "three.ipynb").write_text("the good one")
-    cache.write_json(folder / "provenance.json", {"stages": {"three": {"inputs": {}}}})
+    files.write_json(folder / "provenance.json", {"stages": {"three": {"inputs": {}}}})
     monkeypatch.setattr(sys, "argv", ["pipeline", "run", "demo"])
     assert pipeline.main() == 1
     error = capsys.readouterr().err

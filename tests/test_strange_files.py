@@ -18,7 +18,7 @@ import pytest
 from conftest import Drawing, encoded, scene
 from PIL import Image
 
-from lib.clean import manifest
+from lib.clean import manifest, photoset
 from lib.core.schema import Augment, Params
 from lib.photos import decoding, labels
 from lib.train import dataset
@@ -371,7 +371,7 @@ def test_the_same_name_in_two_classes(source):
 
 
 def test_what_is_kept_training_can_read(source):
-    run = manifest.Photos(source.table, source.images, SIZE, ["alone", "cat", "dog"])
+    run = photoset.Photos(source.table, source.images, SIZE, ["alone", "cat", "dog"])
     rows = run.rows("train")
     stream = dataset.training(
         source.images,

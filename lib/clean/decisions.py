@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lib.core import steps, tables
-from lib.photos import labels
 
 EXCLUSIONS, RELABELS = steps.DECISIONS
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
@@ -117,7 +116,7 @@ def read(folder: Path, file: str) -> pd.DataFrame:
     path = folder / file
     if not path.is_file() or not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n"):
         return pd.DataFrame(columns=COLUMNS[file], dtype=str)
-    table = labels.read_csv(path)
+    table = tables.read_csv(path)
     for column in {"path", "label"} & set(COLUMNS[file]) - set(table.columns):
         raise ValueError(
             f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, table.columns))}"

@@ -14,7 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from lib.core import cache, progress, schema
+from lib.core import cache, files, progress, schema
 from lib.networks import backbones, efficientnet_lite, models, resnets, simple_cnn
 from lib.networks.device import keras, tf
 from lib.photos import decoding
@@ -63,7 +63,7 @@ def compute(
     )
     path = folder / f"embeddings-{key}.npy"
     if not path.is_file():
-        cache.write(path, lambda partial: _embed(images, settings, batch_size, partial))
+        files.write(path, lambda partial: _embed(images, settings, batch_size, partial))
     return np.load(path, mmap_mode="r")
 
 

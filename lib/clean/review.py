@@ -49,7 +49,7 @@ def suspects(
         table: the manifest.
         images: `uint8` of shape `(rows of the manifest, height, width, 3)`, RGB.
         folder: the source's folder, with the files of decisions.
-        names: what to call each label where people read (see `labels.names`).
+        names: what to call each label where people read (see `class_names.of_source`).
         most: photos of `found` to show; those that were decided on before follow.
         show: whether to show anything; `None`: where `interactive`.
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.clean import manifest
-from lib.core import cache, metrics, schema, steps
+from lib.core import files, metrics, schema, steps
 from lib.evaluate import predictions
 
 FIGURES = {  # by their names in metrics.json
@@ -124,13 +124,13 @@ def _read(name) -> Result:
     record = steps.provenance(folder)["stages"].get(stage.name)
     if record is None:
         raise ValueError("unfinished: its last evaluation did not come to its end")
-    if changed := [file for file in stage.reads if cache.file_sha256(folder / file) != record["read"][file]]:
+    if changed := [file for file in stage.reads if files.file_sha256(folder / file) != record["read"][file]]:
         raise ValueError(f"{', '.join(changed)} changed after its evaluation: evaluate it again")
     rows = predictions.read(folder / "predictions.csv")
     content = manifest.read(folder / "manifest.csv").set_index("path").sha1
     result = Result(
         name,
-        *(cache.read_json(folder / f"{file}.json") for file in ("params", "model", "metrics")),
+        *(files.read_json(folder / f"{file}.json") for file in ("params", "model", "metrics")),
         history=pd.read_csv(folder / "history.csv"),
         predictions=rows.assign(sha1=rows["path"].map(content)),
         megabytes=(folder / "model.keras").stat().st_size / 1e6,
@@ -295,7 +295,7 @@ def write(folder: Path, *, runs: pd.DataFrame, in_pairs: pd.DataFrame, ensemble:
         in_pairs: what `pairs` gives.
         ensemble: `ensembles.Ensemble.report`; null in the file where it is empty.
     """
-    cache.write(folder / "comparison.csv", lambda partial: runs.to_csv(partial, index=False))
+    files.write(folder / "comparison.csv", lambda partial: runs.to_csv(partial, index=False))
     compared = runs[runs.problem.eq("")]
     record = {
         "groups": {name: rows.run.tolist() for name, rows in compared.groupby("group", sort=False)},
@@ -303,4 +303,4 @@ def write(folder: Path, *, runs: pd.DataFrame, in_pairs: pd.DataFrame, ensemble:
         "pairs": in_pairs.to_dict("records"),
         "ensemble": ensemble or None,
     }
-    cache.write_json(folder / "comparison.json", record)
+    files.write_json(folder / "comparison.json", record)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.clean import manifest
+from lib.clean import manifest, photoset
 from lib.compare import comparison
 from lib.compare.comparison import Result
-from lib.core import cache, metrics, steps
-from lib.evaluate import predictions
+from lib.core import files, metrics, steps
+from lib.evaluate import inference, predictions
 from lib.networks import models
 from lib.photos import decoding
 
@@ -167,19 +167,19 @@ def _said(result, index, classes, augmented, folder) -> np.ndarray:
         return rows[predictions.columns(classes)].to_numpy()
     run_photos, network = _photos(result), models.load(steps.outputs() / result.name / "model.keras")
     row_of = {path: row for row, path in enumerate(run_photos.table.path)}
-    said = predictions.of_rows(
+    said = inference.of_rows(
         network,
         run_photos,
         np.array([row_of[path] for path in rows["path"]]),
         folder=folder / "cache",
         batch_size=result.chosen["train"]["batch_size"],
-        views=predictions.views(True, flip=result.chosen["augment"]["flip"]),
+        views=inference.views(True, flip=result.chosen["augment"]["flip"]),
     )
     order = [result.classes.index(name) for name in classes]
     return metrics.apply_temperature(said, result.card["temperature"])[:, order]
 
 
-def _photos(result) -> manifest.Photos:
+def _photos(result) -> photoset.Photos:
     """Open the photos that a run was evaluated on, by its own records: its parameter file may have changed since."""
     data, card = steps.outputs() / "data" / result.source, result.card
     if not (data / "source.json").is_file() or not (data / "raw").is_dir():
@@ -189,14 +189,14 @@ def _photos(result) -> manifest.Photos:
         )
     listed = manifest.read(steps.outputs() / result.name / "manifest.csv")
     form = {"size": card["resize"], "fit": card["fit"]}
-    content = cache.read_json(data / "source.json")["content_sha256"]
+    content = files.read_json(data / "source.json")["content_sha256"]
     place = data / "cache" / decoding.cache_key(content, list(listed.path), **form)
     scanned, full = decoding.scan(data / "raw", list(listed.path), folder=place, **form)
     if not scanned.sha1.equals(listed.sha1):
         raise ValueError(
             f"the photos in data/{result.source} are not those that {result.name} was evaluated on: run it again"
         )
-    return manifest.Photos(listed, full, card["size"], card["classes"], card["fit"])
+    return photoset.Photos(listed, full, card["size"], card["classes"], card["fit"])
 
 
 def write(ensemble: Ensemble, path: Path) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from lib.core import cache, params, schema
+from lib.core import files, params, schema
 
 PACKAGES = (
     "tensorflow",
@@ -145,20 +145,20 @@ class Run:
                 raise FileNotFoundError(
                     f"{self.stage.name} ended without writing {name}: run all its cells in order"
                 )
-        cache.write_json(self.folder / "params.json", params.public(self.settings))
+        files.write_json(self.folder / "params.json", params.public(self.settings))
         record = provenance(self.folder)
         record["stages"][self.stage.name] = {
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.started, 1),
             "seed": self.settings.seed,
             "read": {
-                name: cache.file_sha256(self.path(name))
+                name: files.file_sha256(self.path(name))
                 for name in self.stage.reads
                 if self.path(name).is_file()
             },
             **_environment(),
         }
-        cache.write_json(self.folder / "provenance.json", record)
+        files.write_json(self.folder / "provenance.json", record)
         return self.folder / "provenance.json"
 
 
@@ -185,7 +185,7 @@ def parameters(run: Run):
 def provenance(folder: Path) -> dict:
     """Read the record of a run: `stages`, by name; empty where there is none."""
     path = folder / "provenance.json"
-    return cache.read_json(path) if path.is_file() else {"stages": {}}
+    return files.read_json(path) if path.is_file() else {"stages": {}}
 
 
 def _environment() -> dict:

@@ -1,11 +1,14 @@
 """Tables that people open in a spreadsheet: written whole, and so that none of their cells is run."""
 
+import codecs
+import csv
+import io
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from lib.core import cache
+from lib.core import files
 
 # A spreadsheet runs what starts with one of these as a formula: such cells are written behind an apostrophe.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -15,7 +18,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, a text that a spreadsheet would run behind an apostrophe."""
     guarded = table.map(_with_apostrophe)
     # so that a "\r" in a name is quoted
-    cache.write(
+    files.write(
         path, lambda partial: guarded.to_csv(partial, index=False, lineterminator="\r\n", encoding="utf-8")
     )
 
@@ -31,3 +34,38 @@ def _with_apostrophe(cell):
 
 def _without_apostrophe(cell):
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """Read a CSV file as text, whatever its separator, line ends and encoding."""
+    text = _text(file.read_bytes())
+    first = (text.strip().splitlines() or [""])[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        rows = [row for row in lines if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(
+            f"{file.name} cannot be read as a table: {error}. Expected: one line per photo, with quotes in pairs"
+        ) from None
+    if not rows:
+        raise ValueError(
+            f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
+        )
+    header = [name.strip() for name in rows[0]]
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise ValueError(f"{file.name} has two columns {twice[0]!r}. Expected: each name once")
+    if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
+        raise ValueError(
+            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
+        )
+    return pd.DataFrame(rows[1:], columns=header, dtype=str)
+
+
+def _text(data: bytes) -> str:
+    """Decode what spreadsheets write: UTF-8 or UTF-16 with its mark, or else Latin-1."""
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

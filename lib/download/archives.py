@@ -15,16 +15,38 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.core import files
+
 MAX_MEMBERS = 2_000_000
+
+
 MAX_BYTES = 200 * 10**9
+
+
 MAX_RATIO = 100  # unpacked to packed; photos hardly shrink, a bomb shrinks a thousand times
+
+
 BIG_MEMBER = 10 * 10**6  # smaller members may shrink as they like: a table of labels does, 200:1
+
+
 BIG_ARCHIVE = 10**9
+
+
 BLOCK = 4096  # what a small file takes on a disk, at least
+
+
 MANY_MEMBERS = 100_000  # so many photos are never so small:
+
+
 SMALLEST_MEAN = 64  # bytes
+
+
 LONGEST_HEADER = 10**6  # bytes of a tar's names and remarks on a member, which are read as a whole
+
+
 CHUNK = 2**20
+
+
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -34,6 +56,8 @@ DAMAGE = (
     struct.error,
     UnicodeError,
 )
+
+
 METADATA = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -41,16 +65,14 @@ METADATA = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+
+
 BEGINNINGS = {
     b"PK": "a zip that is cut off or damaged: download it again",
     b"Rar!": "a RAR archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"\x1f\x8b": "a gzip file without a tar in it, or a damaged one",
 }
-
-
-class NoSpace(ValueError):
-    """The disk is too full: what was downloaded is good, and worth keeping."""
 
 
 class Member(NamedTuple):
@@ -112,33 +134,6 @@ def extract(path: Path, folder: Path) -> list[str]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return sorted(members)
-
-
-def require_space(folder: Path, needed: float, what: str) -> None:
-    """Check that `needed` bytes fit on the disk of `folder`, an existing folder.
-
-    Raises:
-        NoSpace: they do not; the message says in GB what is needed and what is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise NoSpace(
-            f"{what}: expected {needed / 1e9:.1f} GB of free disk space. Received: {free / 1e9:.1f} GB. "
-            "Free some, or move the outputs to a bigger disk with OUTPUTS=folder"
-        )
-
-
-def readable(name: str) -> str:
-    """Return a file's name as text that can be written: its bytes, where they are not UTF-8, as Latin-1.
-
-    Args:
-        name: as the operating system or a tar gives it, with stand-ins for the bytes that are not UTF-8.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode(errors="surrogateescape").decode("latin-1")
-    return name
 
 
 def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
@@ -256,7 +251,7 @@ def _check_ratio(path: Path, size: int, *, packed: int | None, big: int, where: 
 
 def _parts(path: Path, member: Member) -> list[str]:
     """Split a member's path; `./` and doubled slashes, which tar writes, say nothing."""
-    name = readable(member.name)
+    name = files.readable(member.name)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name)
     too_long = len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in parts)
@@ -275,7 +270,7 @@ def _parents(name: str) -> Iterator[str]:
 
 def _write(path: Path, archive, *, members: dict[str, Member], folder: Path) -> None:
     needed = sum(member.size + BLOCK for member in members.values())
-    require_space(folder.parent, needed, what=f"unpacking {path.name}")
+    files.require_space(folder.parent, needed, what=f"unpacking {path.name}")
     folder.mkdir()
     for name, member in members.items():
         target = folder / name

@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image
 
-from lib.clean import manifest
+from lib.clean import photoset
 from lib.core import metrics, params, schema, steps
 from lib.evaluate import heatmaps
-from lib.figures import plots
-from lib.photos import decoding, labels
+from lib.figures import photo_grids
+from lib.photos import class_names, decoding
 
 MOST_MASKED = 256  # photos whose heat is measured against masks: enough for two digits of a mean
 
 
 def choose(
-    photos: manifest.Photos,
+    photos: photoset.Photos,
     predictions: pd.DataFrame,
     settings: schema.Params,
     *,
@@ -28,7 +28,7 @@ def choose(
         photos: the run's photos.
         predictions: `predictions.csv`.
         settings: `gradcam.examples` says how many of each group; `seed` draws the right ones.
-        names: what to call the classes, as `labels.of_card` gives it; none: by their labels.
+        names: what to call the classes, as `class_names.of_card` gives it; none: by their labels.
 
     Returns:
         `right`, drawn at random, and `wrong`, the surest first: each with the columns `path`,
@@ -45,7 +45,7 @@ def choose(
         "right": right.sample(min(count, len(right)), random_state=settings.seed),
         "wrong": wrong.head(count),
     }
-    return {group: labels.rename(part, names or {}) for group, part in chosen.items()}
+    return {group: class_names.rename(part, names or {}) for group, part in chosen.items()}
 
 
 def _split(photos):
@@ -58,7 +58,7 @@ def _title(row) -> str:
     )
 
 
-def single(photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path) -> Image | str:
+def single(photos: photoset.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path) -> Image | str:
     """Show one photo, its heat, and both; write `single.png`.
 
     Args:
@@ -72,8 +72,8 @@ def single(photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folde
     image, heat = photos.images[rows.row.iloc[0]], heats[0]
     titles = [Path(rows.path.iloc[0]).name, "heat", _title(rows.iloc[0])]
     black = np.zeros_like(image)
-    return plots.photo_grid(
-        [image, plots.overlay(black, heat, strength=1), plots.overlay(image, heat)],
+    return photo_grids.photo_grid(
+        [image, photo_grids.overlay(black, heat, strength=1), photo_grids.overlay(image, heat)],
         titles,
         columns=3,
         path=folder / "single.png",
@@ -81,7 +81,7 @@ def single(photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folde
 
 
 def grid(
-    photos: manifest.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path, name: str
+    photos: photoset.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path, name: str
 ) -> Image | str:
     """Show photos beside the same photos with their heat; write `<name>.png`.
 
@@ -97,12 +97,12 @@ def grid(
     images, titles = [], []
     for row, heat in zip(rows.itertuples(), heats, strict=True):
         image = photos.images[row.row]
-        images += [image, plots.overlay(image, heat)]
+        images += [image, photo_grids.overlay(image, heat)]
         titles += [Path(row.path).name, _title(row)]
-    return plots.photo_grid(images, titles, columns=6, path=folder / f"{name}.png")
+    return photo_grids.photo_grid(images, titles, columns=6, path=folder / f"{name}.png")
 
 
-def inside_masks(network, photos: manifest.Photos, settings: schema.Params, run: steps.Run) -> pd.DataFrame:
+def inside_masks(network, photos: photoset.Photos, settings: schema.Params, run: steps.Run) -> pd.DataFrame:
     """Measure how much of the heat for the true class lies on the object.
 
     Args:
@@ -170,7 +170,7 @@ def summary(shares: pd.DataFrame) -> dict:
     }
 
 
-def own_photo(network, card: dict, photos: manifest.Photos, settings: schema.Params) -> Image:
+def own_photo(network, card: dict, photos: photoset.Photos, settings: schema.Params) -> Image:
     """Explain a photo of one's own, or the manifest's first kept one.
 
     Args:
@@ -191,9 +191,9 @@ def own_photo(network, card: dict, photos: manifest.Photos, settings: schema.Par
     )[0]
     best = np.argsort(-probabilities)[:3]
     heats = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), best)
-    images = [image, *(plots.overlay(image, heat) for heat in heats)]
-    names = list(labels.of_card(card).values())
-    return plots.photo_grid(
+    images = [image, *(photo_grids.overlay(image, heat) for heat in heats)]
+    names = list(class_names.of_card(card).values())
+    return photo_grids.photo_grid(
         images, [name, *(f"{names[target]} {probabilities[target]:.2f}" for target in best)], columns=4
     )
 

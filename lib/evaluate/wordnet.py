@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.core import cache
+from lib.core import files
 
 HIERARCHY = Path(__file__).with_name("wordnet_nouns.npz")
 LICENCE = Path(__file__).with_name("wordnet_licence.txt")
@@ -160,8 +160,8 @@ def build(folder: Path) -> None:
         raise ValueError("expected the data.noun of WordNet 3.0: ids are places in that very file")
     pairs = sorted(pair for line in lines if not line.startswith("  ") for pair in _parse(line))
     noun, hypernym = np.array(pairs, np.uint32).T
-    cache.write(HIERARCHY, lambda partial: np.savez_compressed(partial, noun=noun, hypernym=hypernym))
-    cache.write(LICENCE, lambda partial: partial.write_text("\n".join(notice) + "\n", encoding="utf-8"))
+    files.write(HIERARCHY, lambda partial: np.savez_compressed(partial, noun=noun, hypernym=hypernym))
+    files.write(LICENCE, lambda partial: partial.write_text("\n".join(notice) + "\n", encoding="utf-8"))
 
 
 def _parse(line: str) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ import inspect
 import warnings
 from pathlib import Path
 
-from lib.core import cache, params, schema
+from lib.core import files, params, schema
 from lib.networks import efficientnet_lite, resnets, simple_cnn
 from lib.networks.device import keras
 
@@ -106,7 +106,7 @@ def weights_file(weights: str) -> Path:
 
 def weights_identity(weights: str | None) -> str | None:
     """Return what identifies weights in a cache key: the name, or the SHA-256 of the file."""
-    return weights if weights in (None, "imagenet") else cache.file_sha256(weights_file(weights))
+    return weights if weights in (None, "imagenet") else files.file_sha256(weights_file(weights))
 
 
 def scale(x, name: str):

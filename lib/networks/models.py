@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.core import cache, schema
+from lib.core import files, schema
 from lib.networks import backbones, resnets
 from lib.networks.device import keras
 
@@ -37,7 +37,7 @@ def build(
         classes: the number of classes.
         seed: seeds the head's random weights and its dropout.
         statistics: mean and deviation of the training photos, 0 to 1, three numbers each, which the
-            scaling `measured` needs: `manifest.Photos.statistics`.
+            scaling `measured` needs: `photoset.Photos.statistics`.
 
     Returns:
         A model from `float32` `(n, size, size, 3)`, RGB, 0 to 255, to `float32` `(n, classes)`,
@@ -203,7 +203,7 @@ def publish(
         classes: the labels of the classes, in the order of its outputs.
         training: key of the training that it comes from.
         temperature: what its logits are to be divided by for calibrated probabilities.
-        class_names: what to call the classes, as `labels.names` has it; none: by their labels.
+        class_names: what to call the classes, as `class_names.of_source` has it; none: by their labels.
 
     Returns:
         The content of `model.json`.
@@ -227,10 +227,10 @@ def publish(
     if (
         not (folder / "model.keras").is_file()
         or not path.is_file()
-        or cache.read_json(path)["weights_sha256"] != card["weights_sha256"]
+        or files.read_json(path)["weights_sha256"] != card["weights_sha256"]
     ):
         save(model, folder / "model.keras")
-    cache.write_json(path, card)
+    files.write_json(path, card)
     return card
 
 
@@ -250,7 +250,7 @@ def _scaling(model, settings) -> dict:
 
 def save(model: keras.Model, path: Path) -> None:
     """Save a model as a `.keras` file, whole or not at all."""
-    cache.write(path, lambda partial: model.save(partial))
+    files.write(path, lambda partial: model.save(partial))
 
 
 def load(path: Path) -> keras.Model:

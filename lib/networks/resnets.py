@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.core import cache
+from lib.core import files
 from lib.networks import checkpoints
 from lib.networks.device import keras, tf
 
@@ -235,7 +235,7 @@ def download(file: str) -> Path:
     """
     path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / file
     if not (path.is_file() and _is_whole(path, file)):
-        cache.write(path, lambda partial: _fetch(file, partial))
+        files.write(path, lambda partial: _fetch(file, partial))
     return path
 
 
@@ -252,4 +252,4 @@ def _fetch(file, partial):
 
 def _is_whole(path, file):
     digits = file.removesuffix(".pth").rsplit("-", 1)[-1]
-    return cache.file_sha256(path).startswith(digits)
+    return files.file_sha256(path).startswith(digits)

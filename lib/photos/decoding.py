@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lib.core import cache
-from lib.download import archives
+from lib.core import cache, files
 from lib.photos import quality
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
@@ -260,7 +259,7 @@ def scan(
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        archives.require_space(partial, len(paths) * size * size * 3, what="resizing the photos")
+        files.require_space(partial, len(paths) * size * size * 3, what="resizing the photos")
         _scan(root, paths, partial, size, fit)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)

@@ -1,10 +1,6 @@
 """Find the files of a source and what its author says of them: the label, and the split if it is fixed."""
 
-import codecs
-import csv
 import difflib
-import io
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -12,16 +8,23 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from lib.core import tables
 from lib.core.schema import Source, Table
 from lib.photos import decoding
 
 SPLITS = ("train", "val", "test")
+
+
 SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)
+
+
 NUMBER = re.compile(r"(\d+)")
+
+
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
+
+
 COLUMNS = ["path", "label", "split", "problem"]
-LARGEST_NAMES = 10_000_000  # bytes of a file with the classes' names
-LONGEST_NAME = 60  # letters of a name in a picture
 
 
 def find(raw: Path, source: Source) -> pd.DataFrame:
@@ -77,78 +80,6 @@ def classes(labels) -> list[str]:
     names = {str(label) for label in labels} - {""}
     numeric = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name) if numeric else name)
-
-
-def names(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str]:
-    """Return what to call each class where people read: in pictures and tables.
-
-    Args:
-        raw: the folder with the files as they came.
-        source: `class_names` is a JSON file inside it, `{label: name}`.
-        classes: the labels, in the order wanted.
-
-    Returns:
-        `{label: name}`, in the order of the classes: what stands before the first comma of the file's
-        name, on one line and at most 60 letters long; the label itself where the file has none. Two
-        classes of one name have their labels in parentheses behind it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it lies outside the source, is larger than 10 MB, or is not a mapping of texts.
-    """
-    given = _read_names(raw, source.class_names) if source.class_names else {}
-    short = {label: _short(given.get(label, "")) or label for label in classes}
-    several = {name for name, count in Counter(short.values()).items() if count > 1}
-    return {
-        label: f"{name} ({label})" if name in several and name != label else name
-        for label, name in short.items()
-    }
-
-
-def of_card(card: dict) -> dict[str, str]:
-    """Return `{label: name}` of the classes of a `model.json`; labels name themselves in one without `class_names`."""
-    return dict(zip(card["classes"], card.get("class_names", card["classes"]), strict=True))
-
-
-def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Return a table with names for labels in its columns `label`, `predicted` and `suggested`; labels without a name stay."""
-    columns = [column for column in ("label", "predicted", "suggested") if column in table]
-    return table.assign(
-        **{column: [names.get(label, label) for label in table[column]] for column in columns}
-    )
-
-
-def _read_names(raw: Path, name: str) -> dict[str, str]:
-    file = raw / name
-    if not _stays_inside(name) or "\0" in name or not file.resolve().is_relative_to(raw.resolve()):
-        raise ValueError(f"`source.class_names` must be a path inside the source. Received: {name!r}")
-    if not file.is_file():
-        there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.json"))
-        raise FileNotFoundError(
-            f"`source.class_names`: the source has no {name}. JSON files in it: {', '.join(there[:9]) or 'none'}"
-        )
-    if file.stat().st_size > LARGEST_NAMES:
-        raise ValueError(
-            f"{name} has {file.stat().st_size:,} bytes. Expected: a file with names of at most {LARGEST_NAMES:,}"
-        )
-    try:
-        given = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not JSON in UTF-8: {error}. Expected: {{label: name}}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"{name}: expected a mapping {{label: name}}. Received: {type(given).__name__}")
-    if wrong := [label for label, value in given.items() if not isinstance(value, str)]:
-        raise ValueError(
-            f"{name}: expected a text for each label. Received: {type(given[wrong[0]]).__name__} for {wrong[0]!r:.60}"
-        )
-    return given
-
-
-def _short(name: str) -> str:
-    """Return what stands before the first comma, on one line, without characters that cannot be seen."""
-    line = " ".join(name.split(",")[0].split())
-    seen = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
-    return seen if len(seen) <= LONGEST_NAME else seen[: LONGEST_NAME - 1] + "…"
 
 
 def files(folder: Path) -> list[PurePosixPath]:
@@ -262,7 +193,7 @@ def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
         raise FileNotFoundError(
             f"the source has no {table.file}. CSV files in it: {', '.join(there) or 'none'}"
         )
-    data = read_csv(file)
+    data = tables.read_csv(file)
     for column in filter(None, (table.filename, table.label)):
         if column not in data.columns:
             raise ValueError(
@@ -272,41 +203,6 @@ def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
     labels = [label.strip() for label in data[table.label]] if table.label else [""] * len(names)
     _check_files(raw, table, names)
     return list(zip(names, labels, strict=True))
-
-
-def read_csv(file: Path) -> pd.DataFrame:
-    """Read a CSV file as text, whatever its separator, line ends and encoding."""
-    text = _text(file.read_bytes())
-    first = (text.strip().splitlines() or [""])[0]
-    separator = max(",;\t", key=first.count)
-    try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        rows = [row for row in lines if any(map(str.strip, row))]
-    except csv.Error as error:
-        raise ValueError(
-            f"{file.name} cannot be read as a table: {error}. Expected: one line per photo, with quotes in pairs"
-        ) from None
-    if not rows:
-        raise ValueError(
-            f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
-        )
-    header = [name.strip() for name in rows[0]]
-    if twice := [name for name in header if name and header.count(name) > 1]:
-        raise ValueError(f"{file.name} has two columns {twice[0]!r}. Expected: each name once")
-    if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
-        raise ValueError(
-            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
-        )
-    return pd.DataFrame(rows[1:], columns=header, dtype=str)
-
-
-def _text(data: bytes) -> str:
-    """Decode what spreadsheets write: UTF-8 or UTF-16 with its mark, or else Latin-1."""
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
 
 
 def _as_stored(folder: Path, name: str) -> str:

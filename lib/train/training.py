@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.clean import embeddings, manifest
-from lib.core import cache, progress
+from lib.clean import embeddings, photoset
+from lib.core import cache, files, progress
 from lib.core.schema import Params, Stage
 from lib.networks import backbones, checkpoints, device, efficientnet_lite, models, resnets, simple_cnn
 from lib.networks.device import keras, tf
@@ -60,7 +60,7 @@ class Training:
 
 def fit(
     settings: Params,
-    photos: manifest.Photos,
+    photos: photoset.Photos,
     folder: Path,
     *,
     finished: str | None = None,
@@ -97,12 +97,12 @@ def fit(
         trainer = _Trainer(settings, photos, place, watch)
         trainer.train(folder / parent if parent else None)
         record = {"parent": parent, "network": _network_key(settings, photos)}
-        cache.write_json(place / "finished.json", record | {"batch_sizes": trainer.meta["batch_sizes"]})
+        files.write_json(place / "finished.json", record | {"batch_sizes": trainer.meta["batch_sizes"]})
         del trainer  # its network and optimizer make room for the next
     return _read_back(settings, photos, place)
 
 
-def network(settings: Params, photos: manifest.Photos) -> keras.Model:
+def network(settings: Params, photos: photoset.Photos) -> keras.Model:
     """Build the network of a run as it is before any training: the same weights each time."""
     return models.build(
         settings.model,
@@ -153,7 +153,7 @@ def _parent(settings, photos, folder, finished) -> str | None:
         raise ValueError(
             "there is no finished training to go on from. Run the training without `train.resume_stages` first"
         )
-    last = cache.read_json(record)
+    last = files.read_json(record)
     if last["network"] != _network_key(settings, photos):
         raise ValueError(
             "the finished training was of another model or of other photos: it can go on only with the same `model` and data"
@@ -170,7 +170,7 @@ class _Trainer:
     between the writing of the two leaves the state with the weights that it was written with.
     """
 
-    def __init__(self, settings: Params, photos: manifest.Photos, place: Path, watch=None):
+    def __init__(self, settings: Params, photos: photoset.Photos, place: Path, watch=None):
         self.settings, self.photos, self.place, self.watch = settings, photos, place, watch
         self.state = place / "state.npz"
         self.sign = 1 if settings.train.monitor == "val_loss" else -1
@@ -385,11 +385,11 @@ class _Trainer:
 
     def _write(self, values):
         meta = np.array(json.dumps(self.meta))
-        cache.write(self.state, lambda partial: np.savez(partial, meta, *values))
+        files.write(self.state, lambda partial: np.savez(partial, meta, *values))
 
     def _keep_best(self, epoch, weights):
         self.meta["kept"] = epoch
-        cache.write(_best(self.place, self.meta), lambda partial: np.savez(partial, *weights))
+        files.write(_best(self.place, self.meta), lambda partial: np.savez(partial, *weights))
 
     def end_epoch(self, stage: str, epoch: int, logs: dict, callbacks: list) -> None:
         """Record an epoch, keep its weights if they are the best, and write the state."""
@@ -523,7 +523,7 @@ def _best(place: Path, meta: dict) -> Path:
 def of_run(folder: Path) -> str | None:
     """Return the key of the training that a run's `model.json` comes from; None where there is no model yet."""
     path = folder / "model.json"
-    return cache.read_json(path)["training"] if path.is_file() else None
+    return files.read_json(path)["training"] if path.is_file() else None
 
 
 def best_epoch(history: pd.DataFrame, monitor: str) -> int:

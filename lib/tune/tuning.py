@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
-from lib.clean import manifest
+from lib.clean import photoset
 from lib.core import cache, params, progress, steps
 from lib.core.schema import Dimension, Params
 from lib.networks import backbones
@@ -73,7 +73,7 @@ class Search:
         return {"number": int(row.number), "value": float(row.value), "parameters": values}
 
 
-def search(run: steps.Run, photos: manifest.Photos) -> Search:
+def search(run: steps.Run, photos: photoset.Photos) -> Search:
     """Run the trials that are still to be run, one after the other, and say what all of them found.
 
     Trials that were interrupted are taken up again, with the values that they had and at the epoch that
@@ -105,7 +105,7 @@ def search(run: steps.Run, photos: manifest.Photos) -> Search:
     return found
 
 
-def _key(base: Params, photos: manifest.Photos) -> str:
+def _key(base: Params, photos: photoset.Photos) -> str:
     """Return the fingerprint of all that makes the values of trials comparable."""
     weights = {"weights": backbones.weights_identity(base.model.weights)}
     return cache.fingerprint(
@@ -126,7 +126,7 @@ class _Failed(Exception):
 class _Searcher:
     """Runs the trials of a study that are left."""
 
-    def __init__(self, run: steps.Run, base: Params, photos: manifest.Photos, study: optuna.Study):
+    def __init__(self, run: steps.Run, base: Params, photos: photoset.Photos, study: optuna.Study):
         self.run, self.base, self.photos, self.study = run, base, photos, study
         self.space, self.monitor = base.tune.space, base.train.monitor
         self.folder = run.folder / "tune" / study.study_name
@@ -192,12 +192,12 @@ class _Searcher:
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    def _photos_of(self, settings: Params) -> manifest.Photos:
+    def _photos_of(self, settings: Params) -> photoset.Photos:
         """Return the photos in the form that a trial's network takes: the run's, or resized for this one."""
         keys = ("image_size", "resize", "fit")
         if all(getattr(settings.model, key) == getattr(self.run.settings.model, key) for key in keys):
             return self.photos
-        return manifest.load(dataclasses.replace(self.run, settings=settings))
+        return photoset.load(dataclasses.replace(self.run, settings=settings))
 
     def _say(self, row: dict) -> None:
         values = ", ".join(f"{name} {row[name]}" for name in self.space)

@@ -204,7 +204,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
         save(path.with_name(f".partial-{path.name}"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tables.cache, "write", killed)
+    monkeypatch.setattr(tables.files, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         exclude(tmp_path, "cat/2.jpg")
     assert list(decisions.of_each(tmp_path, SHA1)) == ["cat/1.jpg"]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from conftest import encoded, scene
 
-from lib.clean import duplicates, manifest
-from lib.core import cache, steps
+from lib.clean import duplicates, manifest, photoset
+from lib.core import files, steps
 from lib.core.schema import Params
 
 
@@ -95,7 +95,7 @@ def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monk
     assert manifest.earlier(run) is None
     table = build(raw)
     manifest.write(table, run.path("manifest.csv"))
-    cache.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
+    files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
     assert manifest.earlier(run).path.tolist() == table.path.tolist()
     other = steps.start(settings(split={"test": 0.3}), "02_clean")
     assert manifest.earlier(other) is None
@@ -368,8 +368,8 @@ def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
     cleaned = manifest.build(run.data, given, "abc")
     table, images = cleaned.table, cleaned.images
     manifest.write(table, run.path("manifest.csv"))
-    cache.write_json(run.path("source.json"), {"content_sha256": "abc"})
-    found = manifest.load(run)
+    files.write_json(run.path("source.json"), {"content_sha256": "abc"})
+    found = photoset.load(run)
     assert found.classes == ["cat", "dog"] and (found.images == images).all()
     for split in ("train", "val", "test"):
         rows = found.rows(split)
@@ -387,8 +387,8 @@ def test_statistics_are_of_the_training_photos_as_the_network_takes_them(monkeyp
     full = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
     full[..., 2] //= 4
     table = pd.DataFrame({"split": ["train", "val", "train", "train", "test", "train", "train", "", "val"]})
-    monkeypatch.setattr(manifest, "CHUNK", 2)  # 5 photos in 3 parts
-    mean, deviation = manifest.Photos(table, full, 8, ["cat"]).statistics
+    monkeypatch.setattr(photoset, "CHUNK", 2)  # 5 photos in 3 parts
+    mean, deviation = photoset.Photos(table, full, 8, ["cat"]).statistics
     seen = full[[0, 2, 3, 5, 6], 2:10, 2:10] / 255
     np.testing.assert_allclose(mean, seen.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(deviation, seen.std(axis=(0, 1, 2)), rtol=1e-12)

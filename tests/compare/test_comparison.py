@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.clean import manifest
+from lib.clean import manifest, photoset
 from lib.compare import comparison
-from lib.core import cache, metrics
+from lib.core import files, metrics
 from lib.evaluate import predictions
 
 CLASSES = ["ant", "bee"]
@@ -22,8 +22,8 @@ def outputs(tmp_path, monkeypatch):
     folder = tmp_path / "outputs"
     for name in ("data/birds", "bench", "compare", "mine"):
         (folder / name).mkdir(parents=True)
-    cache.write_json(folder / "bench" / "provenance.json", {"stages": {}})
-    cache.write_json(folder / "compare" / "params.json", {})
+    files.write_json(folder / "bench" / "provenance.json", {"stages": {}})
+    files.write_json(folder / "compare" / "params.json", {})
     (folder / "README.md").write_text("runs")
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(folder))
     monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals that need them are not looked at here
@@ -71,7 +71,7 @@ def finished(
     probabilities = probabilities or {
         split: said(table, split, right, classes) for split, right in marks.items()
     }
-    photos = manifest.Photos(table, np.zeros((1, 32, 32, 3), np.uint8), 32, classes)
+    photos = photoset.Photos(table, np.zeros((1, 32, 32, 3), np.uint8), 32, classes)
     report = {
         split: metrics.report(photos.targets(split), values, classes)
         for split, values in probabilities.items()
@@ -101,9 +101,9 @@ def finished(
         ("model", card),
         ("metrics", {"headline": list(marks)[-1], **report}),
     ):
-        cache.write_json(folder / f"{file}.json", value)
-    seen = {file: cache.file_sha256(folder / file) for file in ("manifest.csv", "model.json")}
-    cache.write_json(folder / "provenance.json", {"stages": {"04_evaluate": {"read": seen}}})
+        files.write_json(folder / f"{file}.json", value)
+    seen = {file: files.file_sha256(folder / file) for file in ("manifest.csv", "model.json")}
+    files.write_json(folder / "provenance.json", {"stages": {"04_evaluate": {"read": seen}}})
     return folder
 
 
@@ -333,7 +333,7 @@ def test_what_is_written_can_be_read(outputs, tmp_path):
     comparison.write(tmp_path, runs=table, in_pairs=pairs, ensemble={})
     again = pd.read_csv(tmp_path / "comparison.csv", keep_default_na=False, na_values={"top_1": ""})
     assert again.run.tolist() == ["best", "other", "broken"] and again.top_1[:2].tolist() == [0.5, 1.0]
-    record = cache.read_json(tmp_path / "comparison.json")
+    record = files.read_json(tmp_path / "comparison.json")
     assert record["groups"] == {"birds": ["best", "other"]} and record["ensemble"] is None
     assert record["not_compared"] == {"broken": "unfinished: it has no metrics.json"}
     assert record["pairs"] == [pairs.iloc[0].to_dict()]

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from test_comparison import CLASSES, finished, listed, results, said
 
-from lib.clean import manifest
+from lib.clean import photoset
 from lib.compare import comparison, ensembles
-from lib.core import cache, metrics
-from lib.evaluate import predictions
+from lib.core import files, metrics
+from lib.evaluate import inference, predictions
 from lib.networks import models
 from lib.networks.device import keras
 from lib.photos import decoding
@@ -173,7 +173,7 @@ def test_its_predictions_have_the_form_of_a_runs(outputs, tmp_path):
     assert list(again.columns) == list(own.columns) and again.path.tolist() == own.path.tolist()
     measured = (again.label == again.predicted)[again.split.eq("test")].mean()
     assert measured == made.report["test"]["top_1"]
-    cache.write_json(tmp_path / "report.json", made.report)  # every number is one that JSON can hold
+    files.write_json(tmp_path / "report.json", made.report)  # every number is one that JSON can hold
 
 
 def test_it_is_compared_with_its_best_member_on_val(outputs):
@@ -219,7 +219,7 @@ def seen(outputs):
     table, random = listed(), np.random.default_rng(0)
     for path in table.path:
         Image.fromarray(random.integers(0, 256, (36, 36, 3), np.uint8)).save(raw / path, quality=100)
-    cache.write_json(outputs / "data" / "birds" / "source.json", {"content_sha256": "birds"})
+    files.write_json(outputs / "data" / "birds" / "source.json", {"content_sha256": "birds"})
     scanned, _ = decoding.scan(raw, list(table.path), folder=outputs / "scan", size=36, fit="crop")
     table["sha1"] = scanned.sha1
     for seed, flip, classes in ((1, "none", CLASSES), (2, "horizontal", CLASSES[::-1])):
@@ -246,16 +246,16 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
     found = results()
     made = average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
     scanned, full = decoding.scan(seen, [], folder=seen / "scan", size=36, fit="crop")
-    own = manifest.Photos(scanned, full, 32, CLASSES)
+    own = photoset.Photos(scanned, full, 32, CLASSES)
     expected = []
     for seed, flip in ((1, "none"), (2, "horizontal")):
-        raw = predictions.of_rows(
+        raw = inference.of_rows(
             network(seed),
             own,
             np.arange(1, 9),
             folder=tmp_path,
             batch_size=8,
-            views=predictions.views(True, flip=flip),
+            views=inference.views(True, flip=flip),
         )
         expected.append(metrics.apply_temperature(raw, 1.5)[:, :: 1 if flip == "none" else -1])
     each = made.report["each"]
@@ -272,7 +272,7 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
 def test_photos_that_are_gone_or_are_others_are_an_error(seen, tmp_path):
     found = results()
     (seen / "data/birds/raw/6.jpg").write_bytes((seen / "data/birds/raw/5.jpg").read_bytes())
-    cache.write_json(seen / "data" / "birds" / "source.json", {"content_sha256": "other birds"})
+    files.write_json(seen / "data" / "birds" / "source.json", {"content_sha256": "other birds"})
     with pytest.raises(
         ValueError, match="^the photos in data/birds are not those that none-run was evaluated on"
     ):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.core import cache
+from lib.core import cache, files
 
 
 def test_fingerprint_changes_with_every_part():
@@ -40,7 +40,7 @@ def test_fingerprint_ignores_the_order_of_keys_alone():
 
 def test_file_sha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 1000)
-    assert cache.file_sha256(tmp_path / "file") == hashlib.sha256(b"abc" * 1000).hexdigest()
+    assert files.file_sha256(tmp_path / "file") == hashlib.sha256(b"abc" * 1000).hexdigest()
 
 
 def test_code_ignores_comments_and_layout_but_not_code(tmp_path):
@@ -105,19 +105,19 @@ def test_write_is_whole_or_nothing(tmp_path):
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        cache.write(path, half)
+        files.write(path, half)
     assert not path.exists()
-    cache.write(path, lambda partial: partial.write_text("first"))
+    files.write(path, lambda partial: partial.write_text("first"))
     with pytest.raises(OSError):
-        cache.write(path, half)
+        files.write(path, half)
     assert path.read_text() == "first"
-    cache.write(path, lambda partial: partial.write_text("second"))
+    files.write(path, lambda partial: partial.write_text("second"))
     assert path.read_text() == "second" and [file.name for file in path.parent.iterdir()] == ["result.csv"]
 
 
 def test_write_gives_a_partial_name_with_the_suffix(tmp_path):
     names = []
-    cache.write(
+    files.write(
         tmp_path / "model.keras", lambda partial: (names.append(partial.name), partial.write_bytes(b""))
     )
     assert names[0].endswith(".keras") and names[0] != "model.keras"
@@ -125,13 +125,13 @@ def test_write_gives_a_partial_name_with_the_suffix(tmp_path):
 
 def test_json_written_and_read_back(tmp_path):
     value = {"name": "Bär", "numbers": [1, 0.1, None, True]}
-    cache.write_json(tmp_path / "a.json", value)
-    assert cache.read_json(tmp_path / "a.json") == value
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json") == value
     assert "Bär" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": object()}])
 def test_json_that_others_could_not_read_is_refused(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
-        cache.write_json(tmp_path / "a.json", value)
+        files.write_json(tmp_path / "a.json", value)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.core import cache, params, steps
+from lib.core import files, params, steps
 from lib.core.schema import Params
 
 
@@ -107,11 +107,11 @@ def test_finish_records_how_the_results_were_made():
     run = steps.start(settings(seed=7), "03_train")
     fill(run)
     assert run.finish() == run.folder / "provenance.json"
-    assert cache.read_json(run.folder / "params.json") == params.public(run.settings)
+    assert files.read_json(run.folder / "params.json") == params.public(run.settings)
     entry = steps.provenance(run.folder)["stages"]["03_train"]
     assert entry["seed"] == 7 and entry["seconds"] >= 0 and entry["finished_at"].endswith("+00:00")
     assert entry["read"] == {
-        name: cache.file_sha256(run.path(name)) for name in ("source.json", "manifest.csv")
+        name: files.file_sha256(run.path(name)) for name in ("source.json", "manifest.csv")
     }
     assert set(entry["packages"]) == set(steps.PACKAGES) and entry["python"].count(".") == 2
     assert entry["hardware"]["cores"] == os.cpu_count() and "device" in entry["hardware"]
@@ -128,7 +128,7 @@ def test_decisions_of_a_person_belong_to_the_photos_and_need_not_be_there(output
     run.path("relabels.csv").write_text("path,label\n")
     run.finish()
     read = steps.provenance(run.folder)["stages"]["02_clean"]["read"]
-    assert read["relabels.csv"] == cache.file_sha256(run.path("relabels.csv"))
+    assert read["relabels.csv"] == files.file_sha256(run.path("relabels.csv"))
 
 
 def test_finish_keeps_the_entries_of_other_stages():
@@ -137,7 +137,7 @@ def test_finish_keeps_the_entries_of_other_stages():
         fill(run)
         run.finish()
     assert set(steps.provenance(run.folder)["stages"]) == {"02_clean", "04_evaluate"}
-    cache.write_json(run.folder / "provenance.json", {"stages": {"x": {"seconds": 1}}})
+    files.write_json(run.folder / "provenance.json", {"stages": {"x": {"seconds": 1}}})
     run.finish()
     assert steps.provenance(run.folder)["stages"]["x"] == {"seconds": 1}
 

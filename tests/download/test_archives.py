@@ -10,6 +10,7 @@ from collections import namedtuple
 
 import pytest
 
+from lib.core import files
 from lib.download import archives
 
 PHOTO = os.urandom(300)
@@ -219,7 +220,7 @@ def test_limits(tmp_path, monkeypatch, make, limit, value, message):
 
 def test_a_full_disk_is_said_in_gb(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage(0, 0, 100))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(0, 0, 100))
     message = refusal(tmp_path, make_zip(tmp_path / "a.zip", [("1.jpg", PHOTO)]))
     assert "unpacking a.zip: expected 0.0 GB of free disk space. Received: 0.0 GB" in message
 

@@ -19,8 +19,8 @@ import pytest
 from conftest import encoded, scene
 
 import lib.download
-from lib.core import params, schema
-from lib.download import archives, sources
+from lib.core import files, params, schema
+from lib.download import archives, kaggle, sources, transfer
 
 PHOTO = b"\xff\xd8\xff" + os.urandom(5000)
 KEY = "0123456789abcdef0123456789abcdef"
@@ -124,8 +124,8 @@ def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     server.url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(sources, "BACKOFF", 0)
-    monkeypatch.setattr(sources, "CHUNK", 100)
+    monkeypatch.setattr(transfer, "BACKOFF", 0)
+    monkeypatch.setattr(transfer, "CHUNK", 100)
     yield server
     server.shutdown()
     server.server_close()
@@ -275,7 +275,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server, folder, archive):
 
 
 def test_a_failed_download_is_resumed_by_the_next_run(server, folder, archive):
-    server.cuts = [700] + [0] * sources.RETRIES
+    server.cuts = [700] + [0] * transfer.RETRIES
     said = message(ValueError, url_source(server, archive), folder)
     assert (
         f"{server.url}/photos/archive.zip: expected a download. Received: " in said and "secret" not in said
@@ -327,7 +327,7 @@ def test_only_http_is_downloaded(folder):
 
 
 @pytest.fixture
-def kaggle(server, archive, tmp_path, monkeypatch):
+def kaggle_server(server, archive, tmp_path, monkeypatch):
     """The server as Kaggle, and a user without a key."""
     server.files["/files/archive.zip"] = archive.read_bytes()
     for name in [name for name in os.environ if name.startswith("KAGGLE")]:
@@ -343,33 +343,33 @@ def kaggle(server, archive, tmp_path, monkeypatch):
     return server
 
 
-def test_kaggle_without_a_key_at_a_version(kaggle, folder, archive):
+def test_kaggle_without_a_key_at_a_version(kaggle_server, folder, archive):
     record = sources.fetch(source("kaggle", dataset="someone/butterflies/3"), folder)
     assert (record["kind"], record["licence"]) == ("kaggle", "CC0-1.0")
     assert record["declared"] == {"kind": "kaggle", "dataset": "someone/butterflies/3"}
     assert (record["archive"], record["archive_sha256"]) == ("butterflies.zip", digest(archive))
-    download = next(body for path, _, body in kaggle.seen if path.endswith("/DownloadDataset"))
+    download = next(body for path, _, body in kaggle_server.seen if path.endswith("/DownloadDataset"))
     assert download["datasetVersionNumber"] == 3 and download["ownerSlug"] == "someone"
-    assert not any("Authorization" in headers for _, headers, _ in kaggle.seen)
+    assert not any("Authorization" in headers for _, headers, _ in kaggle_server.seen)
     assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
 
 
-def test_kaggle_says_the_size_before_the_download(kaggle, folder, monkeypatch):
+def test_kaggle_says_the_size_before_the_download(kaggle_server, folder, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
-    kaggle.listed = 10**18
+    kaggle_server.listed = 10**18
     with pytest.raises(ValueError, match="downloading someone/butterflies.*free"):
         sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
-    assert not any(path.endswith("/DownloadDataset") for path, _, _ in kaggle.seen)
+    assert not any(path.endswith("/DownloadDataset") for path, _, _ in kaggle_server.seen)
 
 
-def test_kaggle_with_a_key(kaggle, folder, monkeypatch):
+def test_kaggle_with_a_key(kaggle_server, folder, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     record = sources.fetch(source("kaggle", competition="dogs", licence="competition rules"), folder)
     assert (record["archive"], record["licence"]) == ("dogs.zip", "competition rules")
-    assert kaggle.seen[0][0].endswith("competitions.CompetitionApiService/DownloadDataFiles")
-    assert kaggle.seen[0][1]["Authorization"].startswith("Basic ")
+    assert kaggle_server.seen[0][0].endswith("competitions.CompetitionApiService/DownloadDataFiles")
+    assert kaggle_server.seen[0][1]["Authorization"].startswith("Basic ")
     assert KEY not in (folder / "source.json").read_text()
 
 
@@ -382,35 +382,35 @@ def test_kaggle_with_a_key(kaggle, folder, monkeypatch):
         (403, b'{"code": 403, "message": "no access for %s"}' % KEY.encode(), "Received: no access for ***."),
     ],
 )
-def test_kaggle_refuses(kaggle, folder, monkeypatch, status, body, reason):
+def test_kaggle_refuses(kaggle_server, folder, monkeypatch, status, body, reason):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
-    kaggle.refusal = (status, body)
+    kaggle_server.refusal = (status, body)
     said = message(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
     assert said.startswith("Kaggle data set someone/butterflies: expected a download. ")
     assert reason in said and KEY not in said
     assert "(1) a Kaggle key: create an API token at kaggle.com/settings" in said
     assert "(2) download the zip in a browser and run `make butterfly ARCHIVE=path`" in said
-    asked = [path.rpartition("/")[2] for path, _, _ in kaggle.seen]
+    asked = [path.rpartition("/")[2] for path, _, _ in kaggle_server.seen]
     assert asked == ["ListDatasets", "GetDatasetMetadata"]  # it stops at once
 
 
-def test_a_competition_needs_a_key_and_its_rules(kaggle, folder):
+def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):
     said = message(ValueError, source("kaggle", competition="dogs"), folder)
     assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle asks for a key" in said
-    assert said.endswith("accept the rules first, at kaggle.com/c/dogs/rules.") and not kaggle.seen
+    assert said.endswith("accept the rules first, at kaggle.com/c/dogs/rules.") and not kaggle_server.seen
 
 
-def test_kaggle_without_network(kaggle, folder, monkeypatch):
+def test_kaggle_without_network(kaggle_server, folder, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     said = message(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
     assert "Received: no connection to Kaggle. Two ways on" in said
 
 
-def test_a_kaggle_client_that_hangs_is_ended(kaggle, folder, monkeypatch):
-    monkeypatch.setattr(sources, "KAGGLE", [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(sources, "KAGGLE_TIMEOUT", 0.2)
-    monkeypatch.setattr(sources, "TIMEOUT", 0.2)  # of the question for the size
+def test_a_kaggle_client_that_hangs_is_ended(kaggle_server, folder, monkeypatch):
+    monkeypatch.setattr(kaggle, "KAGGLE", [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(kaggle, "CLIENT_TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)  # of the question for the size
     assert "Received: no end after" in message(ValueError, source("kaggle", dataset="a/b"), folder)
 
 
@@ -420,7 +420,7 @@ def test_keys_in_files_are_not_shown(tmp_path, monkeypatch):
     (tmp_path / ".kaggle").mkdir()
     (tmp_path / ".kaggle/kaggle.json").write_text(json.dumps({"username": "me", "key": KEY}))
     (tmp_path / ".kaggle/access_token").write_text("KGAT_fromafile\n")
-    said = sources._without_secrets(f"a {KEY} b KGAT_fromafile c KGAT_fromtheenvironment")
+    said = kaggle._without_secrets(f"a {KEY} b KGAT_fromafile c KGAT_fromtheenvironment")
     assert said == "a *** b *** c ***"
 
 
@@ -432,26 +432,28 @@ def assert_no_key(text, folder):
 
 
 @pytest.mark.parametrize("refusal", [None, (403, b'{"code": 403, "message": "not with %s"}' % KEY.encode())])
-def test_the_key_is_neither_printed_nor_written(kaggle, folder, monkeypatch, capfd, refusal):
+def test_the_key_is_neither_printed_nor_written(kaggle_server, folder, monkeypatch, capfd, refusal):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
-    kaggle.refusal, said = refusal, ""
+    kaggle_server.refusal, said = refusal, ""
     try:
         sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
     except ValueError as error:  # a notebook shows it with all that led to it
         said = "".join(traceback.format_exception(error))
-    assert bool(said) == bool(refusal) and any("Authorization" in headers for _, headers, _ in kaggle.seen)
+    assert bool(said) == bool(refusal) and any(
+        "Authorization" in headers for _, headers, _ in kaggle_server.seen
+    )
     assert_no_key(said + "".join(capfd.readouterr()), folder.parent)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("refusal", [None, (403, b'{"code": 403, "message": "not with %s"}' % KEY.encode())])
-def test_the_key_is_in_no_notebook_and_no_log(kaggle, tmp_path, monkeypatch, refusal):
+def test_the_key_is_in_no_notebook_and_no_log(kaggle_server, tmp_path, monkeypatch, refusal):
     members = [
         (f"{label}/{n}.png", encoded(scene(n + len(label)))) for label in ("red", "blue") for n in range(9)
     ]
-    kaggle.files["/files/archive.zip"] = make_zip(tmp_path / "two.zip", members).read_bytes()
-    kaggle.refusal = refusal
+    kaggle_server.files["/files/archive.zip"] = make_zip(tmp_path / "two.zip", members).read_bytes()
+    kaggle_server.refusal = refusal
     for name, value in {
         "KAGGLE_USERNAME": "someone",
         "KAGGLE_KEY": KEY,
@@ -465,11 +467,11 @@ def test_the_key_is_in_no_notebook_and_no_log(kaggle, tmp_path, monkeypatch, ref
     assert (done.returncode == 0) == (refusal is None), done.stderr
     assert "manifest.csv" in names if refusal is None else "not with ***" in done.stderr
     assert any(name.endswith(".ipynb") for name in names)
-    assert any("Authorization" in headers for _, headers, _ in kaggle.seen)
+    assert any("Authorization" in headers for _, headers, _ in kaggle_server.seen)
     assert_no_key(done.stdout + done.stderr, tmp_path / "outputs")
 
 
-def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle, folder, archive):
+def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle_server, folder, archive):
     place = folder / "download.partial" / "someone_butterflies"
     place.mkdir(parents=True)
     (place / "butterflies.zip").write_bytes(archive.read_bytes()[:1000])
@@ -477,28 +479,30 @@ def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle, folder
     (place / "butterflies.zip.kaggle-partial").write_text(json.dumps(marker))
     record = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
     assert record["archive_sha256"] == digest(archive)
-    assert kaggle.seen[-1][1].get("Range") == "bytes=1000-"
+    assert kaggle_server.seen[-1][1].get("Range") == "bytes=1000-"
 
 
-def test_a_kaggle_archive_waits_until_there_is_space(kaggle, folder, monkeypatch):
+def test_a_kaggle_archive_waits_until_there_is_space(kaggle_server, folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "extract", lambda *_: (_ for _ in ()).throw(archives.NoSpace("too full")))
+        patch.setattr(archives, "extract", lambda *_: (_ for _ in ()).throw(files.NoSpace("too full")))
         assert message(ValueError, source("kaggle", dataset="someone/butterflies"), folder) == "too full"
     assert (folder / "download.partial/someone_butterflies/butterflies.zip").exists()
     assert sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)["files"] == 2
 
 
-def test_a_kaggle_archive_without_photos_is_deleted(kaggle, folder, tmp_path):
-    kaggle.files["/files/archive.zip"] = make_zip(tmp_path / "no.zip", [("train.csv", b"")]).read_bytes()
+def test_a_kaggle_archive_without_photos_is_deleted(kaggle_server, folder, tmp_path):
+    kaggle_server.files["/files/archive.zip"] = make_zip(
+        tmp_path / "no.zip", [("train.csv", b"")]
+    ).read_bytes()
     assert "no photo among them: .csv 1" in message(ValueError, source("kaggle", dataset="a/b"), folder)
     assert list(folder.iterdir()) == []
 
 
-def test_an_archive_downloaded_by_hand_stands_for_kaggle(kaggle, folder, archive):
+def test_an_archive_downloaded_by_hand_stands_for_kaggle(kaggle_server, folder, archive):
     record = sources.fetch(source("kaggle", dataset="someone/butterflies", archive=str(archive)), folder)
     assert (record["kind"], record["declared"]["dataset"]) == ("archive", "someone/butterflies")
     assert sources.fetch(source("kaggle", dataset="someone/butterflies"), folder) == record
-    assert not kaggle.seen
+    assert not kaggle_server.seen
     with pytest.raises(FileNotFoundError, match=r"Received: typo\.zip"):
         sources.fetch(source("kaggle", dataset="someone/butterflies", archive="typo.zip"), folder)
 

@@ -6,10 +6,10 @@ import pytest
 from IPython.display import Image as Picture
 from PIL import Image
 
-from lib.clean import manifest
+from lib.clean import photoset
 from lib.core import metrics, schema, steps
 from lib.evaluate import explanations
-from lib.figures import plots
+from lib.figures import photo_grids
 from lib.networks import models
 from lib.networks.device import keras
 
@@ -29,7 +29,7 @@ def make_photos(count=12, split="test"):
     table["label"] = [CLASSES[index % 3] for index in range(count)]
     table["split"] = ["train", "val", *[split] * (count - 2)]
     table.loc[0, "status"] = "corrupt"
-    return manifest.Photos(table, random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8), SIZE, CLASSES)
+    return photoset.Photos(table, random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8), SIZE, CLASSES)
 
 
 def make_predictions(photos, wrong=()):
@@ -107,7 +107,7 @@ def drawn(monkeypatch):
         calls.append((images, titles, path))
         return Picture(b"png", format="png")
 
-    monkeypatch.setattr(plots, "photo_grid", photo_grid)
+    monkeypatch.setattr(photo_grids, "photo_grid", photo_grid)
     return calls
 
 

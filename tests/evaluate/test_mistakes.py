@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from lib.clean import manifest
-from lib.core import cache, metrics
-from lib.evaluate import mistakes, predictions, wordnet
+from lib.clean import photoset
+from lib.core import files, metrics
+from lib.evaluate import inference, mistakes, predictions, wordnet
 from lib.networks.device import keras
 
 TABBY, COUGAR, TEAPOT, WOK = "n02123045", "n02125311", "n04398044", "n04596742"
@@ -210,7 +210,7 @@ def test_where_nothing_can_be_measured_a_sentence_says_why():
 )
 def test_the_summary_is_plain_json(rows, tmp_path):
     found = mistakes.summary(rows, measured(rows))
-    cache.write_json(tmp_path / "metrics.json", found)
+    files.write_json(tmp_path / "metrics.json", found)
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
     assert list(found) == ["n", "truth_in_top_3", "nearness", "most_accurate", "least_accurate", "confused"]
     assert found["n"] == (rows.label != rows.predicted).sum() == found["truth_in_top_3"]["mistakes"]
@@ -241,12 +241,12 @@ def test_predictions_stand_beside_the_labels_of_their_own_photos(tmp_path):
     rows = rows.assign(split=splits, sha1=rows.path)
     images = np.zeros((60, 4, 4, 3), np.uint8)
     images[np.arange(60), :, :, shown] = 200
-    photos = manifest.Photos(rows, images, 4, LETTERS[:3])
+    photos = photoset.Photos(rows, images, 4, LETTERS[:3])
     inputs = keras.Input((4, 4, 3))
     colours = keras.layers.GlobalAveragePooling2D()(inputs)
     network = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Rescaling(10 / 255)(colours)))
     said = {
-        split: predictions.of_rows(network, photos, photos.rows(split), folder=tmp_path, batch_size=4)
+        split: inference.of_rows(network, photos, photos.rows(split), folder=tmp_path, batch_size=4)
         for split in ("train", "val", "test")
     }
     told = predictions.table(photos, said)
@@ -267,11 +267,11 @@ def test_the_figures_can_be_computed_again_from_the_files(classes, tmp_path, mon
     logits = random.normal(size=(400, classes)) + 1.2 * np.eye(classes)[targets]
     probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
     rows = pd.DataFrame({"path": [f"{index}.png" for index in range(400)], "label": np.take(names, targets)})
-    photos = manifest.Photos(rows.assign(split="test"), np.zeros((400, 1, 1, 3), np.uint8), 1, names)
+    photos = photoset.Photos(rows.assign(split="test"), np.zeros((400, 1, 1, 3), np.uint8), 1, names)
     told = predictions.table(photos, {"test": probabilities})
     report = metrics.report(photos.targets("test"), probabilities, names)
     predictions.write(told, tmp_path / "predictions.csv")
-    cache.write_json(tmp_path / "metrics.json", report | {"mistakes": mistakes.summary(told, report)})
+    files.write_json(tmp_path / "metrics.json", report | {"mistakes": mistakes.summary(told, report)})
 
     figures = json.loads((tmp_path / "metrics.json").read_text())
     file = pd.read_csv(tmp_path / "predictions.csv")

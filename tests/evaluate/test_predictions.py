@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import log_loss
 
-from lib.clean import manifest
-from lib.core import cache, metrics, schema
-from lib.evaluate import predictions
+from lib.clean import photoset
+from lib.core import files, metrics, schema
+from lib.evaluate import inference, predictions
 from lib.networks import models
 from lib.networks.device import keras, tf
 from lib.photos import decoding
@@ -22,7 +22,7 @@ CLASSES = ["ant", "bee", "cat"]
 def make_photos(rows):
     """Photos by (path, label, split); what they show does not matter."""
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
-    return manifest.Photos(table, np.zeros((len(rows), 4, 4, 3), np.uint8), 4, CLASSES)
+    return photoset.Photos(table, np.zeros((len(rows), 4, 4, 3), np.uint8), 4, CLASSES)
 
 
 # What the network says
@@ -58,7 +58,7 @@ def noise(*, size=4, fit="crop", side=None, count=12):
     """Photos of noise, cut out of larger ones where `side` is given."""
     images = np.random.default_rng(1).integers(0, 256, (count, side or size, side or size, 3), np.uint8)
     table = pd.DataFrame({"split": "test", "sha1": [f"photo {row}" for row in range(count)]})
-    return manifest.Photos(table, images, size, CLASSES, fit)
+    return photoset.Photos(table, images, size, CLASSES, fit)
 
 
 def said_by(network, images):
@@ -78,22 +78,22 @@ def once(monkeypatch):
 
 def test_predictions_are_those_of_the_network_in_the_order_of_the_rows(tmp_path):
     network, photos, rows = make_network(), noise(), np.array([10, 3, 7])
-    said = predictions.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
+    said = inference.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
     assert said.dtype == np.float32 and said.shape == (3, 3)
     np.testing.assert_allclose(said, said_by(network, photos.images[rows]), atol=1e-6)
 
 
 def test_larger_photos_are_cut_to_their_middle(tmp_path):
     network, photos, rows = make_network(), noise(side=8), np.arange(3)
-    said = predictions.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
+    said = inference.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
     np.testing.assert_allclose(said, said_by(network, photos.full[:3, 2:6, 2:6]), atol=1e-6)
 
 
 def test_what_was_said_is_kept(tmp_path, once):
     network, photos, rows = make_network(), noise(), np.array([10, 3, 7])
-    first = predictions.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
+    first = inference.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
     models.save(network, tmp_path / "model.keras")
-    again = predictions.of_rows(
+    again = inference.of_rows(
         models.load(tmp_path / "model.keras"), photos, rows, folder=tmp_path, batch_size=3
     )
     np.testing.assert_array_equal(again, first)
@@ -107,7 +107,7 @@ def test_what_was_said_is_kept(tmp_path, once):
         {"rows": [3, 10, 7]},
         {"photos": {"fit": "squash"}},
         {"photos": {"side": 8}},
-        {"views": predictions.views(True, flip="none")},
+        {"views": inference.views(True, flip="none")},
         {"network": {"scale": 1 / 127}},
         {"bias": [1.0, 0.0, 0.0]},
         {"sha1": "another photo"},
@@ -116,37 +116,37 @@ def test_what_was_said_is_kept(tmp_path, once):
 )
 def test_whatever_decides_the_result_is_in_the_key(change, tmp_path, once):
     options = {"folder": tmp_path, "batch_size": 2}
-    predictions.of_rows(make_network(), noise(), np.array([10, 3, 7]), **options)
+    inference.of_rows(make_network(), noise(), np.array([10, 3, 7]), **options)
     network, photos = make_network(**change.get("network", {})), noise(**change.get("photos", {}))
     network.get_layer(models.LOGITS).bias.assign(change.get("bias", [0.0, 0.0, 0.0]))
     photos.table.loc[3, "sha1"] = change.get("sha1", "photo 3")
-    views = change.get("views", predictions.PLAIN)
-    predictions.of_rows(network, photos, np.array(change.get("rows", [10, 3, 7])), views=views, **options)
+    views = change.get("views", inference.PLAIN)
+    inference.of_rows(network, photos, np.array(change.get("rows", [10, 3, 7])), views=views, **options)
     assert len(once) == 2
 
 
 def test_no_photo_gives_no_prediction(tmp_path):
-    said = predictions.of_rows(make_network(), noise(), np.array([], int), folder=tmp_path, batch_size=2)
+    said = inference.of_rows(make_network(), noise(), np.array([], int), folder=tmp_path, batch_size=2)
     assert said.shape == (0, 3) and not list(tmp_path.iterdir())
 
 
 def test_the_batch_is_halved_where_memory_does_not_suffice(tmp_path):
     network, photos = make_network(most=3), noise()
-    said = predictions.of_rows(network, photos, np.arange(11), folder=tmp_path, batch_size=8)
+    said = inference.of_rows(network, photos, np.arange(11), folder=tmp_path, batch_size=8)
     np.testing.assert_allclose(said, said_by(make_network(), photos.images[:11]), atol=1e-6)
     assert network.get_layer("crowded").seen[1:] == [8, 4, 2, 2, 2, 2, 2, 1]
 
 
 def test_what_was_said_before_memory_ran_short_is_not_asked_again(tmp_path):
     network, photos = make_network(most=2, after=2), noise()  # one call builds it, one succeeds
-    said = predictions.of_rows(network, photos, np.arange(11), folder=tmp_path, batch_size=4)
+    said = inference.of_rows(network, photos, np.arange(11), folder=tmp_path, batch_size=4)
     np.testing.assert_allclose(said, said_by(make_network(), photos.images[:11]), atol=1e-6)
     assert network.get_layer("crowded").seen[1:] == [4, 4, 2, 2, 2, 1]
 
 
 def test_memory_that_does_not_suffice_for_one_photo_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="memory does not suffice to predict one photo of 4 pixels: close"):
-        predictions.of_rows(make_network(most=0), noise(), np.arange(5), folder=tmp_path, batch_size=4)
+        inference.of_rows(make_network(most=0), noise(), np.arange(5), folder=tmp_path, batch_size=4)
     assert not list(tmp_path.iterdir())
 
 
@@ -163,14 +163,14 @@ def test_memory_that_does_not_suffice_for_one_photo_is_an_error(tmp_path):
     ],
 )
 def test_photos_are_mirrored_only_where_training_mirrored_them(augmented, flip, expected):
-    assert list(predictions.views(augmented, flip=flip)) == expected
-    assert predictions.views(False, flip=flip) == predictions.PLAIN
+    assert list(inference.views(augmented, flip=flip)) == expected
+    assert inference.views(False, flip=flip) == inference.PLAIN
 
 
 def test_several_views_give_the_mean_of_what_is_said_of_each(tmp_path):
     network, photos, rows = make_network(size=SIZE), noise(size=SIZE), np.array([5, 2, 9])
-    views = predictions.views(True, flip="horizontal")
-    said = predictions.of_rows(network, photos, rows, folder=tmp_path, batch_size=2, views=views)
+    views = inference.views(True, flip="horizontal")
+    said = inference.of_rows(network, photos, rows, folder=tmp_path, batch_size=2, views=views)
     plain = photos.images[rows]
     # 90 % of 32 pixels: 28 of them, 2 cut from each side; Pillow enlarges each colour without rounding
     closer = np.stack([[enlarged(photo[2:30, 2:30, c]) for c in range(3)] for photo in plain])
@@ -189,10 +189,10 @@ def enlarged(channel):
 
 def test_a_photo_and_its_mirror_image_are_told_the_same_by_mirrored_views(tmp_path):
     network, photos = make_network(size=SIZE), noise(size=SIZE, count=1)
-    views = predictions.views(True, flip="horizontal")
-    turned = manifest.Photos(photos.table, photos.full[:, :, ::-1], SIZE, CLASSES)
+    views = inference.views(True, flip="horizontal")
+    turned = photoset.Photos(photos.table, photos.full[:, :, ::-1], SIZE, CLASSES)
     one, other = (
-        predictions.of_rows(network, seen, [0], folder=tmp_path / name, batch_size=1, views=views)
+        inference.of_rows(network, seen, [0], folder=tmp_path / name, batch_size=1, views=views)
         for name, seen in (("one", photos), ("other", turned))
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
@@ -260,7 +260,7 @@ def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
 
 def test_labels_that_look_like_numbers_stay_text(tmp_path):
     table = pd.DataFrame({"path": ["x.jpg"], "label": ["001"], "split": ["test"]})
-    photos = manifest.Photos(table, np.zeros((1, 4, 4, 3), np.uint8), 4, ["001", "NA"])
+    photos = photoset.Photos(table, np.zeros((1, 4, 4, 3), np.uint8), 4, ["001", "NA"])
     predictions.write(predictions.table(photos, {"test": np.array([[0.4, 0.6]])}), tmp_path / "p.csv")
     row = predictions.read(tmp_path / "p.csv").iloc[0]
     assert (row.label, row.predicted, row.confidence) == ("001", "NA", 0.6)
@@ -317,9 +317,9 @@ def run(tmp_path):
 def publish(network, folder, *, size=4, resize=4, augmented=False, temperature=2.0):
     card = {"size": size, "resize": resize, "fit": "crop", "classes": CLASSES, "temperature": temperature}
     models.save(network, folder / "model.keras")
-    cache.write_json(folder / "model.json", card)
+    files.write_json(folder / "model.json", card)
     chosen = {"evaluate": {"test_time_augmentation": augmented}, "augment": {"flip": "horizontal"}}
-    cache.write_json(folder / "params.json", chosen)
+    files.write_json(folder / "params.json", chosen)
     return folder
 
 
@@ -340,7 +340,7 @@ def test_a_folder_of_photos(run, tmp_path):
         Image.new("RGB", (30, 20), colour).save(folder / name, quality=100)
     (folder / "broken.jpg").write_bytes(b"<html>")
     (folder / "notes.txt").write_text("not a photo")
-    rows = predictions.of_folder(run, folder)
+    rows = inference.of_folder(run, folder)
     assert list(rows.columns) == ["filename", "label", "confidence", "problem"]
     rows = rows.set_index("filename")
     assert rows.index.tolist() == ["broken.jpg", "deep/green.png", "red.jpg"]
@@ -353,11 +353,11 @@ def test_a_folder_of_photos(run, tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 32])
 def test_a_few_photos_at_a_time_give_one_row_per_file_in_order(at_once, run, tmp_path, monkeypatch, once):
-    monkeypatch.setattr(predictions, "AT_ONCE", at_once)
+    monkeypatch.setattr(inference, "AT_ONCE", at_once)
     folder = colours(tmp_path / "photos", 9)
     for name in ("000.jpg", "004 b.jpg", "004 c.jpg", "004 d.jpg", "009.jpg"):
         (folder / name).write_bytes(b"")
-    rows = predictions.of_folder(run, folder)
+    rows = inference.of_folder(run, folder)
     assert rows.filename.tolist() == sorted(path.name for path in folder.iterdir())
     broken = rows[rows.problem.ne("")]
     assert broken.problem.tolist() == ["the file is empty"] * 5
@@ -371,7 +371,7 @@ def test_a_folder_in_which_nothing_can_be_read(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", path))
     )
-    rows = predictions.of_folder(run, colours(tmp_path / "photos", 2))
+    rows = inference.of_folder(run, colours(tmp_path / "photos", 2))
     assert rows.problem.tolist() == ["the file cannot be opened: Input/output error"] * 2
     assert rows.label.tolist() == ["", ""]
 
@@ -388,21 +388,21 @@ def test_a_folder_is_seen_as_the_evaluation_sees_its_photos(tmp_path):
     models.save(network, tmp_path / "plain.keras")
     names = sorted(path.name for path in folder.iterdir())
     table, full = decoding.scan(folder, names, folder=tmp_path / "cache", size=36, fit="crop")
-    seen = manifest.Photos(table, full, SIZE, CLASSES)
+    seen = photoset.Photos(table, full, SIZE, CLASSES)
     for augmented in (False, True):
         run = publish(network, tmp_path / f"run {augmented}", size=SIZE, resize=36, augmented=augmented)
-        rows = predictions.of_folder(run, folder)
-        views = predictions.views(augmented, flip="horizontal")
-        said = predictions.of_rows(network, seen, np.arange(3), folder=tmp_path, batch_size=4, views=views)
+        rows = inference.of_folder(run, folder)
+        views = inference.views(augmented, flip="horizontal")
+        said = inference.of_rows(network, seen, np.arange(3), folder=tmp_path, batch_size=4, views=views)
         expected = metrics.apply_temperature(said, 2.0).max(axis=1).round(4)
         np.testing.assert_allclose(rows.confidence, expected, atol=1.1e-4)
 
 
 def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="other has no model yet: run `make other` first"):
-        predictions.of_folder(tmp_path / "other", tmp_path)
+        inference.of_folder(tmp_path / "other", tmp_path)
     with pytest.raises(FileNotFoundError, match="PHOTOS must be a folder of photos. Received: .*nowhere"):
-        predictions.of_folder(run, tmp_path / "nowhere")
+        inference.of_folder(run, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no photo. Expected files such as .jpg"):
-        predictions.of_folder(run, tmp_path / "empty")
+        inference.of_folder(run, tmp_path / "empty")

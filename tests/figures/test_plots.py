@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib.figures import plots
+from lib.figures import (
+    cleaning_plots,
+    comparison_plots,
+    evaluation_plots,
+    photo_grids,
+    style,
+    training_plots,
+    tuning_plots,
+)
 
 COUNTS = [2, 100]
 
@@ -54,7 +62,7 @@ def history(epochs, stages=("head", "fine_tune")):
 
 @pytest.mark.parametrize("classes", COUNTS)
 def test_class_counts(classes):
-    picture = plots.class_counts(summary(classes))
+    picture = cleaning_plots.class_counts(summary(classes))
     drawn(picture)
     assert len(picture.data) < 300_000
 
@@ -64,7 +72,7 @@ def test_photo_grid(count, columns, tmp_path):
     images = [np.full((30, 40, 3), 10 * number, np.uint8) for number in range(count)]
     titles = [f"a very long title of a photo number {number}\nsecond line" for number in range(count)]
     path = tmp_path / "grid.png" if count < 2 else None
-    picture = plots.photo_grid(images, titles, columns=columns, path=path)
+    picture = photo_grids.photo_grid(images, titles, columns=columns, path=path)
     if count:
         drawn(picture, "JPEG")
     else:
@@ -76,7 +84,9 @@ def test_photo_grid(count, columns, tmp_path):
 def test_photo_grid_shows_the_photos_in_their_order():
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     pixels = drawn(
-        plots.photo_grid([np.full((40, 40, 3), colour, np.uint8) for colour in colours], [""] * 3, columns=3),
+        photo_grids.photo_grid(
+            [np.full((40, 40, 3), colour, np.uint8) for colour in colours], [""] * 3, columns=3
+        ),
         "JPEG",
     )
     middle = pixels[pixels.shape[0] // 2]
@@ -92,7 +102,7 @@ def test_photo_grid_shows_the_photos_in_their_order():
 def test_pair_grid_names_what_became_of_both(monkeypatch):
     titles = []
     monkeypatch.setattr(
-        plots, "photo_grid", lambda images, names, columns: titles.extend(names) or len(images)
+        photo_grids, "photo_grid", lambda images, names, columns: titles.extend(names) or len(images)
     )
     table = pd.DataFrame(
         {
@@ -104,16 +114,16 @@ def test_pair_grid_names_what_became_of_both(monkeypatch):
     )
     pairs = pd.DataFrame({"first": [0], "second": [1], "kind": ["embedding"]})
     images = np.zeros((2, 9, 9, 3), np.uint8)
-    assert plots.pair_grid(pairs, table, images) == 2
+    assert photo_grids.pair_grid(pairs, table, images) == 2
     assert titles == ["a.jpg\ncat, train, embedding", "b.jpg\ndog, leak, embedding"]
     monkeypatch.undo()
-    drawn(plots.pair_grid(pairs, table, images), "JPEG")
-    assert plots.pair_grid(pairs[:0], table, images) is None
+    drawn(photo_grids.pair_grid(pairs, table, images), "JPEG")
+    assert photo_grids.pair_grid(pairs[:0], table, images) is None
 
 
 @pytest.mark.parametrize("sizes", [[(1, 1)], [(640, 480), (480, 640), (0, 0)], [(20_000, 10), (10, 20_000)]])
 def test_sizes(sizes):
-    drawn(plots.sizes(pd.DataFrame(sizes, columns=["width", "height"])))
+    drawn(cleaning_plots.sizes(pd.DataFrame(sizes, columns=["width", "height"])))
 
 
 @pytest.mark.parametrize("classes", [1, 3, 40])
@@ -121,18 +131,18 @@ def test_embedding_map(classes):
     places = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 2)), columns=["x", "y"])
     labels = pd.Series([f"{number % classes}_$x$" for number in range(80)])
     outliers = pd.Series([number == 5 for number in range(80)])
-    drawn(plots.embedding_map(places, labels, outliers=outliers))
-    drawn(plots.embedding_map(places, labels, outliers=outliers & False, names={"0_$x$": "a cat"}))
+    drawn(cleaning_plots.embedding_map(places, labels, outliers=outliers))
+    drawn(cleaning_plots.embedding_map(places, labels, outliers=outliers & False, names={"0_$x$": "a cat"}))
 
 
 def test_there_is_no_map_of_nothing():
     places = pd.DataFrame(columns=["x", "y"], dtype=float)
-    assert plots.embedding_map(places, pd.Series(dtype=str), outliers=pd.Series(dtype=bool)) is None
+    assert cleaning_plots.embedding_map(places, pd.Series(dtype=str), outliers=pd.Series(dtype=bool)) is None
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])
 def test_training_curves(epochs, tmp_path):
-    picture = plots.training_curves(history(epochs), tmp_path / "curves.png")
+    picture = training_plots.training_curves(history(epochs), tmp_path / "curves.png")
     drawn(picture)
     written(tmp_path / "curves.png", picture)
 
@@ -141,7 +151,7 @@ def test_training_curves(epochs, tmp_path):
 def test_confusion_matrix(classes, tmp_path):
     matrix = np.random.default_rng(0).integers(0, 9, (classes, classes)) + 20 * np.eye(classes, dtype=int)
     matrix[0] = 0  # a class without photos
-    picture = plots.confusion_matrix(matrix, names(classes), tmp_path / "matrix.png")
+    picture = evaluation_plots.confusion_matrix(matrix, names(classes), tmp_path / "matrix.png")
     drawn(picture)
     written(tmp_path / "matrix.png", picture)
 
@@ -153,23 +163,23 @@ def test_class_accuracies(classes, tmp_path):
         for index, name in enumerate(names(classes), start=1)
     }
     values["absent"] = {"n": 0, "precision": 0, "recall": 0, "f1": 0}
-    picture = plots.class_accuracies(values, tmp_path / "bars.png")
+    picture = evaluation_plots.class_accuracies(values, tmp_path / "bars.png")
     drawn(picture)
     written(tmp_path / "bars.png", picture)
 
 
 def test_class_accuracies_by_other_names_and_under_a_title():
     values = {name: {"n": 9, "recall": 0.5} for name in names(3)}
-    by_label = drawn(plots.class_accuracies(values))
-    assert np.array_equal(drawn(plots.class_accuracies(values, names={"no": "class"})), by_label)
+    by_label = drawn(evaluation_plots.class_accuracies(values))
+    assert np.array_equal(drawn(evaluation_plots.class_accuracies(values, names={"no": "class"})), by_label)
     for other in ({"names": {names(3)[0]: "ox"}}, {"title": "test"}):
-        assert not np.array_equal(drawn(plots.class_accuracies(values, **other)), by_label)
+        assert not np.array_equal(drawn(evaluation_plots.class_accuracies(values, **other)), by_label)
 
 
 @pytest.mark.parametrize(("classes", "columns"), [(3, 1), (50, 1), (51, 2)])
 def test_every_class_has_its_bar_in_one_of_the_columns(classes, columns):
     values = {name: {"n": 9, "recall": 1.0} for name in names(classes)}
-    pixels = drawn(plots.class_accuracies(values)).astype(int)
+    pixels = drawn(evaluation_plots.class_accuracies(values)).astype(int)
     bars = 0
     for column in np.array_split(pixels, columns, axis=1):
         filled = (np.abs(column - [0x2A, 0x6F, 0x97]).sum(axis=2) < 60).mean(axis=1) > 0.2
@@ -179,20 +189,20 @@ def test_every_class_has_its_bar_in_one_of_the_columns(classes, columns):
 
 def test_a_dollar_is_a_dollar():
     odd = [r"$\frac$", "$_$", "$b", "c$d$e$"]
-    drawn(plots.confusion_matrix(np.eye(4, dtype=int), odd))
-    drawn(plots.class_accuracies({name: {"n": 2, "recall": 0.5} for name in odd}))
-    drawn(plots.photo_grid([np.full((9, 9, 3), 90, np.uint8)] * 4, odd), "JPEG")
+    drawn(evaluation_plots.confusion_matrix(np.eye(4, dtype=int), odd))
+    drawn(evaluation_plots.class_accuracies({name: {"n": 2, "recall": 0.5} for name in odd}))
+    drawn(photo_grids.photo_grid([np.full((9, 9, 3), 90, np.uint8)] * 4, odd), "JPEG")
     row = {"found": 2, "kept": 2, "train": 1, "val": 1, "test": 0}
-    drawn(plots.class_counts({"classes": dict.fromkeys(odd, row)}))
+    drawn(cleaning_plots.class_counts({"classes": dict.fromkeys(odd, row)}))
 
 
 def test_small_shares_show_among_many_classes():
-    classes = plots.LARGEST_ANNOTATED + 1
+    classes = style.LARGEST_ANNOTATED + 1
     pictures = []
     for count in (0, 1):
         matrix = 20 * np.eye(classes, dtype=int)
         matrix[0, -1] = count
-        pictures.append(drawn(plots.confusion_matrix(matrix, ["x"] * classes)).astype(int))
+        pictures.append(drawn(evaluation_plots.confusion_matrix(matrix, ["x"] * classes)).astype(int))
     assert np.abs(pictures[1] - pictures[0]).sum(axis=2).max() > 60  # on the plain scale 45
 
 
@@ -200,15 +210,15 @@ def test_small_shares_show_among_many_classes():
 def test_reliability(classes):
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(classes) / 3, 200)
-    drawn(plots.reliability(random.integers(0, classes, 200), probabilities))
-    drawn(plots.reliability(np.array([0]), np.eye(classes)[:1]))  # one photo, entirely sure
+    drawn(evaluation_plots.reliability(random.integers(0, classes, 200), probabilities))
+    drawn(evaluation_plots.reliability(np.array([0]), np.eye(classes)[:1]))  # one photo, entirely sure
 
 
 def test_plots_open_no_windows_and_keep_no_figures():
     from matplotlib import pyplot
 
     before = pyplot.get_fignums()
-    plots.class_counts(summary(2))
+    cleaning_plots.class_counts(summary(2))
     assert pyplot.get_fignums() == before
 
 
@@ -216,10 +226,10 @@ def test_overlay_leaves_cold_places_and_colours_hot_ones():
     image = np.full((4, 6, 3), 100, np.uint8)
     heat = np.zeros((4, 6))
     heat[1, 2] = 1.0
-    found = plots.overlay(image, heat, strength=0.0)
+    found = photo_grids.overlay(image, heat, strength=0.0)
     assert found.dtype == np.uint8 and found.shape == image.shape
     assert (found[0] == 100).all() and (found[1, 2] != 100).any()
-    strong = plots.overlay(image, heat, strength=0.9)
+    strong = photo_grids.overlay(image, heat, strength=0.9)
     # by hand: opacity 0.9 + 0.1 * 0.4 = 0.94 of inferno's last colour, (252, 255, 164)
     assert np.abs(strong[1, 2] - (0.06 * 100 + 0.94 * np.array([252, 255, 164]))).max() <= 1.5
 
@@ -238,16 +248,16 @@ def compared(*groups):
 
 @pytest.mark.parametrize("groups", [[("one", 1)], [("one", 7), ("two", 1), ("a very long name of a set", 2)]])
 def test_runs_side_by_side(groups, tmp_path):
-    picture = plots.run_accuracies(compared(*groups), tmp_path / "runs.png")
+    picture = comparison_plots.run_accuracies(compared(*groups), tmp_path / "runs.png")
     drawn(picture)
     written(tmp_path / "runs.png", picture)
     for cost in ("seconds", "parameters"):
-        drawn(plots.accuracy_against(compared(*groups), cost))
+        drawn(comparison_plots.accuracy_against(compared(*groups), cost))
 
 
 def test_a_run_without_figures_takes_no_place():
     table = compared(("one", 2))
-    whole, part = (drawn(plots.run_accuracies(rows)) for rows in (table, table.head(2)))
+    whole, part = (drawn(comparison_plots.run_accuracies(rows)) for rows in (table, table.head(2)))
     assert np.array_equal(whole, part)
 
 
@@ -265,24 +275,24 @@ def trials(count):
 @pytest.mark.parametrize("count", [1, 4, 300])
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
 def test_search_history(count, monitor, tmp_path):
-    picture = plots.search_history(trials(count), monitor, tmp_path / "search.png")
+    picture = tuning_plots.search_history(trials(count), monitor, tmp_path / "search.png")
     drawn(picture)
     written(tmp_path / "search.png", picture)
 
 
 def test_search_history_draws_the_best_so_far(monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_picture", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(style, "picture", lambda figure, path: figures.append(figure))
     table = trials(5).assign(value=[0.5, 0.7, 0.1, np.nan, 0.2])
     for monitor, best in (("val_loss", 0.5), ("val_accuracy", 0.7)):
-        plots.search_history(table, monitor)
+        tuning_plots.search_history(table, monitor)
         line = next(line for line in figures[-1].axes[0].lines if line.get_label() == "best so far")
         assert list(line.get_ydata()) == [0.5, best, best, best, best]  # of the complete ones alone
 
 
 @pytest.mark.parametrize("shares", [{}, {"rate": 1.0}, {f"parameter {n}": 1 / 9 for n in range(9)}])
 def test_importances(shares, tmp_path):
-    picture = plots.importances(shares, tmp_path / "importances.png")
+    picture = tuning_plots.importances(shares, tmp_path / "importances.png")
     drawn(picture)
     written(tmp_path / "importances.png", picture)
 
@@ -290,6 +300,6 @@ def test_importances(shares, tmp_path):
 @pytest.mark.parametrize("names", [["rate"], ["kind"], ["rate", "kind", "filters", "rate", "kind"]])
 @pytest.mark.parametrize("count", [1, 300])
 def test_value_by_parameter(names, count, tmp_path):
-    picture = plots.value_by_parameter(trials(count), names, "val_loss", tmp_path / "grid.png")
+    picture = tuning_plots.value_by_parameter(trials(count), names, "val_loss", tmp_path / "grid.png")
     drawn(picture)
     written(tmp_path / "grid.png", picture)

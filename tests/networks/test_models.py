@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from lib.core import cache, schema
+from lib.core import files, schema
 from lib.networks import backbones, models
 from lib.networks.device import keras
 
@@ -200,7 +200,7 @@ def publish(network, folder, temperature=1.25, **change):
 def test_publish_writes_the_model_only_when_its_weights_changed(tmp_path):
     network = build()
     card = publish(network, tmp_path)
-    assert card == cache.read_json(tmp_path / "model.json")
+    assert card == files.read_json(tmp_path / "model.json")
     assert (card["classes"], card["size"], card["fit"], card["training"], card["temperature"]) == (
         ["a", "b", "c"],
         SIZE,
@@ -214,7 +214,7 @@ def test_publish_writes_the_model_only_when_its_weights_changed(tmp_path):
     before = (tmp_path / "model.keras").read_bytes()
     publish(network, tmp_path, temperature=2.0)
     assert (tmp_path / "model.keras").read_bytes() == before
-    assert cache.read_json(tmp_path / "model.json")["temperature"] == 2.0
+    assert files.read_json(tmp_path / "model.json")["temperature"] == 2.0
     network.get_layer(models.LOGITS).bias.assign([1.0, 2.0, 3.0])
     publish(network, tmp_path)
     assert (tmp_path / "model.keras").read_bytes() != before

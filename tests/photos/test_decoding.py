@@ -13,7 +13,7 @@ from conftest import scene
 from PIL import EpsImagePlugin, Image
 from scipy import fft
 
-from lib.download import archives
+from lib.core import files
 from lib.photos import decoding
 
 CORNERS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (128, 128, 128)}
@@ -348,7 +348,7 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
 
 def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
     fill(tmp_path, ["1.png"])
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
     with pytest.raises(ValueError, match="resizing the photos: expected 0.0 GB of free disk space"):
         decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lib.core.schema import Source
-from lib.photos import labels
+from lib.photos import class_names, labels
 
 FOLDERS = Source(kind="sample")
 
@@ -399,7 +399,9 @@ CLASSES = ["n1", "n2", "n3"]
 
 def names_of(raw, content, classes=CLASSES):
     raw.put("deep/Labels.json", content if isinstance(content, bytes) else json.dumps(content).encode())
-    return labels.names(raw.folder, Source(kind="sample", class_names="deep/Labels.json"), classes=classes)
+    return class_names.of_source(
+        raw.folder, Source(kind="sample", class_names="deep/Labels.json"), classes=classes
+    )
 
 
 def test_names_are_what_stands_before_the_comma(raw):
@@ -409,7 +411,7 @@ def test_names_are_what_stands_before_the_comma(raw):
 
 
 def test_without_a_file_the_labels_are_the_names(raw):
-    assert labels.names(raw.folder, FOLDERS, classes=["10", "9"]) == {"10": "10", "9": "9"}
+    assert class_names.of_source(raw.folder, FOLDERS, classes=["10", "9"]) == {"10": "10", "9": "9"}
 
 
 def test_two_classes_of_one_name_are_told_apart(raw):
@@ -461,7 +463,7 @@ def test_a_missing_file_of_names_lists_those_there_are(raw):
     with pytest.raises(
         FileNotFoundError, match="the source has no Labels.json. JSON files in it: deep/labels.json"
     ):
-        labels.names(raw.folder, Source(kind="sample", class_names="Labels.json"), classes=CLASSES)
+        class_names.of_source(raw.folder, Source(kind="sample", class_names="Labels.json"), classes=CLASSES)
 
 
 @pytest.mark.parametrize("place", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
@@ -472,19 +474,22 @@ def test_names_outside_the_source(raw, tmp_path, place):
     with pytest.raises(
         ValueError, match="`source.class_names` must be a path inside the source. Received: "
     ) as caught:
-        labels.names(raw.folder, Source(kind="sample", class_names=place), classes=CLASSES)
+        class_names.of_source(raw.folder, Source(kind="sample", class_names=place), classes=CLASSES)
     assert repr(place) in str(caught.value)
 
 
 def test_names_stand_for_labels_in_tables():
     table = pd.DataFrame({"label": ["1", "2"], "predicted": ["2", "x"], "path": ["1", "2"]})
-    shown = labels.rename(table, {"1": "2", "2": "ox"})  # all at once: "1" does not become "ox"
+    shown = class_names.rename(table, {"1": "2", "2": "ox"})  # all at once: "1" does not become "ox"
     assert shown.to_dict("list") == {"label": ["2", "ox"], "predicted": ["ox", "x"], "path": ["1", "2"]}
     assert table.label.tolist() == ["1", "2"]
-    assert list(labels.rename(table.iloc[:0], {}).columns) == list(table.columns)
-    assert labels.rename(table[["label"]], {"1": "one"}).label.tolist() == ["one", "2"]
+    assert list(class_names.rename(table.iloc[:0], {}).columns) == list(table.columns)
+    assert class_names.rename(table[["label"]], {"1": "one"}).label.tolist() == ["one", "2"]
 
 
 def test_a_card_says_what_its_classes_are_called():
-    assert labels.of_card({"classes": ["1", "2"], "class_names": ["ox", "cat"]}) == {"1": "ox", "2": "cat"}
-    assert labels.of_card({"classes": ["1", "2"]}) == {"1": "1", "2": "2"}
+    assert class_names.of_card({"classes": ["1", "2"], "class_names": ["ox", "cat"]}) == {
+        "1": "ox",
+        "2": "cat",
+    }
+    assert class_names.of_card({"classes": ["1", "2"]}) == {"1": "1", "2": "2"}

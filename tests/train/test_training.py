@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.clean import manifest
-from lib.core import cache, progress, schema
+from lib.clean import manifest, photoset
+from lib.core import files, progress, schema
 from lib.networks import backbones, device, models
 from lib.networks.device import keras, tf
 from lib.train import dataset, training
@@ -81,7 +81,7 @@ def make_photos(seed=0, count=24, classes=("left", "right"), train=14, val=6):
         {"path": [f"{index}.png" for index in range(count)], "label": names, "split": splits}
     )
     table["status"], table["sha1"] = "kept", [f"{seed}-{index}" for index in range(count)]
-    return manifest.Photos(table, images, images.shape[1], sorted(classes))
+    return photoset.Photos(table, images, images.shape[1], sorted(classes))
 
 
 def make_settings(stages=TWO_STAGES, *, model=None, augment=None, seed=5, **train):
@@ -425,7 +425,7 @@ def test_the_key_holds_the_photos_that_train_and_choose():
         table = photos.table.copy()
         table.loc[row, "sha1"] = "another photo"
         assert (
-            training._key(settings, manifest.Photos(table, photos.images, photos.size, photos.classes), None)
+            training._key(settings, photoset.Photos(table, photos.images, photos.size, photos.classes), None)
             != key
         ) is changes
 
@@ -480,7 +480,7 @@ def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_pa
 
 def finished_by_hand(folder, settings, photos, key="first"):
     record = {"parent": None, "network": training._network_key(settings, photos)}
-    cache.write_json(folder / key / "finished.json", record)
+    files.write_json(folder / key / "finished.json", record)
     return key
 
 
@@ -505,7 +505,7 @@ def test_resuming_without_a_finished_training_is_refused(tmp_path, finished):
 
 def test_of_run_reads_the_key_from_the_model_card(tmp_path):
     assert training.of_run(tmp_path) is None
-    cache.write_json(tmp_path / "model.json", {"training": "abc"})
+    files.write_json(tmp_path / "model.json", {"training": "abc"})
     assert training.of_run(tmp_path) == "abc"
 
 
@@ -570,7 +570,7 @@ def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch
     assert steps[:3] == [9, 5, 4]
     assert_same(small, (tmp_path, trained))
     assert trained.batch_size == 4 and small[1].batch_size == 4
-    record = cache.read_json(tmp_path / trained.key / "finished.json")
+    record = files.read_json(tmp_path / trained.key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 4}]
     assert Watched.last.lines[0] == "memory ran out with 9 photos per step: going on with 4"
     assert Watched.last.done == Watched.last.total == 3 * 14
@@ -584,7 +584,7 @@ def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
     memory(4, after=3)  # in the second epoch
     whole = tmp_path / "whole", training.fit(settings, photos, tmp_path / "whole")
     history = whole[1].history
-    record = cache.read_json(tmp_path / "whole" / whole[1].key / "finished.json")
+    record = files.read_json(tmp_path / "whole" / whole[1].key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 8}, {"from_epoch": 2, "batch_size": 4}]
     pd.testing.assert_frame_equal(without_time(history)[:1], without_time(roomy.history)[:1])
     assert history.epoch.tolist() == [1, 2, 3] and history.loss[1] != roomy.history.loss[1]
@@ -710,7 +710,7 @@ def embedded(tmp_path, monkeypatch):
         asked.append(len(images))
         return original(images, **options)
 
-    monkeypatch.setattr(manifest.embeddings, "compute", counting)
+    monkeypatch.setattr(photoset.embeddings, "compute", counting)
     settings = make_settings(
         PLAIN_STAGES, model=pretrained(tmp_path, "inference"), augment={"flip": "horizontal"}
     )

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from lib.clean import manifest
-from lib.core import cache, params, schema, steps
+from lib.clean import photoset
+from lib.core import cache, files, params, schema, steps
 from lib.networks import backbones, device
 from lib.networks.device import keras, tf
 from lib.train import training
@@ -35,7 +35,7 @@ def make_photos(seed=0, count=12):
     )
     table["split"] = ["train"] * 6 + ["val"] * 4 + ["test"] * (count - 10)
     table["sha1"] = [f"{seed}-{n}" for n in range(count)]
-    return manifest.Photos(table, images, 32, ["left", "right"])
+    return photoset.Photos(table, images, 32, ["left", "right"])
 
 
 def make_run(space=SPACE, *, model=None, train=None, seed=1, **tune):
@@ -71,7 +71,7 @@ class Fit:
         place = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
         place.mkdir(parents=True, exist_ok=True)
         state = place / "state.npz"
-        history = cache.read_json(state) if state.exists() else []
+        history = files.read_json(state) if state.exists() else []
         for epoch in range(len(history) + 1, settings.train.stages["all"].epochs + 1):
             value = self.loss(settings, epoch)
             if math.isnan(value):
@@ -85,10 +85,10 @@ class Fit:
             }
             history.append(row)
             self.ran.append((folder.name, epoch))
-            cache.write_json(state, history)
+            files.write_json(state, history)
             (place / f"best-{epoch}.npz").write_bytes(b"weights")
             watch(epoch, row)
-        cache.write_json(place / "finished.json", {})
+        files.write_json(place / "finished.json", {})
         return SimpleNamespace(history=pd.DataFrame(history))
 
 
@@ -209,7 +209,7 @@ def test_values_that_were_tried_are_not_trained_again(fit):
 def test_photos_are_resized_for_the_trials_that_need_it(fit, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        manifest, "load", lambda run: loaded.append(run.settings.model.image_size) or "resized"
+        photoset, "load", lambda run: loaded.append(run.settings.model.image_size) or "resized"
     )
     space = {"size": {"parameter": "model.image_size", "choices": [32, 48]}}
     search(space=space, trials=5)

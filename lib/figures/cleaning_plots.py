@@ -1,0 +1,80 @@
+"""Figures of 02_clean."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import Image
+from matplotlib.figure import Figure
+
+from lib.figures import style
+
+
+def class_counts(summary: dict) -> Image:
+    """Draw the photos per class after cleaning, by split, and those that were excluded.
+
+    Args:
+        summary: what `manifest.summary` gives.
+    """
+    table = pd.DataFrame(summary["classes"]).T
+    table["excluded"] = table.found - table.kept
+    figure = Figure(figsize=(style.WIDTH, min(14, 1 + 0.3 * len(table))))
+    axes = figure.subplots()
+    left = np.zeros(len(table))
+    for name, colour in style.COLOURS.items():
+        axes.barh(
+            [style.plain_text(row) for row in table.index], table[name], left=left, color=colour, label=name
+        )
+        left += table[name].to_numpy()
+    axes.invert_yaxis()
+    axes.set(xlabel="photos")
+    axes.tick_params(axis="y", labelsize=10 if len(table) < 40 else 5)
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    return style.picture(figure)
+
+
+def sizes(table: pd.DataFrame) -> Image:
+    """Draw how large the photos are and of which shape.
+
+    Args:
+        table: the manifest; photos that could not be read are left out.
+    """
+    read = table[table.width.gt(0)]
+    figure = Figure(figsize=(style.WIDTH, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.scatter(read.width, read.height, s=12, alpha=0.3, color=style.COLOURS["train"], edgecolors="none")
+    left.set(xlabel="width in pixels", ylabel="height in pixels", xlim=(0, None), ylim=(0, None))
+    ratio = np.log2(read.width / read.height)
+    widest = max(1.0, float(ratio.abs().max()))
+    right.hist(ratio, bins=np.linspace(-widest, widest, 41), color=style.COLOURS["train"])
+    ticks = [tick for tick in (-3, -2, -1, 0, 1, 2, 3) if abs(tick) <= widest]
+    right.set_xticks(ticks, [f"{2**tick:g}" for tick in ticks])
+    right.set(xlabel="width / height (1: a square)", ylabel="photos")
+    return style.picture(figure)
+
+
+def embedding_map(
+    places: pd.DataFrame, labels: pd.Series, *, outliers: pd.Series, names: dict[str, str] | None = None
+) -> Image | None:
+    """Draw photos as dots, coloured by class, with a ring around each outlier and the classes' names where there are few.
+
+    Args:
+        places: columns `x` and `y`, as `embeddings.arrange` gives them.
+        labels, outliers: the label of each photo, and whether it is an outlier, on the same index.
+        names: what `class_names.of_source` gives; none: the labels.
+    """
+    if places.empty:
+        return None
+    classes = sorted(labels.unique())
+    colours = dict(zip(classes, sns.husl_palette(len(classes), l=0.55), strict=True))
+    figure = Figure(figsize=(style.WIDTH, 6.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(places.x, places.y, s=14, c=[colours[label] for label in labels], edgecolors="none")
+    odd = places[outliers]
+    axes.scatter(odd.x, odd.y, s=90, facecolors="none", edgecolors=style.COLOURS["excluded"], linewidths=1.4)
+    if len(classes) <= style.LARGEST_ANNOTATED:
+        for label, middle in places.groupby(labels).median().iterrows():
+            text = style.plain_text((names or {}).get(label, label))
+            box = {"facecolor": "white", "alpha": 0.75, "edgecolor": colours[label], "pad": 1.5}
+            axes.text(middle.x, middle.y, text, fontsize=8, ha="center", va="center", bbox=box)
+    axes.set(xticks=[], yticks=[])
+    return style.picture(figure)
