@@ -1,34 +1,61 @@
-# Every target sets up .venv first where it must. `make` alone prints this list.
+# Every target sets up .venv first if it must. `make` alone prints this list.
 SHELL := /bin/bash
 PYTHON ?= python3
-NAMES := $(filter-out template,$(basename $(notdir $(wildcard params/*.yaml))))
-RUNNER = CHRYSALIS_ARCHIVE="$$ARCHIVE" CHRYSALIS_WEIGHTS="$$WEIGHTS" CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python -m lib.pipeline
+# Only names that a parameter file can have: they stand in recipes.
+NAMES := $(filter-out template,$(shell ls params | sed -nE 's/^([A-Za-z0-9][A-Za-z0-9_-]*)\.yaml$$/\1/p'))
+VERBS := resume evaluate tune why report remove predict
+RUNNER := .venv/bin/python -m lib
 SETUP := .venv/ready
-# Through the environment, so that a path or a value may hold spaces and quotes.
-export ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS
 
+# A value is taken as it was typed: make would expand each `$` in it, and run the command in `$(shell ...)`.
+VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+# Through the environment, so that it may hold spaces and quotes.
+export $(VARIABLES)
+CHANGE = --set="$$SET" --run="$$RUN" --archive="$$ARCHIVE" --weights="$$WEIGHTS" --outputs="$$OUTPUTS"
+
+# A misspelt variable would be ignored, and its value expanded.
+UNKNOWN := $(strip $(foreach name,$(filter-out $(VARIABLES) PYTHON,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+ifneq ($(UNKNOWN),)
+$(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES) or PYTHON)
+endif
+
+COMMANDS := help setup demo compare lab test test-slow lint notebooks acceptance bench gpu-check lock
+TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-slow lint notebooks bench gpu-check acceptance lock $(NAMES) compare $(foreach verb,resume tune why remove predict,$(NAMES:%=$(verb)-%))
+.PHONY: $(TARGETS)
 
 help:
-	@echo "make demo                        the whole pipeline on drawn butterflies: no account, no GPU"
+	@echo "make demo                        the whole pipeline on a synthetic sample: no account, no GPU"
 	@echo "make <name>                      the whole pipeline on a data set: $(NAMES)"
-	@echo "     ARCHIVE=file.zip            photos from an archive that you downloaded by hand"
+	@echo "     ARCHIVE=file.zip            photos from an archive that you already have"
 	@echo "     WEIGHTS=file                backbone weights from a file"
-	@echo "     SET=\"key=value ...\"         other parameters, in a folder of their own; RUN=name names it"
-	@echo "     OUTPUTS=folder              runs and photos elsewhere than in outputs/"
-	@echo "make resume-<name> SET=\"...\"     more epochs, or another rate, on top of the finished training"
+	@echo "     SET=\"key=value ...\"         changed parameters, in a run folder of their own; RUN=name names it"
+	@echo "     OUTPUTS=folder              runs and photos in another folder than outputs/"
+	@echo "make resume-<name> EPOCHS= LR=   train a finished run further"
+	@echo "make evaluate-<name>             evaluate and explain the trained model, without training"
 	@echo "make tune-<name>                 search for better parameters, as the file's section tune says"
-	@echo "make compare                     the runs in outputs/ side by side, and an ensemble of them"
-	@echo "make predict-<name> PHOTOS=dir   predict a folder of photos with the trained model"
-	@echo "make why-<name>                  why a stage would be executed again"
-	@echo "make remove-<name>               remove the run, never the photos"
+	@echo "make compare                     compare the runs in outputs/, and average the best"
+	@echo "make predict-<name> PHOTOS=dir   predict a folder of photos; OUTPUT=file.csv names the result"
+	@echo "make why-<name>                  explain why a step is out of date"
+	@echo "make report-<name>               write the report again"
+	@echo "make remove-<name>               delete a run; photos are kept"
 	@echo "make lab                         JupyterLab on notebooks/"
-	@echo "make test, test-slow, lint       tests and notebooks; the long ones; style"
+	@echo "make test, test-slow, lint       fast tests and notebooks; slow tests; style and types"
 	@echo "make notebooks                   execute the committed notebooks again, in place"
 	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
-	@echo "make bench                       what 02_clean finds and how fast, measured on the photos in ../shared/data"
+	@echo "make bench                       accuracy and speed of the cleaning on the photos in ../shared/data"
 	@echo "make gpu-check                   one mixed-precision step and the photos per second on the GPU"
+
+# A name that is no target gets a message of our own. It is read from the environment: a shell must not see it.
+export GOALS := $(value MAKECMDGOALS)
+.DEFAULT:
+	@TARGETS="$(TARGETS)" $(PYTHON) -c "import difflib, os, sys; \
+	known = os.environ['TARGETS'].split(); \
+	goal = next((goal for goal in os.environ['GOALS'].split() if goal not in known), '$@'); \
+	near = difflib.get_close_matches(goal, known, n=1); \
+	hint = f' Did you mean \`make {near[0]}\`?' if near else ''; \
+	sys.exit(f'There is no target {goal!r}.{hint} \`make\` prints all of them. For photos of your own, copy params/template.yaml to params/<name>.yaml')"
 
 setup: $(SETUP)
 
@@ -45,26 +72,31 @@ $(SETUP): requirements.txt pyproject.toml
 	@touch $@
 
 $(NAMES): $(SETUP)
-	@$(RUNNER) run $@ --set "$$SET" --run "$$RUN"
+	@$(RUNNER) run $@ $(CHANGE)
 
 $(NAMES:%=resume-%): resume-%: $(SETUP)
-	@$(RUNNER) resume $* --set "$$SET" --run "$$RUN"
+	@$(RUNNER) resume $* $(CHANGE) --epochs="$$EPOCHS" --lr="$$LR"
+
+$(NAMES:%=evaluate-%): evaluate-%: $(SETUP)
+	@$(RUNNER) evaluate $* $(CHANGE)
 
 $(NAMES:%=tune-%): tune-%: $(SETUP)
-	@$(RUNNER) tune $* --set "$$SET" --run "$$RUN"
+	@$(RUNNER) tune $* $(CHANGE)
 
-# It compares runs of any names: its parameters are those of `compare`, whatever the file.
 compare: $(SETUP)
-	@$(RUNNER) compare demo --set "$$SET"
+	@$(RUNNER) compare --set="$$SET" --outputs="$$OUTPUTS"
 
 $(NAMES:%=why-%): why-%: $(SETUP)
-	@$(RUNNER) why $* --set "$$SET" --run "$$RUN"
+	@$(RUNNER) why $* $(CHANGE)
+
+$(NAMES:%=report-%): report-%: $(SETUP)
+	@$(RUNNER) report $* $(CHANGE)
 
 $(NAMES:%=remove-%): remove-%: $(SETUP)
-	@$(RUNNER) remove $* --run "$$RUN"
+	@$(RUNNER) remove $* --run="$$RUN" --outputs="$$OUTPUTS"
 
 $(NAMES:%=predict-%): predict-%: $(SETUP)
-	@$(RUNNER) predict $* --photos "$$PHOTOS" --run "$$RUN"
+	@$(RUNNER) predict $* --run="$$RUN" --photos="$$PHOTOS" --output="$$OUTPUT" --outputs="$$OUTPUTS"
 
 lab: $(SETUP)
 	.venv/bin/jupyter lab notebooks
@@ -82,6 +114,7 @@ test-slow: $(SETUP)
 lint: $(SETUP)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 notebooks: $(SETUP)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -38,9 +38,8 @@ def headings(path):
     return found
 
 
-def test_the_notebooks_are_the_stages():
-    assert set(steps.STAGES) <= {path.stem for path in FILES} and FILES
-    assert {path.stem for path in FILES} <= set(steps.STAGES)
+def test_the_notebooks_are_the_steps():
+    assert [path.stem for path in FILES] == [step.name for step in steps.ALL]
 
 
 @every_notebook
@@ -136,17 +135,17 @@ def test_headings(path):
 def test_says_what_it_reads_and_writes_and_what_comes_next(path):
     texts = [cell.source for cell in cells(path, "markdown")]
     assert "**Reads**" in texts[1] and "**Writes**" in texts[1]
-    stages = list(steps.STAGES)
-    following = stages[stages.index(path.stem) + 1 :]
+    names = [step.name for step in steps.ALL]
+    following = names[names.index(path.stem) + 1 :]
     assert cells(path)[-1].cell_type == "markdown"
     assert not following or following[0] in texts[-1]
 
 
 @every_notebook
 def test_files_named_in_the_text_as_written_exist_in_the_design(path):
-    stage = steps.STAGES[path.stem]
+    step = next(step for step in steps.ALL if step.name == path.stem)
     introduction = cells(path, "markdown")[1].source
-    assert [name for name in stage.writes if name not in introduction] == []
+    assert [name for name in step.writes if name not in introduction] == []
 
 
 # Code
@@ -196,9 +195,11 @@ def test_every_import_is_used(path):
 
 
 @every_notebook
-def test_its_own_stage_begins_and_ends_it(path):
+def test_its_own_step_begins_and_ends_it(path):
     code = [cell.source for cell in cells(path, "code")]
-    assert sum(f'steps.start(settings, "{path.stem}")' in source for source in code) == 1
+    constant = path.stem.split("_")[1].upper()
+    assert getattr(steps, constant).name == path.stem
+    assert sum(f"steps.start(settings, steps.{constant})" in source for source in code) == 1
     assert "current.finish()" in code[-1]
 
 

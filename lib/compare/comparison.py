@@ -117,14 +117,14 @@ def _runs() -> list[str]:
 
 
 def _read(name) -> Result:
-    folder, stage = steps.outputs() / name, steps.STAGES["04_evaluate"]
-    needed = ["params.json", *stage.reads, "history.csv", "model.keras", "metrics.json", "predictions.csv"]
+    folder, step = steps.outputs() / name, steps.EVALUATE
+    needed = ["params.json", *step.reads, "history.csv", "metrics.json", "predictions.csv"]
     if missing := [file for file in needed if not (folder / file).is_file()]:
         raise ValueError(f"unfinished: it has no {', '.join(missing)}")
-    record = steps.provenance(folder)["stages"].get(stage.name)
+    record = steps.provenance(folder)["steps"].get(step.name)
     if record is None:
         raise ValueError("unfinished: its last evaluation did not come to its end")
-    if changed := [file for file in stage.reads if files.file_sha256(folder / file) != record["read"][file]]:
+    if changed := [file for file in step.reads if files.file_sha256(folder / file) != record["read"][file]]:
         raise ValueError(f"{', '.join(changed)} changed after its evaluation: evaluate it again")
     rows = predictions.read(folder / "predictions.csv")
     content = manifest.read(folder / "manifest.csv").set_index("path").sha1

@@ -225,6 +225,34 @@ def public(params: Params) -> dict:
     return _cut(json.loads(params.model_dump_json()))
 
 
+def flat(values: Mapping) -> dict:
+    """Return the values of a nested mapping by their dotted keys."""
+    result = {}
+    for key, value in values.items():
+        inner = flat(value) if isinstance(value, Mapping) and value else {"": value}
+        result |= {f"{key}.{part}" if part else key: item for part, item in inner.items()}
+    return result
+
+
+def split_private(values: Mapping) -> tuple[dict, dict]:
+    """Split nested values into those that anyone may see, and those that `public` would cut.
+
+    Args:
+        values: parameters, such as those of `parse_assignments`.
+
+    Returns:
+        Two nested mappings: what a notebook's cell may show; passwords and paths of the user's own.
+    """
+    items = flat(values)
+    private = {key: value for key, value in items.items() if _cut(value) != value}
+    return nested({key: value for key, value in items.items() if key not in private}), nested(private)
+
+
+def hand_over(values: Mapping) -> None:
+    """Put nested values into the environment of this process and its kernels, for the next calls of `load`."""
+    os.environ["CHRYSALIS_OVERRIDES"] = json.dumps(values)
+
+
 def find_file(text: str) -> Path:
     """Return the path that a user typed: `~` expanded; relative to the current folder, else to the project's."""
     path = Path(text).expanduser()
@@ -238,6 +266,8 @@ def _short(path: Path) -> str:
 def _cut(value):
     if isinstance(value, dict):
         return {key: _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
     if not isinstance(value, str):
         return value
     if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value):
@@ -275,14 +305,10 @@ def _checked(data: dict, layers: list, otherwise: str) -> Params:
 
 def _environment() -> dict:
     """Return what the command line gives as files and databases: paths and passwords stay out of the notebooks' cells."""
-    values = {}
-    if archive := os.environ.get("CHRYSALIS_ARCHIVE"):
-        values["source"] = {"archive": archive}
-    if weights := os.environ.get("CHRYSALIS_WEIGHTS"):
-        values["model"] = {"weights": weights}
-    if storage := os.environ.get("CHRYSALIS_STORAGE"):
-        values["tune"] = {"storage": storage}
-    return values
+    variables = {"ARCHIVE": "source.archive", "WEIGHTS": "model.weights", "STORAGE": "tune.storage"}
+    values = {key: os.environ.get(f"CHRYSALIS_{name}") for name, key in variables.items()}
+    handed_over = json.loads(os.environ.get("CHRYSALIS_OVERRIDES") or "{}")
+    return merge(nested({key: value for key, value in values.items() if value}), handed_over)
 
 
 def _named_defaults(data: dict) -> dict:

@@ -1,14 +1,19 @@
-"""A run: its folder, the stages that fill it, and the record of how each was made."""
+"""The steps of the pipeline, a run that fills a folder with their results, and the record of how each was made."""
 
+import functools
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import pandas as pd
 
 from lib.core import files, params, schema
 
@@ -22,109 +27,164 @@ PACKAGES = (
     "pandas",
     "papermill",
 )
-
-
-DECISIONS = ("exclusions.csv", "relabels.csv")  # a person's, see lib.clean.decisions; they need not be there
-OF_SOURCE = ("source.json", *DECISIONS)  # belong to the photos and thus to all runs of them
+# A person's decisions on single photos, see lib.clean.decisions; they need not exist.
+DECISIONS = ("exclusions.csv", "relabels.csv")
+# These belong to the photos, and thus to all runs of them.
+OF_SOURCE = ("source.json", *DECISIONS)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One notebook of the pipeline: the parameters that it uses, and the files that it reads and writes."""
+class Step:
+    """One notebook of the pipeline, and all that it depends on.
+
+    Attributes:
+        name: the notebook's name without its suffix.
+        parameters: dotted keys of the parameters that it uses.
+        reads: files of the run or of its source.
+        writes: files of the run or of its source that must exist when it has ended.
+        user_files: dotted keys of parameters that name files or folders of the user's own.
+        reads_of_runs: files of every other run.
+        folder: the folder under `outputs/` that it writes to; `None` stands for the run's own.
+    """
 
     name: str
-    uses: tuple[str, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    user_files: tuple[str, ...] = ()
+    reads_of_runs: tuple[str, ...] = ()
+    folder: str | None = None
 
 
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage("01_download", ("source",), (), ("source.json",)),
-        Stage(
-            "02_clean",
-            (
-                "seed",
-                "source.tables",
-                "source.classes",
-                "source.class_names",
-                "clean",
-                "split",
-                "model.image_size",
-                "model.resize",
-                "model.fit",
-                "model.backbone",  # this one and the next two: what `clean.compare` compares
-                "model.weights",
-                "model.scaling",
-            ),
-            ("source.json", *DECISIONS),
-            ("manifest.csv", "cleaning.json", "near_duplicates.csv", "suspects.csv"),
-        ),
-        Stage(
-            "03_train",
-            ("seed", "source.class_names", "model", "augment", "train"),
-            ("source.json", "manifest.csv"),
-            ("model.keras", "model.json", "history.csv", "training_curves.png"),
-        ),
-        Stage(
-            "04_evaluate",
-            ("evaluate", "source.class_names"),
-            ("manifest.csv", "model.json"),
-            ("metrics.json", "predictions.csv", "confusion_matrix.png", "class_accuracies.png"),
-        ),
-        Stage(
-            "05_gradcam", ("gradcam",), ("manifest.csv", "model.json", "predictions.csv"), ("gradcam.json",)
-        ),
-        Stage(
-            "06_tune",
-            ("seed", "model", "augment", "train", "tune"),
-            ("source.json", "manifest.csv"),
-            ("trials.csv", "tune.json"),
-        ),
-        Stage("07_compare", ("seed", "compare"), (), ("comparison.csv", "comparison.json")),
-    )
-}
-PIPELINE = ("01_download", "02_clean", "03_train", "04_evaluate", "05_gradcam")  # what `make <name>` executes
-SEARCH = ("01_download", "02_clean", "06_tune")  # what `make tune-<name>` executes
-COMPARE = ("07_compare",)  # what `make compare` executes; it belongs to no single run
+DOWNLOAD = Step(
+    "01_download",
+    parameters=("source",),
+    writes=("source.json",),
+    user_files=("source.folder", "source.archive"),
+)
+CLEAN = Step(
+    "02_clean",
+    parameters=(
+        "seed",
+        "source.tables",
+        "source.classes",
+        "source.class_names",
+        "clean",
+        "split",
+        "model.image_size",
+        "model.resize",
+        "model.fit",
+        # The next three decide what `clean.compare` compares.
+        "model.backbone",
+        "model.weights",
+        "model.scaling",
+    ),
+    reads=("source.json", *DECISIONS),
+    writes=("manifest.csv", "cleaning.json", "near_duplicates.csv", "suspects.csv"),
+    user_files=("model.weights",),
+)
+TRAIN = Step(
+    "03_train",
+    parameters=("seed", "source.class_names", "model", "augment", "train"),
+    reads=("source.json", "manifest.csv"),
+    writes=("model.keras", "model.json", "history.csv", "training_curves.png"),
+    user_files=("model.weights",),
+)
+EVALUATE = Step(
+    "04_evaluate",
+    parameters=("evaluate", "source.class_names"),
+    reads=("manifest.csv", "model.json", "model.keras"),
+    writes=("metrics.json", "predictions.csv", "confusion_matrix.png", "class_accuracies.png"),
+)
+GRADCAM = Step(
+    "05_gradcam",
+    parameters=("gradcam",),
+    reads=("manifest.csv", "model.json", "model.keras", "predictions.csv"),
+    writes=("gradcam.json",),
+    user_files=("gradcam.masks", "gradcam.photo"),
+)
+TUNE = Step(
+    "06_tune",
+    parameters=("seed", "model", "augment", "train", "tune"),
+    reads=("source.json", "manifest.csv"),
+    writes=("trials.csv", "tune.json"),
+    user_files=("model.weights",),
+)
+COMPARE = Step(
+    "07_compare",
+    parameters=("seed", "compare"),
+    writes=("comparison.csv", "comparison.json"),
+    reads_of_runs=("metrics.json",),
+    folder="compare",
+)
+ALL = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM, TUNE, COMPARE)
+PIPELINE = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM)
+SEARCH = (DOWNLOAD, CLEAN, TUNE)
+
+
+class StepRecord(TypedDict):
+    """How one step was executed; `inputs` and `outputs` are fingerprints by name."""
+
+    finished_at: str
+    seconds: float
+    seed: int
+    read: dict[str, str]
+    outputs: dict[str, str]
+    git: str | None
+    python: str
+    packages: dict[str, str]
+    hardware: dict[str, Any]
+    inputs: NotRequired[dict[str, str]]
+
+
+class Provenance(TypedDict):
+    """The record of a run: its steps by name, and the SHA-256 of the notebooks that its report shows."""
+
+    steps: dict[str, StepRecord]
+    report: dict[str, str]
 
 
 def outputs() -> Path:
-    """Return the folder of all runs: `outputs/` of the project, or what `CHRYSALIS_OUTPUTS` names."""
+    """Return the folder of all runs: `CHRYSALIS_OUTPUTS` if it is set, else `outputs/` of the project."""
     return Path(os.environ.get("CHRYSALIS_OUTPUTS") or params.ROOT / "outputs").expanduser().resolve()
+
+
+def of_runs(file: str) -> Iterator[Path]:
+    """Yield the paths of a file in the folders of all runs, sorted by run."""
+    paths = sorted(outputs().glob(f"*/{file}"))
+    return (path for path in paths if path.parent.name not in schema.RESERVED)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that one stage is working on."""
+    """A run that one step is working on."""
 
     settings: schema.Params
-    stage: Stage
+    step: Step
     started: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> Path:
-        """The run's folder; what compares runs has one of its own."""
-        return outputs() / ("compare" if self.stage.name in COMPARE else self.settings.run_name)
+        """The folder that the step writes to."""
+        return outputs() / (self.step.folder or self.settings.run_name)
 
     @property
     def data(self) -> Path:
         """The folder of the photos, shared by all runs of the source."""
-        return outputs() / "data" / self.settings.source.name
+        return outputs() / "data" / (self.settings.source.name or self.settings.name)
 
     def path(self, name: str) -> Path:
-        """Return where a result of the run lies."""
+        """Return the path of a result of the run."""
         return (self.data if name in OF_SOURCE else self.folder) / name
 
     def need(self, name: str) -> Path:
-        """Return where a result of an earlier stage lies.
+        """Return the path of a result of an earlier step.
 
         Raises:
-            FileNotFoundError: it is not there; the message names the stage to run.
+            FileNotFoundError: it does not exist; the message names the step to run.
         """
         if not self.path(name).is_file():
-            writer = next(stage.name for stage in STAGES.values() if name in stage.writes)
+            writer = next(step.name for step in ALL if name in step.writes)
             raise FileNotFoundError(
                 f"{self.settings.run_name} has no {name} yet: run {writer} first "
                 f"(notebooks/{writer}.ipynb with name = {self.settings.name!r}, or `make {self.settings.name}`)"
@@ -132,78 +192,98 @@ class Run:
         return self.path(name)
 
     def finish(self) -> Path:
-        """Write `params.json` and this stage's entry in `provenance.json`; the last call of every notebook.
+        """Write `params.json` and this step's entry in `provenance.json`; the last call of every notebook.
 
         Returns:
             The path of `provenance.json`.
 
         Raises:
-            FileNotFoundError: the stage did not write what it owes.
+            FileNotFoundError: the step did not write all of its files.
         """
-        for name in self.stage.writes:
+        for name in self.step.writes:
             if not self.path(name).exists():
                 raise FileNotFoundError(
-                    f"{self.stage.name} ended without writing {name}: run all its cells in order"
+                    f"{self.step.name} ended without writing {name}: run all its cells in order"
                 )
         files.write_json(self.folder / "params.json", params.public(self.settings))
         record = provenance(self.folder)
-        record["stages"][self.stage.name] = {
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - self.started, 1),
-            "seed": self.settings.seed,
-            "read": {
-                name: files.file_sha256(self.path(name))
-                for name in self.stage.reads
-                if self.path(name).is_file()
-            },
-            **_environment(),
-        }
+        record["steps"][self.step.name] = self._record()
         files.write_json(self.folder / "provenance.json", record)
         return self.folder / "provenance.json"
 
+    def _record(self) -> StepRecord:
+        return {
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "seed": self.settings.seed,
+            "read": self.sha256(self.step.reads),
+            "outputs": self.sha256(self.step.writes),
+            "git": _git(),
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "hardware": _hardware(),
+        }
 
-def start(settings: schema.Params, stage: str) -> Run:
-    """Begin a stage of a run.
+    def sha256(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return the SHA-256 of those of some files of the run that exist, by name."""
+        return {name: sha256(self.path(name)) for name in names if self.path(name).is_file()}
+
+
+def start(settings: schema.Params, step: Step) -> Run:
+    """Begin a step of a run.
 
     Args:
         settings: the run's parameters.
-        stage: name of one of `STAGES`.
+        step: one of `ALL`.
 
     Returns:
         The run; its folder exists.
     """
-    run = Run(settings, STAGES[stage])
+    run = Run(settings, step)
     run.folder.mkdir(parents=True, exist_ok=True)
     return run
 
 
-def parameters(run: Run):
-    """Return the table of the resolved parameters that the run's stage uses, for its notebook."""
-    return params.table(run.settings, *run.stage.uses)
+def parameters(run: Run) -> pd.DataFrame:
+    """Return the table of the resolved parameters that the run's step uses, for its notebook."""
+    return params.table(run.settings, *run.step.parameters)
 
 
-def provenance(folder: Path) -> dict:
-    """Read the record of a run: `stages`, by name; empty where there is none."""
-    path = folder / "provenance.json"
-    return files.read_json(path) if path.is_file() else {"stages": {}}
+def provenance(folder: Path) -> Provenance:
+    """Read the record of a run; it is empty if there is none, or none that can be read."""
+    try:
+        record = files.read_json(folder / "provenance.json")
+    except (FileNotFoundError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("steps"), dict):
+        # A damaged record, or one of an earlier version: its steps are executed again.
+        return {"steps": {}, "report": {}}
+    return {"steps": record["steps"], "report": record.get("report", {})}
 
 
-def _environment() -> dict:
-    device = sys.modules.get("lib.networks.device")  # stages without TensorFlow do not load it for this
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; a file whose size and time are as before is not read again."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1000)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    return files.file_sha256(path)
+
+
+def _hardware() -> dict[str, Any]:
+    # Steps without TensorFlow do not load it for this.
+    device = sys.modules.get("lib.networks.device")
     return {
-        "git": _git(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "hardware": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "device": device.describe() if device else None,
-        },
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "device": device.describe() if device else None,
     }
 
 
 def _git() -> str | None:
-    """Return the commit of the project, with a mark where files differ from it; None outside a checkout."""
+    """Return the commit of the project, with a mark if files differ from it; None outside a checkout."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(

@@ -91,13 +91,13 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
 def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monkeypatch, tmp_path):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     two_classes(raw)
-    run = steps.start(settings(), "02_clean")
+    run = steps.start(settings(), steps.CLEAN)
     assert manifest.earlier(run) is None
     table = build(raw)
     manifest.write(table, run.path("manifest.csv"))
     files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
     assert manifest.earlier(run).path.tolist() == table.path.tolist()
-    other = steps.start(settings(split={"test": 0.3}), "02_clean")
+    other = steps.start(settings(split={"test": 0.3}), steps.CLEAN)
     assert manifest.earlier(other) is None
 
 
@@ -362,7 +362,7 @@ def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
     put_dirt(raw)
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     given = settings()
-    run = steps.start(given, "03_train")
+    run = steps.start(given, steps.TRAIN)
     run.data.parent.mkdir(parents=True)
     raw.folder.parent.rename(run.data)
     cleaned = manifest.build(run.data, given, "abc")

@@ -22,7 +22,7 @@ def outputs(tmp_path, monkeypatch):
     folder = tmp_path / "outputs"
     for name in ("data/birds", "bench", "compare", "mine"):
         (folder / name).mkdir(parents=True)
-    files.write_json(folder / "bench" / "provenance.json", {"stages": {}})
+    files.write_json(folder / "bench" / "provenance.json", {"steps": {}})
     files.write_json(folder / "compare" / "params.json", {})
     (folder / "README.md").write_text("runs")
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(folder))
@@ -103,7 +103,7 @@ def finished(
     ):
         files.write_json(folder / f"{file}.json", value)
     seen = {file: files.file_sha256(folder / file) for file in ("manifest.csv", "model.json")}
-    files.write_json(folder / "provenance.json", {"stages": {"04_evaluate": {"read": seen}}})
+    files.write_json(folder / "provenance.json", {"steps": {"04_evaluate": {"read": seen}}})
     return folder
 
 
@@ -156,7 +156,7 @@ def test_a_run_that_is_at_its_beginning_is_listed_too(outputs):
         ("predictions.csv", "", "No columns to parse"),
         ("model.json", "{}", "model.json changed after its evaluation: evaluate it again"),
         ("manifest.csv", "path\n", "manifest.csv changed after its evaluation: evaluate it again"),
-        ("provenance.json", '{"stages": {}}', "unfinished: its last evaluation did not come to its end"),
+        ("provenance.json", '{"steps": {}}', "unfinished: its last evaluation did not come to its end"),
     ],
 )
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason(file, text, reason, outputs):

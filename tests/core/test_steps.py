@@ -1,4 +1,4 @@
-"""Runs: where results lie, what a stage owes, and the record it leaves."""
+"""Runs: where results lie, what a step owes, and the record it leaves."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.core import files, params, steps
+from lib.core import files, params, schema, steps
 from lib.core.schema import Params
 
 
@@ -22,10 +22,10 @@ def settings(**sections):
 
 
 def fill(run):
-    """Write what a stage reads and owes."""
-    for name in (*run.stage.reads, *run.stage.writes):
+    """Write what a step reads and owes."""
+    for name in (*run.step.reads, *run.step.writes):
         run.path(name).parent.mkdir(parents=True, exist_ok=True)
-        run.path(name).write_text(f"{name} of {run.stage.name}")
+        run.path(name).write_text(f"{name} of {run.step.name}")
 
 
 def test_outputs_are_the_projects_or_what_the_environment_names(monkeypatch, tmp_path):
@@ -44,26 +44,24 @@ def test_outputs_are_the_projects_or_what_the_environment_names(monkeypatch, tmp
 
 
 def test_start_makes_the_folder(outputs):
-    run = steps.start(settings(run="quick"), "02_clean")
+    run = steps.start(settings(run="quick"), steps.CLEAN)
     assert run.folder == outputs / "quick" and run.folder.is_dir()
     assert run.data == outputs / "data/shared"
     assert run.path("manifest.csv") == outputs / "quick/manifest.csv"
     assert run.path("source.json") == outputs / "data/shared/source.json"
-    with pytest.raises(KeyError):
-        steps.start(settings(), "02_cleen")
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "writer"),
+    ("step", "name", "writer"),
     [
-        ("02_clean", "source.json", "01_download"),
-        ("03_train", "manifest.csv", "02_clean"),
-        ("04_evaluate", "model.keras", "03_train"),
-        ("05_gradcam", "predictions.csv", "04_evaluate"),
+        (steps.CLEAN, "source.json", "01_download"),
+        (steps.TRAIN, "manifest.csv", "02_clean"),
+        (steps.EVALUATE, "model.keras", "03_train"),
+        (steps.GRADCAM, "predictions.csv", "04_evaluate"),
     ],
 )
-def test_need_names_the_stage_to_run(stage, name, writer):
-    run = steps.start(settings(), stage)
+def test_need_names_the_step_to_run(step, name, writer):
+    run = steps.start(settings(), step)
     with pytest.raises(FileNotFoundError) as caught:
         run.need(name)
     assert (
@@ -76,24 +74,34 @@ def test_need_names_the_stage_to_run(stage, name, writer):
     assert run.need(name) == run.path(name)
 
 
-def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one_or_by_a_person():
+def test_every_file_that_a_step_reads_is_written_by_an_earlier_one_or_by_a_person():
     written = set(steps.DECISIONS)
-    for stage in steps.STAGES.values():
-        assert set(stage.reads) <= written, stage.name
-        written |= set(stage.writes)
-    assert list(steps.STAGES) == sorted(steps.STAGES)
+    for step in steps.ALL:
+        assert set(step.reads) | set(step.reads_of_runs) <= written, step.name
+        written |= set(step.writes)
+    assert [step.name for step in steps.ALL] == sorted(step.name for step in steps.ALL)
 
 
-def test_every_parameter_that_a_stage_uses_exists():
-    for stage in steps.STAGES.values():
-        for key in stage.uses:
+def test_every_parameter_that_a_step_uses_exists():
+    for step in steps.ALL:
+        for key in step.parameters:
             params.pick(settings(), key)
-            assert not steps.parameters(steps.Run(settings(), stage)).empty
+        assert not steps.parameters(steps.Run(settings(), step)).empty
 
 
-@pytest.mark.parametrize("missing", steps.STAGES["03_train"].writes)
+def test_every_path_of_the_users_own_is_a_parameter_that_its_step_uses():
+    for step in steps.ALL:
+        for key in step.user_files:
+            assert schema.meaning(key.split(".")), key
+            assert any(key == used or key.startswith(f"{used}.") for used in step.parameters), (
+                step.name,
+                key,
+            )
+
+
+@pytest.mark.parametrize("missing", steps.TRAIN.writes)
 def test_finish_fails_when_an_owed_file_is_missing(missing):
-    run = steps.start(settings(), "03_train")
+    run = steps.start(settings(), steps.TRAIN)
     fill(run)
     run.path(missing).unlink()
     with pytest.raises(
@@ -104,12 +112,13 @@ def test_finish_fails_when_an_owed_file_is_missing(missing):
 
 
 def test_finish_records_how_the_results_were_made():
-    run = steps.start(settings(seed=7), "03_train")
+    run = steps.start(settings(seed=7), steps.TRAIN)
     fill(run)
     assert run.finish() == run.folder / "provenance.json"
     assert files.read_json(run.folder / "params.json") == params.public(run.settings)
-    entry = steps.provenance(run.folder)["stages"]["03_train"]
+    entry = steps.provenance(run.folder)["steps"]["03_train"]
     assert entry["seed"] == 7 and entry["seconds"] >= 0 and entry["finished_at"].endswith("+00:00")
+    assert entry["outputs"] == {name: files.file_sha256(run.path(name)) for name in steps.TRAIN.writes}
     assert entry["read"] == {
         name: files.file_sha256(run.path(name)) for name in ("source.json", "manifest.csv")
     }
@@ -118,32 +127,44 @@ def test_finish_records_how_the_results_were_made():
 
 
 def test_decisions_of_a_person_belong_to_the_photos_and_need_not_be_there(outputs):
-    run = steps.start(settings(), "02_clean")
+    run = steps.start(settings(), steps.CLEAN)
     fill(run)
     for name in steps.DECISIONS:
         assert run.path(name).parent == run.data
         run.path(name).unlink(missing_ok=True)
     run.finish()
-    assert set(steps.provenance(run.folder)["stages"]["02_clean"]["read"]) == {"source.json"}
+    assert set(steps.provenance(run.folder)["steps"]["02_clean"]["read"]) == {"source.json"}
     run.path("relabels.csv").write_text("path,label\n")
     run.finish()
-    read = steps.provenance(run.folder)["stages"]["02_clean"]["read"]
+    read = steps.provenance(run.folder)["steps"]["02_clean"]["read"]
     assert read["relabels.csv"] == files.file_sha256(run.path("relabels.csv"))
 
 
-def test_finish_keeps_the_entries_of_other_stages():
-    for stage in ("02_clean", "04_evaluate", "02_clean"):
-        run = steps.start(settings(), stage)
+def test_finish_keeps_the_entries_of_other_steps():
+    for step in (steps.CLEAN, steps.EVALUATE, steps.CLEAN):
+        run = steps.start(settings(), step)
         fill(run)
         run.finish()
-    assert set(steps.provenance(run.folder)["stages"]) == {"02_clean", "04_evaluate"}
-    files.write_json(run.folder / "provenance.json", {"stages": {"x": {"seconds": 1}}})
+    assert set(steps.provenance(run.folder)["steps"]) == {"02_clean", "04_evaluate"}
+    files.write_json(run.folder / "provenance.json", {"steps": {"x": {"seconds": 1}}})
     run.finish()
-    assert steps.provenance(run.folder)["stages"]["x"] == {"seconds": 1}
+    assert steps.provenance(run.folder)["steps"]["x"] == {"seconds": 1}
 
 
-def test_provenance_of_a_run_that_is_not_there(tmp_path):
-    assert steps.provenance(tmp_path) == {"stages": {}}
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"steps": {}}', '{"steps": []}'])
+def test_a_record_that_is_missing_damaged_or_of_an_earlier_version_is_empty(tmp_path, text):
+    if text is not None:
+        (tmp_path / "provenance.json").write_text(text)
+    assert steps.provenance(tmp_path) == {"steps": {}, "report": {}}
+
+
+def test_a_hash_is_read_again_when_size_or_time_has_changed(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    before = steps.sha256(path)
+    assert before == files.file_sha256(path)
+    path.write_text("other")
+    assert steps.sha256(path) == files.file_sha256(path) != before
 
 
 def test_no_record_holds_a_path_of_this_machine(outputs):
@@ -152,7 +173,7 @@ def test_no_record_holds_a_path_of_this_machine(outputs):
             source={"kind": "folder", "folder": "/home/ann/photos", "name": "x"},
             model={"weights": "~/ann/w.h5"},
         ),
-        "02_clean",
+        steps.CLEAN,
     )
     fill(run)
     run.finish()
@@ -166,12 +187,12 @@ def test_no_record_holds_a_path_of_this_machine(outputs):
 def test_git_is_none_outside_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(params, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    run = steps.start(settings(), "02_clean")
+    run = steps.start(settings(), steps.CLEAN)
     fill(run)
     run.finish()
-    assert steps.provenance(run.folder)["stages"]["02_clean"]["git"] is None
+    assert steps.provenance(run.folder)["steps"]["02_clean"]["git"] is None
 
 
 def test_shared_photos_and_own_results():
-    one, two = (steps.start(settings(run=name), "02_clean") for name in ("one", "two"))
+    one, two = (steps.start(settings(run=name), steps.CLEAN) for name in ("one", "two"))
     assert one.data == two.data and one.folder != two.folder

@@ -201,9 +201,7 @@ def test_inside_masks_solved_by_hand(tmp_path, monkeypatch):
     for name in ("p2", "p1", "another"):  # p1 is in val
         Image.fromarray(mask).save(folder / f"{name}.png")
     settings = make_settings(masks="masks")
-    shares = explanations.inside_masks(
-        solvable(), photos, settings, steps.Run(settings, steps.STAGES["05_gradcam"])
-    )
+    shares = explanations.inside_masks(solvable(), photos, settings, steps.Run(settings, steps.GRADCAM))
     assert shares.path.tolist() == ["deep/p2.png"]
     row = shares.iloc[0]
     assert (row.inside, row.even, row.centre, row.hit) == (pytest.approx(0.75), 0.5, pytest.approx(0.5), True)
@@ -217,9 +215,7 @@ def test_missing_masks_are_said_so(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
     settings = make_settings(masks="nowhere")
     with pytest.raises(FileNotFoundError, match="`gradcam.masks`: there is no nowhere"):
-        explanations.inside_masks(
-            solvable(), make_photos(), settings, steps.Run(settings, steps.STAGES["05_gradcam"])
-        )
+        explanations.inside_masks(solvable(), make_photos(), settings, steps.Run(settings, steps.GRADCAM))
 
 
 # A photo of one's own

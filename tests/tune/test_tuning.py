@@ -50,7 +50,7 @@ def make_run(space=SPACE, *, model=None, train=None, seed=1, **tune):
             "tune": {"sampler": "random", "pruner": "none", "space": dimensions, **tune},
         }
     )
-    return steps.start(settings, "06_tune")
+    return steps.start(settings, steps.TUNE)
 
 
 def loss(settings, epoch):

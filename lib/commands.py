@@ -1,0 +1,235 @@
+"""The commands of the command line: each prepares the parameters of a run and hands them to the runner."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lib import pipeline
+from lib.core import cache, locks, params, schema, steps
+
+
+def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
+    """Bring the whole pipeline of a run up to date.
+
+    Args:
+        name: name of a parameter file.
+        assignments: changed parameters, as `params.parse_assignments` takes them.
+        run_name: folder of the run; if empty, the name, or a name made from the changed parameters.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ValueError, FileNotFoundError: the parameters are wrong; nothing was executed.
+        pipeline.StepFailed: a notebook ended with an error.
+    """
+    return _runner(name, assignments=assignments, run_name=run_name).run()
+
+
+def resume(
+    name: str,
+    *,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    assignments: str = "",
+    run_name: str = "",
+) -> Path:
+    """Train a finished run further, and bring what depends on it up to date.
+
+    Args:
+        name, assignments, run_name: as `run`. The stages that the assignments change are trained further, or
+            else the last one.
+        epochs: epochs to add to the last stage.
+        learning_rate: learning rate of the added epochs.
+
+    Returns, Raises:
+        As `run`.
+    """
+    overrides = params.parse_assignments(assignments)
+    stages = params.load(name, overrides, origin="SET").train.stages
+    change = {"epochs": epochs, "learning_rate": learning_rate}
+    if change := {key: value for key, value in change.items() if value is not None}:
+        overrides = params.merge(overrides, {"train": {"stages": {list(stages)[-1]: change}}})
+    chosen = list(overrides.get("train", {}).get("stages", {})) or [list(stages)[-1]]
+    overrides = params.merge(overrides, {"train": {"resume_stages": chosen}})
+    if run_name:
+        overrides["run"] = run_name
+    return pipeline.Runner(*_resolve(name, overrides)).run()
+
+
+def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
+    """Evaluate and explain the model of a run with 04 and 05; it never trains.
+
+    Args:
+        name, assignments, run_name: as `run`.
+
+    Returns, Raises:
+        As `run`; `FileNotFoundError` if the run has no model.
+    """
+    runner = _runner(
+        name, assignments=assignments, run_name=run_name, run_steps=(steps.EVALUATE, steps.GRADCAM)
+    )
+    for file in steps.EVALUATE.reads:
+        steps.Run(runner.settings, steps.EVALUATE).need(file)
+    return runner.run()
+
+
+def tune(name: str, *, assignments: str = "", run_name: str = "") -> Path:
+    """Search for better parameters, as the section `tune` says.
+
+    Args:
+        name, assignments, run_name: as `run`.
+
+    Returns, Raises:
+        As `run`.
+    """
+    from lib.tune import spaces
+
+    runner = _runner(name, assignments=assignments, run_name=run_name, run_steps=steps.SEARCH)
+    # A wrong space is refused before photos are fetched.
+    spaces.shared(runner.settings)
+    return runner.run()
+
+
+def compare(*, assignments: str = "") -> Path:
+    """Compare the runs in `outputs/`.
+
+    Args:
+        assignments: changed parameters of the section `compare`.
+
+    Returns, Raises:
+        As `run`.
+    """
+    # It belongs to no run: the notebook's own file supplies the defaults.
+    settings, overrides = _resolve("demo", params.parse_assignments(assignments))
+    return pipeline.Runner(settings, overrides, sequence=(steps.COMPARE,)).run()
+
+
+def why(name: str, *, assignments: str = "", run_name: str = "") -> None:
+    """Print for each step of a run whether it would be executed, and why.
+
+    Args:
+        name, assignments, run_name: as `run`.
+    """
+    _runner(name, assignments=assignments, run_name=run_name).why()
+
+
+def report(name: str, *, assignments: str = "", run_name: str = "") -> None:
+    """Write the report of a run again.
+
+    Args:
+        name, assignments, run_name: as `run`.
+    """
+    runner = _runner(name, assignments=assignments, run_name=run_name)
+    with locks.run(runner.folder):
+        print(f"report: {pipeline.shown(runner.write_report())}")
+
+
+def remove(name: str) -> None:
+    """Remove a run's folder, never the photos.
+
+    Args:
+        name: the run's folder under `outputs/`.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: the name is that of a shared folder, or none that a run can have.
+    """
+    folder = _existing(name)
+    with locks.run(folder):
+        shutil.rmtree(folder)
+    print(
+        f"removed {pipeline.shown(folder)}; the photos are still in {pipeline.shown(steps.outputs() / 'data')}"
+    )
+
+
+def predict(name: str, *, photos: str, output: str = "") -> Path:
+    """Predict a folder of photos with the model of a run, and write the predictions as CSV.
+
+    Args:
+        name: the run's folder under `outputs/`.
+        photos: folder of photos.
+        output: path of the CSV file, relative to the current folder; if empty, `photo_predictions.csv` in the
+            run's folder. A file that this command did not write is never overwritten.
+
+    Returns:
+        The path of the CSV file.
+
+    Raises:
+        FileNotFoundError: there is no such run, or no such folder of photos.
+        ValueError: `photos` is empty, or `output` names a folder or a file of somebody else's.
+    """
+    if not photos:
+        raise ValueError(f"predict needs a folder of photos: make predict-{name} PHOTOS=folder")
+    # It imports TensorFlow.
+    from lib.evaluate import inference, predictions
+
+    folder = _existing(name)
+    path = Path(output).expanduser() if output else folder / "photo_predictions.csv"
+    predictions.require_replaceable(path)
+    table = inference.of_folder(folder, params.find_file(photos))
+    predictions.write_photos(table, path)
+    print(table.head(10).to_string(index=False))
+    print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.shown(path)}")
+    return path
+
+
+def run_from_change(name: str, overrides: dict[str, Any]) -> str:
+    """Return a folder name for a changed run.
+
+    Args:
+        name: name of the parameter file.
+        overrides: the changed parameters, nested.
+
+    Returns:
+        Such as `butterfly-image_size-96`, cut and fingerprinted if it is long. Passwords and folders of the
+        user's own are no part of it.
+    """
+    values = params.flat(params.split_private(overrides)[0])
+    # Of the keys of two stages, the last two parts tell which one.
+    pairs = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, value in values.items()]
+    change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(pairs)).strip("-")
+    if len(change) > 40:
+        change = f"{change[:31].rstrip('-')}-{cache.fingerprint(values)[:8]}"
+    return f"{name}-{change}"
+
+
+def _runner(
+    name: str,
+    *,
+    assignments: str,
+    run_name: str,
+    run_steps: tuple[steps.Step, ...] = steps.PIPELINE,
+) -> pipeline.Runner:
+    overrides = params.parse_assignments(assignments)
+    # First of all, so that the message names what was typed.
+    params.load(name, overrides, origin="SET")
+    if run_name:
+        overrides["run"] = run_name
+    elif overrides and "run" not in overrides:
+        overrides["run"] = run_from_change(name, overrides)
+    settings, overrides = _resolve(name, overrides)
+    return pipeline.Runner(settings, overrides, sequence=run_steps)
+
+
+def _resolve(name: str, overrides: dict[str, Any]) -> tuple[schema.Params, dict[str, Any]]:
+    """Return the checked parameters, and the overrides that the notebooks' cells may show.
+
+    Passwords and paths of the user's own reach the notebooks through the environment instead.
+    """
+    settings = params.load(name, overrides, origin="SET")
+    overrides, private = params.split_private(overrides)
+    params.hand_over(private)
+    return settings, overrides
+
+
+def _existing(name: str) -> Path:
+    """Return the folder of a run that exists."""
+    if not re.fullmatch(schema.NAME, name) or name in schema.RESERVED:
+        raise ValueError(f"expected the name of a run. Received: {name!r}")
+    folder = steps.outputs() / name
+    if not folder.is_dir():
+        runs = [path.parent.name for path in steps.of_runs("provenance.json")]
+        raise FileNotFoundError(f"there is no run {name}. Runs: {', '.join(runs) or 'none'}")
+    return folder
