@@ -45,6 +45,7 @@ help:
 	@echo "make notebooks                   execute the committed notebooks again, in place"
 	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
 	@echo "make bench                       accuracy and speed of the cleaning on the photos in ../shared/data"
+	@echo "make lock                        compile the requirement files from pyproject.toml"
 	@echo "make gpu-check                   one mixed-precision step and the photos per second on the GPU"
 
 # A name that is no target gets a message of our own. It is read from the environment: a shell must not see it.
@@ -52,7 +53,7 @@ export GOALS := $(value MAKECMDGOALS)
 .DEFAULT:
 	@TARGETS="$(TARGETS)" $(PYTHON) -c "import difflib, os, sys; \
 	known = os.environ['TARGETS'].split(); \
-	goal = next((goal for goal in os.environ['GOALS'].split() if goal not in known), '$@'); \
+	goal = next((goal for goal in os.environ['GOALS'].split() if goal not in known), '?'); \
 	near = difflib.get_close_matches(goal, known, n=1); \
 	hint = f' Did you mean \`make {near[0]}\`?' if near else ''; \
 	sys.exit(f'There is no target {goal!r}.{hint} \`make\` prints all of them. For photos of your own, copy params/template.yaml to params/<name>.yaml')"

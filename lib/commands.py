@@ -46,7 +46,7 @@ def resume(
     Returns, Raises:
         As `run`.
     """
-    overrides = params.parse_assignments(assignments)
+    overrides = _parse(assignments)
     stages = params.load(name, overrides, origin="SET").train.stages
     change = {"epochs": epochs, "learning_rate": learning_rate}
     if change := {key: value for key, value in change.items() if value is not None}:
@@ -102,7 +102,7 @@ def compare(*, assignments: str = "") -> Path:
         As `run`.
     """
     # It belongs to no run: the notebook's own file supplies the defaults.
-    settings, overrides = _resolve("demo", params.parse_assignments(assignments))
+    settings, overrides = _resolve("demo", _parse(assignments))
     return pipeline.Runner(settings, overrides, sequence=(steps.COMPARE,)).run()
 
 
@@ -186,7 +186,7 @@ def run_from_change(name: str, overrides: dict[str, Any]) -> str:
         Such as `butterfly-image_size-96`, cut and fingerprinted if it is long. Passwords and folders of the
         user's own are no part of it.
     """
-    values = params.flat(params.split_private(overrides)[0])
+    values = params.flat(params.without_private(overrides))
     # Of the keys of two stages, the last two parts tell which one.
     pairs = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, value in values.items()]
     change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(pairs)).strip("-")
@@ -202,7 +202,7 @@ def _runner(
     run_name: str,
     run_steps: tuple[steps.Step, ...] = steps.PIPELINE,
 ) -> pipeline.Runner:
-    overrides = params.parse_assignments(assignments)
+    overrides = _parse(assignments)
     # First of all, so that the message names what was typed.
     params.load(name, overrides, origin="SET")
     if run_name:
@@ -211,6 +211,12 @@ def _runner(
         overrides["run"] = run_from_change(name, overrides)
     settings, overrides = _resolve(name, overrides)
     return pipeline.Runner(settings, overrides, sequence=run_steps)
+
+
+def _parse(assignments: str) -> dict[str, Any]:
+    """Return the typed overrides; what an earlier command of this process handed over is dropped."""
+    params.hand_over({})
+    return params.parse_assignments(assignments)
 
 
 def _resolve(name: str, overrides: dict[str, Any]) -> tuple[schema.Params, dict[str, Any]]:

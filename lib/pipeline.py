@@ -69,7 +69,7 @@ class Runner:
             print(f"{step.name:<12} {'; '.join(reasons) or 'up to date'}")
 
     def reasons(self, step: steps.Step) -> list[str]:
-        """List why a step must be executed again, by content and not by date; it is empty if it is up to date."""
+        """List why a step must be executed again, by content and not by date; empty if it is up to date."""
         at = self._at(step)
         record = steps.provenance(at.folder)["steps"].get(step.name)
         if record is None or "inputs" not in record or not (at.folder / f"{step.name}.ipynb").is_file():
@@ -107,7 +107,8 @@ class Runner:
         notebooks = self._executed()
         if not notebooks:
             raise FileNotFoundError(
-                f"{self.settings.run_name} has no executed notebook yet: run `make {self.settings.name}` first"
+                f"{self.settings.run_name} has no executed notebook yet: "
+                f"run `make {self.settings.name}` first"
             )
         path = report.write(self.folder, list(notebooks))
         record = steps.provenance(self.folder)
@@ -193,7 +194,7 @@ class Runner:
                 yield key, params.find_file(value)
 
     def _executed(self) -> dict[str, str]:
-        """Return the SHA-256 of the run's executed notebooks by name, in order; partial and failed ones are none."""
+        """Return the SHA-256 of the run's executed notebooks by name, in order."""
         paths = sorted(self.folder.glob("*.ipynb"))
         return {path.stem: steps.sha256(path) for path in paths if path.suffixes == [".ipynb"]}
 
@@ -215,7 +216,7 @@ def _lib() -> str:
 
 
 def _listing(path: Path) -> str:
-    """Return a fingerprint of a file's or folder's names, sizes and times: cheap, and enough to look closer."""
+    """Return a fingerprint of a file's or folder's names, sizes and times, which is cheap."""
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(str(file.relative_to(path)), file.stat()) for file in paths if file.is_file()]
     return cache.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import pandas as pd
 import pydantic
@@ -222,7 +223,25 @@ def public(params: Params) -> dict:
 
     What is written beside a result or shown in a report must not carry a user's name, folders or passwords.
     """
-    return _cut(json.loads(params.model_dump_json()))
+    return without_private(json.loads(params.model_dump_json()))
+
+
+def without_private(value: Any) -> Any:
+    """Return a plain value without passwords, and with paths outside the project cut to their last part.
+
+    Args:
+        value: anything JSON can hold; mappings and lists are gone through.
+    """
+    if isinstance(value, dict):
+        return {key: without_private(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_private(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value):
+        # It takes both kinds of slashes.
+        return PureWindowsPath(value).name
+    return reduce(lambda text, part: part.sub(r"\1", text), _PRIVATE, value)
 
 
 def flat(values: Mapping) -> dict:
@@ -244,7 +263,7 @@ def split_private(values: Mapping) -> tuple[dict, dict]:
         Two nested mappings: what a notebook's cell may show; passwords and paths of the user's own.
     """
     items = flat(values)
-    private = {key: value for key, value in items.items() if _cut(value) != value}
+    private = {key: value for key, value in items.items() if without_private(value) != value}
     return nested({key: value for key, value in items.items() if key not in private}), nested(private)
 
 
@@ -261,18 +280,6 @@ def find_file(text: str) -> Path:
 
 def _short(path: Path) -> str:
     return f"params/{path.name}" if path.parent == FOLDER else path.name
-
-
-def _cut(value):
-    if isinstance(value, dict):
-        return {key: _cut(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_cut(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value):
-        return PureWindowsPath(value).name  # it takes both kinds of slashes
-    return reduce(lambda text, part: part.sub(r"\1", text), _PRIVATE, value)
 
 
 def _chain(name: str) -> list[tuple[str, dict]]:

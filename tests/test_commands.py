@@ -1,0 +1,217 @@
+"""The commands: what each hands to the runner, and what it refuses before anything runs."""
+
+import json
+import os
+
+import nbformat
+import pytest
+
+from lib import commands, pipeline
+from lib.core import files, params, steps
+
+PASSWORD = "s3cr3tpw"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Outputs of the test's own, and the current folder beside them."""
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    for variable in ("ARCHIVE", "WEIGHTS", "STORAGE"):
+        monkeypatch.delenv(f"CHRYSALIS_{variable}", raising=False)
+    monkeypatch.setenv("CHRYSALIS_OVERRIDES", "")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def started(place, monkeypatch):
+    """The runners that commands start, none of which executes anything."""
+    runners = []
+
+    def run(self):
+        runners.append(self)
+        return self.folder
+
+    monkeypatch.setattr(pipeline.Runner, "run", run)
+    return runners
+
+
+def names(runner):
+    return [step.name for step in runner.sequence]
+
+
+# Which steps
+
+
+def test_each_command_runs_its_steps(place, started):
+    for name in steps.EVALUATE.reads:
+        (place / "outputs/demo").mkdir(exist_ok=True)
+        (place / "outputs/demo" / name).write_text("x")
+    commands.run("demo")
+    commands.evaluate("demo")
+    commands.tune("demo")
+    commands.compare()
+    assert [names(runner)[0] for runner in started] == [
+        "01_download",
+        "04_evaluate",
+        "01_download",
+        "07_compare",
+    ]
+    assert [len(runner.sequence) for runner in started] == [5, 2, 3, 1]
+    assert started[3].folder == place / "outputs/compare"
+
+
+def test_evaluate_needs_a_trained_model(place, started):
+    with pytest.raises(FileNotFoundError, match=r"demo has no manifest.csv yet: run 02_clean first"):
+        commands.evaluate("demo")
+    assert started == []
+
+
+def test_a_wrong_space_is_refused_before_anything_runs(place, started):
+    with pytest.raises(ValueError, match="`model.simple_cnn.filters` is wrong"):
+        commands.tune("demo", assignments="tune.space.filters.low=0")
+    assert started == []
+
+
+# Resuming
+
+
+def resumed(started, **change):
+    commands.resume("demo", **change)
+    train = started[-1].settings.train
+    return train.resume_stages, train.stages
+
+
+def test_resume_takes_the_stages_of_the_change_or_the_last_one(place, started):
+    stages = params.load("demo").train.stages
+    last = list(stages)[-1]
+    assert resumed(started)[0] == [last]
+    assert resumed(started, assignments="train.stages.head.epochs=20")[0] == ["head"]
+    assert resumed(started, assignments="seed=3")[0] == [last]
+    assert started[-1].folder == place / "outputs/demo"
+    assert resumed(started, run_name="mine") and started[-1].folder == place / "outputs/mine"
+
+
+def test_epochs_and_rate_are_those_of_the_last_stage(place, started):
+    last = list(params.load("demo").train.stages)[-1]
+    chosen, stages = resumed(started, epochs=10, learning_rate=1e-4)
+    assert chosen == [last] and (stages[last].epochs, stages[last].learning_rate) == (10, 1e-4)
+    before = params.load("demo").train.stages["head"]
+    assert stages["head"] == before
+    with pytest.raises(ValueError, match=f"`train.stages.{last}.epochs` is wrong"):
+        commands.resume("demo", epochs=-1)
+
+
+# Names of runs
+
+
+def run_from_change(name, assignments):
+    return commands.run_from_change(name, params.parse_assignments(assignments))
+
+
+def test_a_change_gets_a_folder_of_its_own():
+    assert run_from_change("butterfly", "model.image_size=96") == "butterfly-image_size-96"
+    assert run_from_change("b", "model.image_size=96 seed=3") == "b-image_size-96-seed-3"
+    alike = [
+        "augment.zoom=0.2",
+        "augment.contrast=0.2",
+        "augment.zoom=1.2",
+        "train.stages.head.epochs=2",
+        "train.stages.fine_tune.epochs=2",
+    ]
+    assert len({run_from_change("b", change) for change in alike}) == len(alike)
+    long = [
+        run_from_change("b", "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16" + end)
+        for end in (" seed=1", " seed=2")
+    ]
+    assert long[0] != long[1]
+    for name in long:
+        assert len(name) <= 2 + 40 and name.startswith("b-fine_tune-learning_rate-0-0001")
+        # A name that a run can have.
+        params.load("demo", {"run": name})
+
+
+def test_the_folder_is_the_name_or_made_from_the_change_or_given(place, started):
+    def folder(**change):
+        return commands.run("demo", **change).name
+
+    assert folder() == "demo"
+    assert folder(assignments="seed=7") == "demo-seed-7"
+    assert folder(assignments="seed=7", run_name="quick") == "quick"
+    assert folder(assignments="seed=7 run=mine") == "mine"
+
+
+# Secrets
+
+
+def test_a_password_reaches_no_name_cell_or_record(place, started):
+    address = f"postgresql://u:{PASSWORD}@h/db?sslpassword={PASSWORD}"
+    commands.tune("demo", assignments=f"tune.storage={address} tune.trials=3 model.weights=/home/jane/w.h5")
+    runner = started[-1]
+    shown = json.dumps(runner.overrides) + runner.folder.name + json.dumps(params.public(runner.settings))
+    assert PASSWORD not in shown and "jane" not in shown
+    assert runner.folder.name.startswith("demo-storage-postgresql-h-db")
+    assert runner.overrides["tune"] == {"trials": 3}
+    # The kernels read it from the environment.
+    assert PASSWORD in os.environ["CHRYSALIS_OVERRIDES"]
+    inside = params.resolve({"name": "demo"} | runner.overrides)
+    assert inside == runner.settings and inside.tune.storage == address
+
+
+def test_the_next_command_does_not_inherit_what_was_handed_over(place, started):
+    folder = commands.run("demo", assignments="model.weights=/home/jane/w.h5")
+    assert folder.name == "demo-weights-w-h5"
+    assert params.load("demo").model.weights == "/home/jane/w.h5"
+    commands.run("demo")
+    assert started[-1].settings.model.weights != "/home/jane/w.h5"
+    assert started[-1].folder.name == "demo"
+
+
+# Report and removal
+
+
+def test_report_writes_it_again(place, capsys):
+    folder = place / "outputs/demo"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match="no executed notebook yet"):
+        commands.report("demo")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Hello")]),
+        folder / "01_download.ipynb",
+    )
+    commands.report("demo")
+    assert "Hello" in (folder / "report.html").read_text()
+    assert capsys.readouterr().out == "report: outputs/demo/report.html\n"
+    assert list(steps.provenance(folder)["report"]) == ["01_download"]
+
+
+def test_removing_a_run_leaves_the_photos_and_the_other_runs(place, capsys):
+    for name in ("demo", "other", "data"):
+        (place / "outputs" / name).mkdir()
+        (place / "outputs" / name / "provenance.json").write_text("{}")
+    commands.remove("demo")
+    assert sorted(path.name for path in (place / "outputs").iterdir()) == ["data", "other"]
+    assert capsys.readouterr().out == "removed outputs/demo; the photos are still in outputs/data\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["data", "bench", "compare", "..", ".", "", "../outputs", "demo/x", "/tmp", "data/"]
+)
+def test_only_the_name_of_a_run_can_be_removed_or_predict(place, name):
+    for folder in ("data", "demo", "demo/x", "bench"):
+        (place / "outputs" / folder).mkdir()
+    with pytest.raises(ValueError, match="expected the name of a run"):
+        commands.remove(name)
+    with pytest.raises(ValueError, match="expected the name of a run"):
+        commands.predict(name, photos=".")
+    assert len(list((place / "outputs").rglob("*"))) == 4
+
+
+def test_a_run_that_is_not_there_is_named_with_those_there_are(place):
+    (place / "outputs/mine").mkdir()
+    files.write_json(place / "outputs/mine/provenance.json", {})
+    with pytest.raises(FileNotFoundError, match="there is no run nothing. Runs: mine"):
+        commands.remove("nothing")
+    with pytest.raises(ValueError, match="predict needs a folder of photos: make predict-demo PHOTOS=folder"):
+        commands.predict("demo", photos="")
