@@ -188,7 +188,7 @@ class _Searcher:
         file = place / "history.csv"
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
         trial.report(row[self.monitor], epoch)
-        self.bar.step(0, f"trial {self.number}, epoch {epoch}, {self.monitor} {row[self.monitor]:.3f}")
+        self.bar.step(0, note=f"trial {self.number}, epoch {epoch}, {self.monitor} {row[self.monitor]:.3f}")
         if trial.should_prune():
             raise optuna.TrialPruned
 
