@@ -126,7 +126,7 @@ def _inputs(stage, settings) -> dict[str, str]:
 
 @functools.cache
 def _lib() -> str:
-    return cache.code(*sorted((params.ROOT / "lib").rglob("*.py")))
+    return cache.code_of_files(sorted((params.ROOT / "lib").rglob("*.py")))
 
 
 def _files_named(stage, settings) -> Iterator[tuple[str, Path]]:

@@ -115,7 +115,7 @@ def _key(base: Params, photos: photoset.Photos) -> str:
         base.train.model_dump(),
         base.seed,
         photos.identity("train", "val"),
-        cache.code(*training.CODE, Path(training.__file__)),
+        cache.code(training.__name__),
     )
 
 
