@@ -232,7 +232,7 @@ class Interrupting(progress.Bar):
     at_step, after_epoch = None, None
 
     def step(self, count=1, note=""):
-        super().step(count, note)
+        super().step(count, note=note)
         if type(self).at_step is not None and 0 < count < 14:  # not the whole epochs of an earlier call
             type(self).at_step -= 1
             if type(self).at_step == 0:
