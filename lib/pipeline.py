@@ -212,7 +212,7 @@ def _cells(notebook: Path) -> str:
 
 @functools.cache
 def _lib() -> str:
-    return cache.code(*sorted((params.ROOT / "lib").rglob("*.py")))
+    return cache.code_of_files(sorted((params.ROOT / "lib").rglob("*.py")))
 
 
 def _listing(path: Path) -> str:

@@ -396,8 +396,8 @@ def test_what_is_kept_training_can_read(source):
 
 
 def test_nothing_was_written_into_the_source(source):
-    assert not list(source.raw.parent.rglob("*.partial"))
-    assert {path.name for path in source.raw.parent.iterdir()} == {
+    assert not list(source.raw.parent.rglob("*partial*"))
+    assert {path.name for path in source.raw.parent.glob("[!.]*")} == {
         "cache",
         "elsewhere",
         "manifest.csv",

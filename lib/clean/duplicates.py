@@ -182,7 +182,7 @@ def _key(table, images, vectors, settings) -> str:
         digest.update(np.ascontiguousarray(vectors[rows[start : start + AT_ONCE]]))
     places = table.reset_index()[["index", "sha1", "phash"]].values.tolist()
     content = [images.shape, places, digest.hexdigest(), vectors is None, settings]
-    return cache.fingerprint(content, cache.code(embeddings, registration, Path(__file__)))
+    return cache.fingerprint(content, cache.code(__name__))
 
 
 def _copies(values: pd.Series) -> np.ndarray:

@@ -14,8 +14,8 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from lib.core import cache, files, progress, schema
-from lib.networks import backbones, efficientnet_lite, models, resnets, simple_cnn
+from lib.core import cache, progress, schema
+from lib.networks import backbones, models
 from lib.networks.device import keras, tf
 from lib.photos import decoding
 
@@ -27,6 +27,7 @@ NEAREST_CELLS = 5  # that each photo is looked for in
 ROWS_AT_ONCE = 256  # bounds the memory of a comparison
 MAPPED = 2000  # photos on a map; more are neither drawn quickly nor told apart
 COMPONENTS = 50  # that a map is made of
+VECTORS = "vectors.npy"
 
 
 def compute(
@@ -59,12 +60,12 @@ def compute(
         [images.shape, list(content)],
         [settings.backbone, settings.image_size, settings.scaling, settings.simple_cnn.model_dump()],
         backbones.weights_identity(settings.weights),
-        cache.code(backbones, efficientnet_lite, models, resnets, simple_cnn, decoding, Path(__file__)),
+        cache.code(__name__),
     )
-    path = folder / f"embeddings-{key}.npy"
-    if not path.is_file():
-        files.write(path, lambda partial: _embed(images, settings, batch_size, partial))
-    return np.load(path, mmap_mode="r")
+    stored = cache.folder(
+        folder / f"embeddings-{key}", lambda partial: _embed(images, settings, batch_size, partial / VECTORS)
+    )
+    return np.load(stored / VECTORS, mmap_mode="r")
 
 
 def of_photos(
@@ -107,19 +108,20 @@ def network(settings: schema.Model = BACKBONE) -> keras.Model:
     return keras.Model(inputs, pool(features))
 
 
-def _embed(images, settings, batch_size, path) -> None:
+def _embed(images: np.ndarray, settings: schema.Model, batch_size: int, path: Path) -> None:
+    """Write the embeddings of photos to an `.npy` file, a batch at a time."""
     size, model = settings.image_size, network(settings)
-    result = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), *model.output_shape[1:]))
-    signature = [tf.TensorSpec((None, size, size, 3), tf.uint8)]  # one trace, for a last batch of any length
+    # One trace, for a last batch of any length.
+    signature = [tf.TensorSpec((None, size, size, 3), tf.uint8)]
     call = tf.function(lambda batch: model(tf.cast(batch, tf.float32), training=False), signature)
-    with progress.Bar(len(images), "embed") as bar:
+    with path.open("wb") as file, progress.Bar(len(images), "embed") as bar:
+        cache.begin_array(file, (len(images), *model.output_shape[1:]), dtype=np.float32)
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             batch = np.stack([decoding.resize(image, size=size, fit="squash") for image in batch])
-            result[start : start + batch_size] = call(batch).numpy()
+            file.write(call(batch).numpy().tobytes())
             decoding.release(images)
             bar.step(len(batch))
-    result.flush()
 
 
 def normalised(embeddings: np.ndarray) -> np.ndarray:
@@ -190,7 +192,7 @@ def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, se
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAPPED, replace=False))
     units = normalised(embeddings[rows])
     digest = hashlib.sha256(np.ascontiguousarray(units)).hexdigest()
-    key = cache.fingerprint(digest, seed, cache.code(Path(__file__)))
+    key = cache.fingerprint(digest, seed, cache.code(__name__))
     places = cache.arrays(folder / f"map-{key}.npz", lambda: {"places": _places(units, seed)})["places"]
     return pd.DataFrame(places, index=rows, columns=["x", "y"])
 

@@ -1,51 +1,57 @@
-"""Show how far a long computation is: one bar in a terminal, one cell output in a notebook, nothing in a log."""
+"""Show the progress of a computation: a bar in a terminal, a cell output in a notebook, nothing in a log."""
 
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_UPDATES = 0.5
 WIDTH = 24
-_open = []
+_open: list["Bar"] = []
 
 
 class Bar:
     """A bar with finished lines above it, redrawn in place.
 
     In a notebook it is one display that is updated, so that the saved notebook holds its last state.
-    A headless run has no terminal of its own: the runner names its own in `CHRYSALIS_TERMINAL`.
-    Elsewhere it is silent, and so is a bar inside another one, as each training of a search has it.
+    A notebook that runs in the background has no terminal of its own: the runner names its own in
+    `CHRYSALIS_TERMINAL`. Elsewhere the bar is silent, and so is a bar inside another one, such as that of
+    each training of a search.
 
     Args:
-        total: number of steps.
+        total: number of steps; `None` if unknown.
         title: what is being done.
+        in_bytes: whether the steps are bytes, which are shown as kB, MB or GB.
     """
 
-    def __init__(self, total: int, title: str):
-        self.total, self.title, self.done, self.lines, self.drawn = total, title, 0, [], 0.0
-        self.note = ""
+    def __init__(self, total: int | None, title: str, *, in_bytes: bool = False):
+        self.total, self.title, self.in_bytes = total, title, in_bytes
+        self.done, self.drawn, self.note = 0, 0.0, ""
+        self.lines: list[str] = []
         self.inner = bool(_open)
         self.terminal = None if self.inner else _terminal()
-        self.tqdm = tqdm(total=total, desc=title, file=self.terminal, leave=False) if self.terminal else None
+        self.tqdm = self._in_terminal() if self.terminal else None
         self.display = None if self.inner else _display(self._text())
 
     def __enter__(self) -> "Bar":
+        """Silence the bars inside this one."""
         _open.append(self)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the bar and leave the lines."""
         _open.remove(self)
         if self.tqdm is not None:
             self.tqdm.close()
+        if self.terminal not in (None, sys.stderr):
             self.terminal.close()
         self._draw(final=True)
 
-    def step(self, count: int = 1, note: str = "") -> None:
-        """Say that so many more steps are done, and with a note what is at work."""
+    def step(self, count: int = 1, *, note: str = "") -> None:
+        """Count so many more steps as done, and show a note on what is being done now."""
         self.done += count
         self.note = note
         if self.tqdm is not None:
@@ -59,32 +65,49 @@ class Bar:
         self.lines.append(text)
         self._draw()
 
-    def _text(self, final=False) -> str:
-        filled = round(WIDTH * self.done / max(1, self.total))
-        bar = (
-            []
-            if final
-            else [
-                f"{self.title} [{'#' * filled}{'.' * (WIDTH - filled)}] {self.done}/{self.total} {self.note}".rstrip()
-            ]
+    def _in_terminal(self) -> tqdm:
+        unit = "B" if self.in_bytes else "it"
+        return tqdm(
+            total=self.total,
+            desc=self.title,
+            file=self.terminal,
+            leave=False,
+            unit=unit,
+            unit_scale=self.in_bytes,
         )
-        return "\n".join([*self.lines, *bar])
 
-    def _draw(self, final=False) -> None:
+    def _text(self, *, final: bool = False) -> str:
+        return "\n".join(self.lines if final else [*self.lines, self._bar()])
+
+    def _bar(self) -> str:
+        """Return the bar as a line of text, without a total the count alone."""
+        if self.total is None:
+            return f"{self.title} {self._count(self.done)} {self.note}".rstrip()
+        filled = round(WIDTH * self.done / max(1, self.total))
+        counts = f"{self._count(self.done)}/{self._count(self.total)}"
+        return f"{self.title} [{'#' * filled}{'.' * (WIDTH - filled)}] {counts} {self.note}".rstrip()
+
+    def _count(self, steps: int) -> str:
+        return tqdm.format_sizeof(steps, "B") if self.in_bytes else str(steps)
+
+    def _draw(self, *, final: bool = False) -> None:
         self.drawn = time.monotonic()
         if self.display is not None:
-            self.display.update({"text/plain": self._text(final)}, raw=True)
+            self.display.update({"text/plain": self._text(final=final)}, raw=True)
 
 
-def _terminal():
+def _terminal() -> TextIO | None:
+    """Open the terminal that the runner names, or else return standard error if it is a terminal."""
     path = os.environ.get("CHRYSALIS_TERMINAL")
     try:
-        return Path(path).open("w") if path else None
+        if path:
+            return Path(path).open("w")
     except OSError:
         return None
+    return sys.stderr if sys.stderr.isatty() else None
 
 
-def _display(text):
+def _display(text: str) -> Any:
     """Return a display that can be updated, inside a notebook's kernel; None elsewhere."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or "IPKernelApp" not in shell.config:

@@ -1,4 +1,4 @@
-"""Tables that people open in a spreadsheet: written whole, and so that none of their cells is run."""
+"""Write tables for spreadsheets so that no cell is run as a formula, and read those that people wrote."""
 
 import codecs
 import csv
@@ -10,34 +10,43 @@ import pandas as pd
 
 from lib.core import files
 
-# A spreadsheet runs what starts with one of these as a formula: such cells are written behind an apostrophe.
+# A spreadsheet runs a text that starts with one of these as a formula.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, a text that a spreadsheet would run behind an apostrophe."""
+    """Write a table as CSV, with an apostrophe before each text that a spreadsheet would run as a formula."""
     guarded = table.map(_with_apostrophe)
-    # so that a "\r" in a name is quoted
-    files.write(
-        path, lambda partial: guarded.to_csv(partial, index=False, lineterminator="\r\n", encoding="utf-8")
-    )
+
+    def save(partial: Path) -> None:
+        # So that a "\r" in a name is quoted.
+        guarded.to_csv(partial, index=False, lineterminator="\r\n", encoding="utf-8")
+
+    files.write(path, save)
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that was read from such a file with its texts as they were before."""
+    """Return a table that `write` wrote and pandas read, without the apostrophes."""
     return table.map(_without_apostrophe)
 
 
-def _with_apostrophe(cell):
+def _with_apostrophe(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
-def _without_apostrophe(cell):
+def _without_apostrophe(cell: object) -> object:
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """Read a CSV file as text, whatever its separator, line ends and encoding."""
+    """Read a CSV file as text, whatever its separator, line ends and encoding.
+
+    Returns:
+        A table of texts, with the first line as the names of its columns; lines of empty cells are left out.
+
+    Raises:
+        ValueError: the file is empty, names a column twice, has a row of another length or an open quote.
+    """
     text = _text(file.read_bytes())
     first = (text.strip().splitlines() or [""])[0]
     separator = max(",;\t", key=first.count)
@@ -46,24 +55,26 @@ def read_csv(file: Path) -> pd.DataFrame:
         rows = [row for row in lines if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(
-            f"{file.name} cannot be read as a table: {error}. Expected: one line per photo, with quotes in pairs"
+            f"{file.name} cannot be read as a table: {error}. "
+            "Expected: one line per photo, with quotes in pairs"
         ) from None
     if not rows:
         raise ValueError(
             f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
         )
     header = [name.strip() for name in rows[0]]
-    if twice := [name for name in header if name and header.count(name) > 1]:
-        raise ValueError(f"{file.name} has two columns {twice[0]!r}. Expected: each name once")
+    if repeated := [name for name in header if name and header.count(name) > 1]:
+        raise ValueError(f"{file.name} has two columns {repeated[0]!r}. Expected: each name once")
     if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
         raise ValueError(
-            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
+            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. "
+            f"Received: {len(rows[wrong[0] - 1])}"
         )
     return pd.DataFrame(rows[1:], columns=header, dtype=str)
 
 
 def _text(data: bytes) -> str:
-    """Decode what spreadsheets write: UTF-8 or UTF-16 with its mark, or else Latin-1."""
+    """Decode UTF-8, UTF-16 with a byte order mark, or else Latin-1, which are what spreadsheets write."""
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)

@@ -13,7 +13,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib.core import files, params, schema
+from lib.core import files, locks, params, schema
 from lib.download import archives, kaggle, transfer
 from lib.photos import decoding
 
@@ -47,7 +47,12 @@ def fetch(source: schema.Source, folder: Path) -> dict:
         ValueError: the download was refused or is not what it should be; the archive is hostile, damaged or
             without photos; the disk is too full; the folder holds something else. Nothing then passes for fetched.
     """
-    folder = Path(folder)
+    with locks.source(Path(folder)):
+        return _fetch(source, Path(folder))
+
+
+def _fetch(source: schema.Source, folder: Path) -> dict:
+    """Do what `fetch` says while no other process works on the source."""
     _check(source)
     there = _there(folder)
     wanted = {"declared": _declared(source), "fingerprint": _fingerprint(source, folder)}

@@ -6,9 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm
 
-from lib.core import files
+from lib.core import files, progress
 
 RETRIES = 5
 BACKOFF = 2.0  # seconds before the first retry; doubled each time
@@ -68,8 +67,9 @@ def _transfer(url: str, part: Path) -> None:
         files.require_space(part.parent, UNPACKED * size - start, what=f"downloading {without_secrets(url)}")
         with (
             part.open("ab" if start else "wb") as file,
-            tqdm(total=size or None, initial=start, unit="B", unit_scale=True, disable=None) as progress,
+            progress.Bar(size or None, "download", in_bytes=True) as bar,
         ):
+            bar.step(start)
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)
-                progress.update(len(chunk))
+                bar.step(len(chunk))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lib.clean import photoset
-from lib.core import cache, files, metrics
+from lib.core import cache, files, metrics, progress
 from lib.networks import models
 from lib.networks.device import keras, tf
 from lib.photos import decoding, labels
@@ -76,7 +75,7 @@ def of_rows(
         [models.weights_sha256(network), _without_weights(network), views],
         [run_photos.full.shape[1:], run_photos.size, run_photos.fit],
         run_photos.table.sha1.iloc[rows].tolist(),
-        cache.code(dataset, decoding, Path(__file__)),
+        cache.code(__name__),
     )
     return cache.arrays(
         folder / f"predictions-{key}.npz",
@@ -146,10 +145,10 @@ def of_folder(run: Path, folder: Path) -> pd.DataFrame:
         raise ValueError(f"{folder.name} holds no photo. Expected files such as .jpg or .png")
     card, network = files.read_json(run / "model.json"), models.load(run / "model.keras")
     averaged, parts = views_of(run), []
-    with tqdm(total=len(paths), disable=None) as bar:
+    with progress.Bar(len(paths), "predict") as bar:
         for squares, problems in _read(folder, paths, card):
             parts.append(_part(squares, problems, card, network, averaged))
-            bar.update(len(problems))
+            bar.step(len(problems))
     rows = pd.concat(parts, ignore_index=True)
     rows.insert(0, "filename", [str(path) for path in paths])
     return rows

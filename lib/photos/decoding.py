@@ -9,7 +9,6 @@ import hashlib
 import io
 import mmap
 import os
-import shutil
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lib.core import cache, files
+from lib.core import cache, files, locks
 from lib.photos import quality
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
@@ -231,8 +230,8 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
 
 
 def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
-    """Return the key of a cache of resized photos: the source's content, the files, the form, and this code."""
-    return cache.fingerprint(content, paths, size, fit, cache.code(quality, Path(__file__)))
+    """Return the key of a cache of resized photos: the source's content, the files, `resize` and this code."""
+    return cache.fingerprint(content, paths, size, fit, cache.code(__name__))
 
 
 def scan(
@@ -241,9 +240,9 @@ def scan(
     """Read every file once: hash it, decode it, and keep it resized.
 
     Args:
-        root: the folder that the paths start at.
+        root: `raw/` in the folder of the source, which is locked meanwhile; the paths start there.
         paths: relative paths of the files, in the order of the result.
-        folder: where the result is kept; a later call with the same folder reads it back.
+        folder: keeps the result; a later call with the same folder reads it back, unless it is damaged.
         size, fit: as `resize`.
 
     Returns:
@@ -255,14 +254,12 @@ def scan(
     Raises:
         ValueError: a file cannot be opened, or the disk is too full.
     """
-    if not (folder / "scan.csv").is_file():
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        files.require_space(partial, len(paths) * size * size * 3, what="resizing the photos")
-        _scan(root, paths, partial, size, fit)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+    if not cache.is_intact(folder):
+        with locks.source(root.parent):
+            # Of processes that were killed: no other one scans now.
+            for partial in folder.parent.glob(f".partial-*-{folder.name}"):
+                files.remove(partial)
+            cache.folder(folder, lambda partial: _scan(root, paths, partial, size, fit))
     table = pd.read_csv(
         folder / "scan.csv",
         dtype={"path": str, "sha1": str, "phash": str, "problem": str},
@@ -273,20 +270,21 @@ def scan(
     return table, np.load(folder / "photos.npy", mmap_mode="r")
 
 
-def _scan(root, paths, folder, size, fit):
+def _scan(root: Path, paths: list[str], folder: Path, size: int, fit: str) -> None:
+    """Write the table and the resized photos of files into a folder."""
     rows = []
-    cv2.setNumThreads(1)  # the pool below already uses every core
+    # The pool below already uses every core.
+    cv2.setNumThreads(1)
     with (folder / "photos.npy").open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-        # written, not mapped: the pages of a memory map would count as this process's memory until its end
-        shape = {"shape": (len(paths), size, size, 3), "fortran_order": False, "descr": "|u1"}
-        np.lib.format.write_array_header_1_0(file, shape)
+        cache.begin_array(file, (len(paths), size, size, 3), dtype=np.uint8)
         for start in range(0, len(paths), AT_ONCE):
-            files = paths[start : start + AT_ONCE]
-            for row, image in pool.map(lambda path: _read(root, path, size, fit), files):
+            batch = paths[start : start + AT_ONCE]
+            for row, image in pool.map(lambda path: _read(root, path, size, fit), batch):
                 rows.append(row)
                 file.write(image.tobytes())
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")  # so that "\r" in a name is quoted
+    # So that "\r" in a name is quoted.
+    table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")
 
 
 def _read(root, path, size, fit):

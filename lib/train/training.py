@@ -15,25 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.clean import embeddings, photoset
+from lib.clean import photoset
 from lib.core import cache, files, progress
 from lib.core.schema import Params, Stage
-from lib.networks import backbones, checkpoints, device, efficientnet_lite, models, resnets, simple_cnn
+from lib.networks import backbones, device, models
 from lib.networks.device import keras, tf
-from lib.train import augmentation, dataset
+from lib.train import dataset
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
-CODE = (
-    augmentation,
-    backbones,
-    checkpoints,
-    dataset,
-    efficientnet_lite,
-    embeddings,
-    models,
-    resnets,
-    simple_cnn,
-)
 CALLBACK_STATE = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
@@ -140,7 +129,7 @@ def _key(settings, photos, parent):
         settings.augment.model_dump(),
         settings.train.model_dump(),
     ]
-    return cache.fingerprint(*parts, parent, cache.code(*CODE, Path(__file__)))
+    return cache.fingerprint(*parts, parent, cache.code(__name__))
 
 
 def _parent(settings, photos, folder, finished) -> str | None:

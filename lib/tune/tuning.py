@@ -115,7 +115,7 @@ def _key(base: Params, photos: photoset.Photos) -> str:
         base.train.model_dump(),
         base.seed,
         photos.identity("train", "val"),
-        cache.code(*training.CODE, Path(training.__file__)),
+        cache.code(training.__name__),
     )
 
 
@@ -188,7 +188,7 @@ class _Searcher:
         file = place / "history.csv"
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
         trial.report(row[self.monitor], epoch)
-        self.bar.step(0, f"trial {self.number}, epoch {epoch}, {self.monitor} {row[self.monitor]:.3f}")
+        self.bar.step(0, note=f"trial {self.number}, epoch {epoch}, {self.monitor} {row[self.monitor]:.3f}")
         if trial.should_prune():
             raise optuna.TrialPruned
 

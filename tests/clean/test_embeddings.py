@@ -6,10 +6,19 @@ import pytest
 from conftest import scene
 
 from lib.clean import embeddings
-from lib.core import schema
-from lib.networks import efficientnet_lite
+from lib.core import files, schema
+from lib.networks import device, efficientnet_lite
 
 SETTINGS = schema.Model(image_size=32)
+
+
+class Means:
+    """Stands for the network: the mean colour of each photo."""
+
+    output_shape = (None, 3)
+
+    def __call__(self, batch, training):
+        return device.tf.reduce_mean(batch, axis=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +65,28 @@ def test_a_second_pass_is_read_back(images, folder, computed, monkeypatch):
         given = {"images": images, "content": list("abcdef"), "settings": SETTINGS} | change
         with pytest.raises(AssertionError, match="built again"):
             embeddings.compute(given.pop("images"), folder=folder, **given)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_damaged_embeddings_are_computed_again(images, tmp_path, monkeypatch, capsys, damage):
+    monkeypatch.setattr(embeddings, "network", lambda settings: Means())
+    known = embeddings.compute(images, content=list("abcdef"), folder=tmp_path, settings=SETTINGS).copy()
+    (path,) = tmp_path.glob("embeddings-*/vectors.npy")
+    data = path.read_bytes()
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-4] if damage == "truncate" else data[:-1] + bytes([data[-1] ^ 1]))
+    again = embeddings.compute(images, content=list("abcdef"), folder=tmp_path, settings=SETTINGS)
+    assert (again == known).all() and "is damaged: it is removed" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_an_error(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "network", lambda settings: Means())
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 71}))
+    with pytest.raises(files.NoSpace, match="expected 72 bytes of free disk space. Received: 71 bytes"):
+        embeddings.compute(images, content=list("abcdef"), folder=tmp_path, settings=SETTINGS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_cut_off_is_not_read_back(images, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Progress: shown where someone watches, silent elsewhere."""
 
+import io
 import sys
 
 import pytest
@@ -84,6 +85,34 @@ def test_the_bar_closes_when_the_work_fails(tmp_path, monkeypatch):
 def test_no_steps_at_all():
     with progress.Bar(0, "nothing") as bar:
         assert "0/0" in bar._text()
+
+
+class Terminal(io.StringIO):
+    """A stream that a person watches."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_standard_error_if_it_is_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    work()
+    assert "decode" in terminal.getvalue() and not terminal.closed
+
+
+def test_bytes_are_shown_in_units():
+    bar = progress.Bar(2_500_000, "download", in_bytes=True)
+    bar.step(1_250_000)
+    assert bar._text() == f"download [{'#' * 12}{'.' * 12}] 1.25MB/2.50MB"
+
+
+def test_an_unknown_total(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHRYSALIS_TERMINAL", str(tmp_path / "terminal"))
+    with progress.Bar(None, "download", in_bytes=True) as bar:
+        bar.step(2000)
+        assert bar._text() == "download 2.00kB"
+    assert "download" in (tmp_path / "terminal").read_text()
 
 
 def test_a_bar_inside_another_is_silent(tmp_path, monkeypatch):

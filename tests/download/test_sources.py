@@ -152,7 +152,7 @@ def test_an_archive_is_unpacked_once_and_described(folder, archive):
         "content_sha256": hashlib.sha256(lines.encode()).hexdigest(),
         "licence": "CC BY 4.0",
     }
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
 def test_a_second_fetch_changes_nothing(folder, archive):
@@ -192,13 +192,13 @@ def test_an_archive_without_a_photo_is_refused(folder, tmp_path):
     said = message(ValueError, source("archive", archive=str(bad)), folder)
     assert "archive.zip: expected photos (.avif, .bmp" in said
     assert "Received: 4 files and no photo among them: .json 2, without a suffix 1, .txt 1" in said
-    assert bad.exists() and list(folder.iterdir()) == []
+    assert bad.exists() and list(folder.glob("[!.]*")) == []
 
 
 def test_a_hostile_archive_leaves_nothing(folder, tmp_path):
     bad = make_zip(tmp_path / "archive.zip", [("1.jpg", PHOTO), ("../../x.jpg", PHOTO)])
     assert "'../../x.jpg'" in message(ValueError, source("archive", archive=str(bad)), folder)
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("[!.]*")) == []
 
 
 def test_other_photos_are_never_overwritten(folder, archive, tmp_path):
@@ -240,7 +240,7 @@ def test_the_leftovers_of_a_killed_run_are_no_photos(folder, archive):
         (folder / name / "half.jpg").write_bytes(b"")
     (folder / "source.json").write_text("{}")  # written just before raw/ comes
     sources.fetch(source("archive", archive=str(archive)), folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
     assert not (folder / "raw/half.jpg").exists()
 
 
@@ -265,7 +265,7 @@ def test_a_url_is_downloaded_and_its_secrets_are_not_recorded(server, folder, ar
     assert len(server.seen) == 1
     sources.fetch(url_source(server, archive), folder)
     assert len(server.seen) == 1  # no network
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
 def test_a_cut_download_goes_on_where_it_stopped(server, folder, archive):
@@ -296,7 +296,7 @@ def test_a_download_that_was_complete_when_killed_is_used(server, folder, archiv
 def test_a_download_with_another_hash_is_deleted(server, folder, archive):
     said = message(ValueError, url_source(server, archive, sha256="0" * 64), folder)
     assert f"expected the SHA-256 {'0' * 64}. Received: {digest(archive)}" in said
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("[!.]*")) == []
 
 
 def test_errors_of_the_server(server, folder, archive):
@@ -312,7 +312,7 @@ def test_a_download_that_does_not_fit_is_not_begun(server, folder, archive, monk
     monkeypatch.setattr(
         archives.shutil, "disk_usage", lambda _: type("usage", (), {"free": archive.stat().st_size * 2})
     )
-    assert "GB of free disk space" in message(ValueError, url_source(server, archive), folder)
+    assert "kB of free disk space" in message(ValueError, url_source(server, archive), folder)
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
@@ -351,7 +351,7 @@ def test_kaggle_without_a_key_at_a_version(kaggle_server, folder, archive):
     download = next(body for path, _, body in kaggle_server.seen if path.endswith("/DownloadDataset"))
     assert download["datasetVersionNumber"] == 3 and download["ownerSlug"] == "someone"
     assert not any("Authorization" in headers for _, headers, _ in kaggle_server.seen)
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
 def test_kaggle_says_the_size_before_the_download(kaggle_server, folder, monkeypatch):
@@ -495,7 +495,7 @@ def test_a_kaggle_archive_without_photos_is_deleted(kaggle_server, folder, tmp_p
         tmp_path / "no.zip", [("train.csv", b"")]
     ).read_bytes()
     assert "no photo among them: .csv 1" in message(ValueError, source("kaggle", dataset="a/b"), folder)
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("[!.]*")) == []
 
 
 def test_an_archive_downloaded_by_hand_stands_for_kaggle(kaggle_server, folder, archive):
@@ -534,7 +534,7 @@ def test_a_drive_folder_with_one_archive(folder, archive, monkeypatch):
     drive_with(monkeypatch, lambda output: [make_zip(sources.Path(output, "a.zip"))])
     record = sources.fetch(source("drive", drive=LINK), folder)
     assert (record["files"], record["archive"]) == (2, "a.zip")
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
 def test_a_drive_folder_that_is_not_shared(folder, monkeypatch):
@@ -580,7 +580,7 @@ def test_a_folder_is_copied_again_when_it_has_changed(folder, photos):
     assert second["files"] == 2 and second["content_sha256"] != first["content_sha256"]
     os.utime(photos / "red/2.jpg", ns=(1, 1))
     assert sources.fetch(wanted, folder)["fingerprint"] != second["fingerprint"]
-    assert sorted(path.name for path in folder.iterdir()) == ["raw", "source.json"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
 def test_an_unusable_change_of_a_folder_leaves_the_copy(folder, photos):
@@ -649,7 +649,7 @@ def test_a_sample_is_made_again_when_its_code_or_size_changes(folder, sample):
     assert not (folder / "masks/mark").exists()
     assert sources.fetch(source("sample", seed=1, photos_per_class=8), folder)["files"] == 8
     assert {path.name for path in (folder / "raw").iterdir()} == {f"1_{number}.png" for number in range(8)}
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "masks",
         "raw",
         "source.json",
@@ -664,7 +664,7 @@ def test_a_swap_that_was_killed_is_made_good(folder, sample, monkeypatch):
         sources.fetch(source("sample", seed=1), folder)
     assert not (folder / "raw").exists()
     assert sources.fetch(source("sample", seed=1), folder)["declared"]["seed"] == 1
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "masks",
         "raw",
         "source.json",

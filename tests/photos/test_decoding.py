@@ -314,6 +314,26 @@ def test_a_killed_scan_leaves_nothing_that_passes_for_whole(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
+DAMAGES = {
+    "truncate": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "flip": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 4])),
+    "delete": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("file", ["photos.npy", "scan.csv"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_scan_is_made_again(tmp_path, capsys, file, damage):
+    names = fill(tmp_path / "raw")
+    first = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    known = first[1].copy()
+    DAMAGES[damage](tmp_path / "cache" / file)
+    again = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    pd.testing.assert_frame_equal(first[0], again[0])
+    assert (known == again[1]).all() and "/cache is damaged: it is removed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("at_once", [256, 7])
 def test_scan_of_many_files_keeps_their_order(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(decoding, "AT_ONCE", at_once)
@@ -349,7 +369,7 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
 def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
     fill(tmp_path, ["1.png"])
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
-    with pytest.raises(ValueError, match="resizing the photos: expected 0.0 GB of free disk space"):
+    with pytest.raises(ValueError, match="writing photos.npy: expected 192 bytes of free disk space"):
         decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
     monkeypatch.undo()
     decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
