@@ -21,7 +21,7 @@ HEAD = {
 }
 
 
-def Tiny(include_top=False, weights=None, input_shape=None):
+def Tiny(weights, input_shape):
     inputs = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv")(inputs)
     return keras.Model(inputs, keras.layers.BatchNormalization(name="norm")(x))
@@ -29,8 +29,7 @@ def Tiny(include_top=False, weights=None, input_shape=None):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
-    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.CAFFE)
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.CAFFE))
 
 
 def settings(**change):
