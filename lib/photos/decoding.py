@@ -12,8 +12,10 @@ import os
 import shutil
 import threading
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -142,7 +144,7 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
     return cv2.copyMakeBorder(image, top, size - height - top, left, size - width - left, cv2.BORDER_CONSTANT)
 
 
-def prepare(image: np.ndarray, card: dict) -> np.ndarray:
+def prepare(image: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
     """Bring a photo to what a trained network takes.
 
     Args:

@@ -122,7 +122,7 @@ def test_a_frozen_network_is_explained_as_well(tiny, tmp_path):
     expected = heatmaps.compute(network, photos(3, 32), targets)
     network.trainable = False
     models.save(network, tmp_path / "model.keras")
-    frozen = models.load(tmp_path / "model.keras")
+    frozen = models.read(tmp_path / "model.keras")
     np.testing.assert_allclose(heatmaps.compute(frozen, photos(3, 32), targets), expected, atol=1e-5)
 
 
