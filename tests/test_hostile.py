@@ -327,7 +327,7 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "good.keras"
     inputs = keras.Input((2,))
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(path)
-    models.load(path)
+    models.read(path)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -359,7 +359,7 @@ def refused_model(tmp_path, members):
     (tmp_path / "secret.txt").write_text("x")
     before = contents(tmp_path, "nothing")
     with pytest.raises(ValueError) as caught:
-        models.load(tmp_path / "in/evil.keras")
+        models.read(tmp_path / "in/evil.keras")
     assert contents(tmp_path, "nothing") == before
     assert str(caught.value).startswith("evil.keras: expected a model that 03_train wrote, and nothing else")
     assert len(str(caught.value)) < 600

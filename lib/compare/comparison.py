@@ -11,6 +11,7 @@ from scipy import stats
 from lib.clean import manifest
 from lib.core import files, metrics, schema, steps
 from lib.evaluate import predictions
+from lib.networks.cards import ModelCard
 
 FIGURES = {  # by their names in metrics.json
     "top_1": "top_1",
@@ -44,7 +45,7 @@ class Result:
 
     name: str
     chosen: dict
-    card: dict
+    card: ModelCard
     metrics: dict
     history: pd.DataFrame
     predictions: pd.DataFrame
@@ -191,7 +192,7 @@ def _row(result) -> dict:
         "recipe": result.chosen["name"],
         "backbone": card["backbone"],
         "image_size": card["size"],
-        "parameters": card["parameters"],
+        "parameters": card["parameter_count"],
         "megabytes": round(result.megabytes, 2),
         "split": result.headline,
         "n": headline["n"],

@@ -165,7 +165,8 @@ def _said(result, index, classes, augmented, folder) -> np.ndarray:
     rows = result.rows(*index.unique("split")).loc[index]
     if not augmented:
         return rows[predictions.columns(classes)].to_numpy()
-    run_photos, network = _photos(result), models.load(steps.outputs() / result.name / "model.keras")
+    run_photos = _photos(result)
+    network = models.load(steps.outputs() / result.name / "model.keras", result.card)
     row_of = {path: row for row, path in enumerate(run_photos.table.path)}
     said = inference.of_rows(
         network,

@@ -10,6 +10,7 @@ from lib.clean import photoset
 from lib.core import metrics, params, schema, steps
 from lib.evaluate import heatmaps
 from lib.figures import photo_grids
+from lib.networks.cards import ModelCard
 from lib.photos import class_names, decoding
 
 MOST_MASKED = 256  # photos whose heat is measured against masks: enough for two digits of a mean
@@ -170,7 +171,7 @@ def summary(shares: pd.DataFrame) -> dict:
     }
 
 
-def own_photo(network, card: dict, photos: photoset.Photos, settings: schema.Params) -> Image:
+def own_photo(network, card: ModelCard, photos: photoset.Photos, settings: schema.Params) -> Image:
     """Explain a photo of one's own, or the manifest's first kept one.
 
     Args:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.clean import photoset
 from lib.core import cache, files, metrics, progress
-from lib.networks import models
+from lib.networks import cards, models
 from lib.networks.device import keras, tf
 from lib.photos import decoding, labels
 from lib.train import dataset
@@ -143,7 +143,8 @@ def of_folder(run: Path, folder: Path) -> pd.DataFrame:
     paths = labels.files(folder)
     if not paths:
         raise ValueError(f"{folder.name} holds no photo. Expected files such as .jpg or .png")
-    card, network = files.read_json(run / "model.json"), models.load(run / "model.keras")
+    card = cards.load(run / "model.json")
+    network = models.load(run / "model.keras", card)
     averaged, parts = views_of(run), []
     with progress.Bar(len(paths), "predict") as bar:
         for squares, problems in _read(folder, paths, card):

@@ -1,148 +1,198 @@
-"""Backbones by name: any of `keras.applications`, and our own; each with the scaling that it expects."""
+"""Backbones by name: those of `keras.applications` and our own, each with the scaling of its weights.
+
+A backbone of our own is one entry in `REGISTRY` and one module with its constructor.
+"""
 
 import difflib
-import inspect
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lib.core import files, params, schema
 from lib.networks import efficientnet_lite, resnets, simple_cnn
 from lib.networks.device import keras
 
-OWN = {
-    "EfficientNetLite0": efficientnet_lite.EfficientNetLite0,
-    "ResNet18": resnets.ResNet18,
-    "ResNeXt101_32x8d": resnets.ResNeXt101_32x8d,
-    "SimpleCNN": simple_cnn.SimpleCNN,
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How pixels from 0 to 255 are scaled for a backbone: `(pixel - mean) / std`, per channel.
+
+    Attributes:
+        mean: mean of each channel, in the order that the backbone takes.
+        std: standard deviation of each channel.
+        bgr: whether the backbone takes the channels as blue, green, red.
+    """
+
+    mean: Channels
+    std: Channels
+    bgr: bool = False
+
+
+# RAW is for families that scale the pixels inside the network.
+RAW = Scaling(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+UNIT = Scaling(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+SIGNED = Scaling(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
+LITE = Scaling(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+TORCH = Scaling(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+CAFFE = Scaling(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), bgr=True)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An entry of the registry.
+
+    Attributes:
+        build: the constructor. It takes `weights` and `input_shape`, and returns a model without classes,
+            from `(n, height, width, 3)` to feature maps `(n, height, width, channels)`.
+        scaling: the scaling that its published weights expect.
+        options: name of the section of `schema.Model` that `build` takes as `options`, if any.
+    """
+
+    build: Callable[..., keras.Model]
+    scaling: Scaling
+    options: str | None = None
+
+
+# The models of keras.applications, by the scaling of their family's `preprocess_input`.
+APPLICATIONS = {
+    RAW: (
+        *("ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge"),
+        *("EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3"),
+        *("EfficientNetB4", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7"),
+        *("EfficientNetV2B0", "EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3"),
+        *("EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L"),
+        *("MobileNetV3Small", "MobileNetV3Large"),
+    ),
+    SIGNED: (
+        *("InceptionV3", "InceptionResNetV2", "MobileNet", "MobileNetV2", "NASNetMobile", "NASNetLarge"),
+        *("ResNet50V2", "ResNet101V2", "ResNet152V2", "Xception"),
+    ),
+    TORCH: ("DenseNet121", "DenseNet169", "DenseNet201"),
+    CAFFE: ("ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"),
 }
 
-# What each family's ImageNet weights were trained with, from 0..255: (pixel - mean) / deviation, in BGR order for some.
-# It is `preprocess_input` of each family's module, as layers that are saved with the model. Families under RAW scale inside.
-RAW = (0.0, 1.0)
-UNIT = (0.0, 255.0)
-SIGNED = (127.5, 127.5)
-TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-CAFFE = ((103.939, 116.779, 123.68), 1.0)
-SCALINGS = {
-    "convnext": RAW,
-    "densenet": TORCH,
-    "efficientnet": RAW,
-    "efficientnet_v2": RAW,
-    "inception_resnet_v2": SIGNED,
-    "inception_v3": SIGNED,
-    "mobilenet": SIGNED,
-    "mobilenet_v2": SIGNED,
-    "mobilenet_v3": RAW,
-    "nasnet": SIGNED,
-    "resnet": CAFFE,
-    "resnet_v2": SIGNED,
-    "vgg16": CAFFE,
-    "vgg19": CAFFE,
-    "xception": SIGNED,
-    "efficientnet_lite": (127.0, 128.0),
-    "resnets": TORCH,
-    "simple_cnn": UNIT,  # no published weights ask for anything
+REGISTRY: dict[str, Backbone] = {
+    "EfficientNetLite0": Backbone(efficientnet_lite.EfficientNetLite0, LITE),
+    "ResNet18": Backbone(resnets.ResNet18, TORCH),
+    "ResNeXt101_32x8d": Backbone(resnets.ResNeXt101_32x8d, TORCH),
+    "SimpleCNN": Backbone(simple_cnn.SimpleCNN, UNIT, options="simple_cnn"),
+    **{
+        name: Backbone(partial(getattr(keras.applications, name), include_top=False), scaling)
+        for scaling, names in APPLICATIONS.items()
+        for name in names
+    },
 }
-
-
-def names() -> list[str]:
-    """Return the names of all backbones, our own first."""
-    functions = inspect.getmembers(keras.applications, inspect.isfunction)
-    return [*OWN, *(name for name, _ in functions if name[0].isupper())]
 
 
 def build(settings: schema.Model) -> keras.Model:
     """Build a backbone without its classes.
 
     Args:
-        settings: its name, one of `names()`; its weights, `"imagenet"`, the path of a file of weights for
-            it without its top, or `None` for random ones; the height and width of its input, in pixels;
-            and the shape of `SimpleCNN`.
+        settings: the backbone's name, a key of `REGISTRY`; its weights: `"imagenet"`, the path of a file of
+            weights without classes, or `None` for random ones; the height and width of its input, in pixels;
+            and the options of `SimpleCNN`.
 
     Returns:
-        A model from scaled photos `(n, image_size, image_size, 3)` to feature maps
-        `(n, height, width, channels)`.
+        A model from scaled photos, `float32` of shape `(n, image_size, image_size, 3)`, to feature maps of
+        shape `(n, height, width, channels)`.
 
     Raises:
-        ValueError: there is no such backbone, the size does not suit it, its weights cannot be
-            downloaded, or the file does not fit.
-        FileNotFoundError: there is no such file of weights.
+        ValueError: if the backbone is unknown, the size does not suit it, its weights cannot be downloaded,
+            or the file of weights does not fit.
+        FileNotFoundError: if the file of weights does not exist.
     """
-    name, weights, image_size = settings.backbone, settings.weights, settings.image_size
-    make = _maker(name)
+    backbone, weights = _entry(settings.backbone), settings.weights
     if weights not in (None, "imagenet"):
         weights = str(weights_file(weights))
-    options = settings.simple_cnn.model_dump() if name == "SimpleCNN" else {"include_top": False}
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # MobileNetV2 warns of each size that it was not published for
-            return make(weights=weights, input_shape=(image_size, image_size, 3), **options)
+        # MobileNetV2 warns if there are no published weights of the input size.
+        with warnings.catch_warnings(action="ignore"):
+            return _construct(backbone, settings, weights=weights)
+    # Keras raises almost any error if a size or a file does not fit.
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        lost = isinstance(error, ConnectionError | TimeoutError) or "fetch failure" in message
-        if weights == "imagenet" and lost:
-            raise ValueError(
-                f"the ImageNet weights of {name} could not be downloaded: {message}. Give a file of them "
-                f"(WEIGHTS=path), or take backbone EfficientNetLite0, whose weights are installed"
-            ) from None
-        source = "" if weights in (None, "imagenet") else f" from {Path(weights).name}"
-        raise ValueError(f"{name} at {image_size} pixels could not be built{source}: {message}") from None
+        raise ValueError(_explain(error, settings)) from None
+
+
+def _construct(backbone: Backbone, settings: schema.Model, *, weights: str | None) -> keras.Model:
+    input_shape = (settings.image_size, settings.image_size, 3)
+    if backbone.options is None:
+        return backbone.build(weights=weights, input_shape=input_shape)
+    options = getattr(settings, backbone.options)
+    return backbone.build(weights=weights, input_shape=input_shape, options=options)
+
+
+def _explain(error: Exception, settings: schema.Model) -> str:
+    """Return the message for a backbone that could not be built: no download, or a wrong size or file."""
+    name, weights, message = settings.backbone, settings.weights, " ".join(str(error).split())[:300]
+    disconnected = isinstance(error, ConnectionError | TimeoutError) or "fetch failure" in message
+    if weights == "imagenet" and disconnected:
+        return (
+            f"the ImageNet weights of {name} could not be downloaded: {message}. Give a file of them "
+            f"(WEIGHTS=path), or take backbone EfficientNetLite0, whose weights are installed"
+        )
+    source = "" if weights in (None, "imagenet") else f" from {Path(weights).name}"
+    return f"{name} at {settings.image_size} pixels could not be built{source}: {message}"
 
 
 def weights_file(weights: str) -> Path:
     """Return the path of a file of weights that the parameters name, `~` expanded.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: if there is no such file.
     """
     path = params.find_file(weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"`model.weights`: there is no file {weights}. Expected: imagenet, null or the path of a file of weights"
+            f"`model.weights`: there is no file {weights}. "
+            "Expected: imagenet, null or the path of a file of weights"
         )
     return path
 
 
 def weights_identity(weights: str | None) -> str | None:
-    """Return what identifies weights in a cache key: the name, or the SHA-256 of the file."""
-    return weights if weights in (None, "imagenet") else files.file_sha256(weights_file(weights))
+    """Return the cache key of weights: `"imagenet"`, `None`, or the SHA-256 of the file."""
+    return files.file_sha256(weights_file(weights)) if weights not in (None, "imagenet") else weights
 
 
-def scale(x, name: str):
-    """Scale pixels as a backbone's ImageNet weights expect it.
+def scale(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Scale pixels as the published weights of a backbone expect them.
 
     Args:
-        x: a Keras tensor of shape `(n, height, width, 3)`, RGB, 0 to 255.
-        name: one of `names()`.
+        x: Keras tensor of shape `(n, height, width, 3)`, RGB, 0 to 255.
+        name: name of the backbone, a key of `REGISTRY`.
 
     Returns:
-        A Keras tensor of the same shape, through layers that are saved with the model.
+        Keras tensor of the same shape, the output of layers that are saved with the model.
+
+    Raises:
+        ValueError: if the backbone is unknown.
     """
-    mean, deviation = SCALINGS[_maker(name).__module__.rsplit(".", 1)[-1]]
-    if (mean, deviation) == CAFFE:
+    scaling = _entry(name).scaling
+    if scaling.bgr:
         x = keras.ops.flip(x, axis=-1)
-    if isinstance(mean, tuple):
-        variance = 1.0 if deviation == 1.0 else [value**2 for value in deviation]
-        variance = [variance] * 3 if variance == 1.0 else variance
-        return keras.layers.Normalization(mean=list(mean), variance=variance, name="scaling")(x)
-    return keras.layers.Rescaling(1 / deviation, offset=-mean / deviation, name="scaling")(x)
+    variance = [value**2 for value in scaling.std]
+    return keras.layers.Normalization(mean=list(scaling.mean), variance=variance, name="scaling")(x)
 
 
-def _maker(name: str):
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+def _entry(name: str) -> Backbone:
+    if name not in REGISTRY:
+        nearest = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.4)
         raise ValueError(
-            f"`model.backbone` must be one of our own or of keras.applications. Received: {name}. Near it: {', '.join(near) or 'none'}"
+            "`model.backbone` must be one of our own or of keras.applications. "
+            f"Received: {name}. Near it: {', '.join(nearest) or 'none'}"
         )
-    return OWN.get(name) or getattr(keras.applications, name)
+    return REGISTRY[name]
 
 
 def trainable_layers(backbone: keras.Model, part: str) -> list[keras.layers.Layer]:
-    """Return the layers of a backbone that learn.
+    """Return the layers of a backbone that are trained.
 
     Args:
-        backbone: the model that `build` gave.
+        backbone: a model from `build`.
         part: `none`, `all`, `last 30 layers` or `last 40 %` (of the layers, rounded to the nearest).
     """
     layers = backbone.layers

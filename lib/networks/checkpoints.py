@@ -1,4 +1,4 @@
-"""Read PyTorch checkpoint files without PyTorch and without running what they carry, and fill Keras layers from them.
+"""Read PyTorch checkpoints without PyTorch and without running code in them, and fill Keras layers from them.
 
 A `.pth` file is a pickle, and a pickle is a program. The unpickler here admits the few names
 that a dictionary of tensors needs and refuses everything else before it is called. Both formats
@@ -9,12 +9,14 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
+
+from lib.networks.device import keras
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -30,8 +32,9 @@ DTYPES = {
     "BoolStorage": np.bool_,
 }
 
-# For each kind of Keras layer: PyTorch's tensors in the order of its weights, and for each of its axes PyTorch's.
-LAYERS = {
+# For each kind of Keras layer: PyTorch's tensors in the order of the layer's weights, with the order of
+# PyTorch's axes that turns each tensor into Keras's.
+LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
     "Conv2D": {"weight": (2, 3, 1, 0), "bias": (0,)},
     "DepthwiseConv2D": {"weight": (2, 3, 0, 1), "bias": (0,)},
     "BatchNormalization": {"weight": (0,), "bias": (0,), "running_mean": (0,), "running_var": (0,)},
@@ -41,7 +44,7 @@ LAYERS = {
 
 @dataclass
 class _Storage:
-    """A flat run of numbers that tensors are views of; legacy files fill it after the pickle."""
+    """A flat array that tensors are views of; legacy files fill it after the pickle."""
 
     dtype: np.dtype
     numel: int
@@ -56,12 +59,12 @@ class _Storage:
 
 @dataclass
 class _Tensor:
-    """A view of a storage, turned into an array once the storage is filled."""
+    """A view of a storage, which becomes an array once the storage is filled."""
 
     storage: _Storage
     offset: int
-    shape: tuple
-    stride: tuple
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
     def array(self) -> np.ndarray:
         if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
@@ -74,42 +77,51 @@ class _Tensor:
                 f"a tensor of shape {self.shape} reaches outside its {self.storage.numel} numbers"
             )
         values = self.storage.values
+        if values is None:
+            raise ValueError("the file does not hold the numbers of a tensor")
         strides = tuple(s * values.itemsize for s in self.stride)
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
 
 
-def _tensor(storage, offset, shape, stride, *_):
+# A function that returns the storage of a type, a key and a number of values.
+LoadStorage = Callable[[np.dtype, str, int], _Storage]
+
+
+# The next two stand in for functions of PyTorch, which pickles call with further arguments.
+
+
+def _tensor(storage: object, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor must be a view of a storage")
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
-def _parameter(data, *_):
+def _parameter(data: _Tensor, *_: object) -> _Tensor:
     return data
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits tensors, dictionaries and plain values; refuses any other name that the file mentions."""
+    """Admit tensors, dictionaries and plain values; refuse any other name that the file mentions."""
 
-    ADMITTED: ClassVar[dict] = {
+    ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
         **{("torch", name): name for name in DTYPES},
     }
 
-    def __init__(self, file, load_storage):
+    def __init__(self, file: IO[bytes], load_storage: LoadStorage) -> None:
         super().__init__(file, encoding="utf-8")
         self.load_storage = load_storage
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ADMITTED:
             raise pickle.UnpicklingError(
                 f"it asks for {module}.{name}, which is neither a tensor nor a dictionary"
             )
         return self.ADMITTED[module, name]
 
-    def persistent_load(self, identity):
+    def persistent_load(self, identity: Any) -> _Storage:
         kind, storage_type, key, _location, numel, *view = identity
         if kind != "storage" or storage_type not in DTYPES or any(v is not None for v in view):
             raise pickle.UnpicklingError(
@@ -129,9 +141,9 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         A dictionary from the tensors' names to NumPy arrays of the shapes and types in the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not such a checkpoint, is damaged, or mentions anything but tensors,
-            dictionaries and plain values. Nothing that it carries is run.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not such a checkpoint, is damaged, or mentions anything but tensors,
+            dictionaries and plain values. No code in the file is run.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -141,11 +153,13 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         return _state(content)
     except ValueError as error:
         raise ValueError(f"{path.name} is not a checkpoint of tensors: {error}") from None
-    except Exception as error:  # a damaged pickle raises nearly anything, and all of it means this
+    # A damaged pickle raises almost any error.
+    except Exception as error:
         raise ValueError(f"{path.name} is not a checkpoint of tensors, or is damaged: {error}") from None
 
 
-def _load_zip(path: Path):
+def _load_zip(path: Path) -> object:
+    """Read the pickle in a zip archive, and its storages from the archive's other members."""
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if len(pickles) != 1:
@@ -154,12 +168,13 @@ def _load_zip(path: Path):
         names = set(archive.namelist())
         if root + "byteorder" in names and archive.read(root + "byteorder") != b"little":
             raise ValueError("expected little-endian numbers")
-        storages = {}
+        storages: dict[str, _Storage] = {}
 
-        def load_storage(dtype, key, numel):
+        def load_storage(dtype: np.dtype, key: str, numel: int) -> _Storage:
             if key not in storages:
                 info = archive.getinfo(f"{root}data/{key}")
-                if info.file_size != numel * dtype.itemsize:  # before it is unpacked
+                # Check the size before the storage is unpacked.
+                if info.file_size != numel * dtype.itemsize:
                     raise ValueError(
                         f"storage {key} must hold {numel * dtype.itemsize} bytes. Received: {info.file_size}"
                     )
@@ -171,10 +186,11 @@ def _load_zip(path: Path):
             return _Unpickler(file, load_storage).load()
 
 
-def _load_legacy(path: Path):
-    storages = {}
+def _load_legacy(path: Path) -> object:
+    """Read a legacy file: three header pickles, the content's pickle, the storages' keys, the storages."""
+    storages: dict[str, _Storage] = {}
 
-    def load_storage(dtype, key, numel):
+    def load_storage(dtype: np.dtype, key: str, numel: int) -> _Storage:
         return storages.setdefault(key, _Storage(dtype, numel))
 
     with path.open("rb") as file:
@@ -190,7 +206,7 @@ def _load_legacy(path: Path):
     return content
 
 
-def _state(content) -> dict[str, np.ndarray]:
+def _state(content: Any) -> dict[str, np.ndarray]:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -203,40 +219,47 @@ def _state(content) -> dict[str, np.ndarray]:
 
 
 def assign(
-    sources: Iterable[tuple], tensors: dict[str, np.ndarray], *, ignored: tuple[str, ...] = ()
+    sources: Iterable[tuple[keras.layers.Layer, str]],
+    tensors: dict[str, np.ndarray],
+    *,
+    ignored: tuple[str, ...] = (),
 ) -> None:
     """Copy a checkpoint's tensors into Keras layers.
 
     Args:
-        sources: pairs of a layer of a kind in `LAYERS` and what the names of its tensors begin with.
-        tensors: the tensors by name, as `load` gives them; PyTorch's counters `num_batches_tracked` are
-            left out.
-        ignored: beginnings of the names of further tensors that no layer takes.
+        sources: pairs of a layer of a kind in `LAYERS` and the prefix of the names of its tensors.
+        tensors: the tensors by name, from `load`; PyTorch's counters `num_batches_tracked` are left out.
+        ignored: prefixes of the names of further tensors that belong to no layer.
 
     Raises:
-        ValueError: a tensor is missing, has another shape or belongs to no layer. The message names it.
+        ValueError: if a tensor is missing, has another shape or belongs to no layer. The message names it.
     """
-    left = dict.fromkeys(
+    unused = dict.fromkeys(
         name for name in tensors if not name.startswith(ignored) and not name.endswith("num_batches_tracked")
     )
     for layer, prefix in sources:
         values = []
         for weight, (part, axes) in zip(layer.weights, LAYERS[type(layer).__name__].items(), strict=False):
             name = f"{prefix}.{part}"
-            values.append(_fitting(tensors, name, axes, tuple(weight.shape)))
-            left.pop(name, None)
+            values.append(_values(tensors, name, axes=axes, shape=tuple(weight.shape)))
+            unused.pop(name, None)
         layer.set_weights(values)
-    if left:
+    if unused:
         raise ValueError(
-            f"the checkpoint is of another network: this one has no tensor {next(iter(left))} ({len(left)} such tensors)"
+            "the checkpoint is of another network: "
+            f"this one has no tensor {next(iter(unused))} ({len(unused)} such tensors)"
         )
 
 
-def _fitting(tensors, name, axes, shape) -> np.ndarray:
+def _values(
+    tensors: dict[str, np.ndarray], name: str, *, axes: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return a tensor as `float32` with its axes in Keras's order, if it has the shape of the weight."""
     expected = tuple(shape[axes.index(axis)] for axis in range(len(axes)))
     received = tensors[name].shape if name in tensors else "none"
     if received != expected:
         raise ValueError(
-            f"the checkpoint is of another network: its tensor {name} must have the shape {expected}. Received: {received}"
+            f"the checkpoint is of another network: its tensor {name} must have the shape {expected}. "
+            f"Received: {received}"
         )
     return tensors[name].transpose(axes).astype(np.float32)

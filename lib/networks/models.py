@@ -1,26 +1,38 @@
 """The network: pixels in, probabilities out, everything between saved with it.
 
-A saved model needs TensorFlow alone: it takes RGB pixels from 0 to 255 of its input size, and scales
-them itself.
+A saved model needs TensorFlow alone: it takes RGB pixels from 0 to 255 of its input size, scales
+them itself, and computes in 32-bit floats.
 """
 
 import hashlib
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lib.core import files, schema
-from lib.networks import backbones, resnets
+from lib.networks import backbones, cards, resnets
 from lib.networks.device import keras
 
 BACKBONE = "backbone"
 LOGITS = "logits"
 SCALING = "scaling"
-MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}  # of a .keras file
+# The members of a .keras file.
+MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
+
+# How a model scales its pixels, for its card.
+SCALINGS = {
+    "backbone": "as the published weights of {} expect it",
+    "unit": "pixels / 255",
+    "measured": "(pixels / 255 - mean) / standard_deviation of the training photos, per channel",
+}
+
+# Mean and standard deviation of the training photos, 0 to 1, three numbers each.
+Statistics = tuple[Sequence[float], Sequence[float]]
 
 
 def build(
@@ -28,7 +40,7 @@ def build(
     *,
     classes: int,
     seed: int,
-    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+    statistics: Statistics | None = None,
 ) -> keras.Model:
     """Build the network that the parameters describe.
 
@@ -36,37 +48,39 @@ def build(
         settings: backbone, weights, size, scaling and head.
         classes: the number of classes.
         seed: seeds the head's random weights and its dropout.
-        statistics: mean and deviation of the training photos, 0 to 1, three numbers each, which the
-            scaling `measured` needs: `photoset.Photos.statistics`.
+        statistics: `photoset.Photos.statistics`, which the scaling `measured` needs.
 
     Returns:
-        A model from `float32` `(n, size, size, 3)`, RGB, 0 to 255, to `float32` `(n, classes)`,
-        probabilities. Its layer `backbone` is the backbone; its layer `logits` gives what softmax takes.
+        A model from `float32` of shape `(n, size, size, 3)`, RGB, 0 to 255, to probabilities, `float32` of
+        shape `(n, classes)`. Its layer `backbone` is the backbone, its layer `logits` the input of softmax.
 
     Raises:
-        ValueError: as `backbones.build`; the statistics are missing; or the network does not have fewer
-            parameters than `most_parameters`.
+        ValueError: as `backbones.build`; or if the statistics are missing, or the network does not have
+            fewer parameters than `most_parameters`.
         FileNotFoundError: as `backbones.build`.
     """
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
     backbone = backbones.build(settings)
     backbone.name = BACKBONE
-    x = backbone(scale(inputs, settings, statistics))
+    x = backbone(scale(inputs, settings, statistics=statistics))
     head = {name: layer for name, layer in settings.head.items() if layer}
     for index, (name, layer) in enumerate(head.items()):
-        x = _layer(f"head_{name}", layer, classes, seed + index)(x)
+        x = _layer(f"head_{name}", layer, classes=classes, seed=seed + index)(x)
     outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     model = keras.Model(inputs, outputs)
     if settings.most_parameters and model.count_params() >= settings.most_parameters:
         raise ValueError(
-            f"`model.most_parameters`: the network must have fewer than {settings.most_parameters:,} parameters. "
+            "`model.most_parameters`: the network must have "
+            f"fewer than {settings.most_parameters:,} parameters. "
             f"Received: {model.count_params():,}, with {settings.backbone}. Take a smaller backbone or head"
         )
     return model
 
 
-def scale(x, settings: schema.Model, statistics=None):
+def scale(
+    x: keras.KerasTensor, settings: schema.Model, *, statistics: Statistics | None = None
+) -> keras.KerasTensor:
     """Scale pixels as the parameters say.
 
     Args:
@@ -74,10 +88,10 @@ def scale(x, settings: schema.Model, statistics=None):
         settings, statistics: as `build`.
 
     Returns:
-        A Keras tensor of the same shape, through layers that are saved with the model.
+        A Keras tensor of the same shape, the output of layers that are saved with the model.
 
     Raises:
-        ValueError: the statistics are missing.
+        ValueError: if the scaling is `measured` and the statistics are missing.
     """
     if settings.scaling == "unit":
         return keras.layers.Rescaling(1 / 255, name=SCALING)(x)
@@ -85,25 +99,23 @@ def scale(x, settings: schema.Model, statistics=None):
         return backbones.scale(x, settings.backbone)
     if statistics is None:
         raise ValueError(
-            "`model.scaling` measured needs the mean and deviation of the training photos. Received: none. "
-            "`training.network` builds the network with them"
+            "`model.scaling` measured needs the mean and standard deviation of the training photos. "
+            "Received: none. `training.network` builds the network with them"
         )
-    mean, deviation = (255 * np.asarray(values, float) for values in statistics)
-    return keras.layers.Normalization(
-        mean=mean.tolist(), variance=np.square(deviation).tolist(), name=SCALING
-    )(x)
+    mean, std = (255 * np.asarray(values, float) for values in statistics)
+    return keras.layers.Normalization(mean=mean.tolist(), variance=np.square(std).tolist(), name=SCALING)(x)
 
 
 def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
-    """Return the part of a network that takes what its backbone says of a photo, averaged over it.
+    """Return the part of a network behind its pooled features.
 
     Args:
         model: a model from `build`.
         settings: the parameters that it was built with.
 
     Returns:
-        A model from `float32` `(n, channels)` to probabilities that shares the network's layers; `None` where
-        the head does not begin with average pooling.
+        A model from `float32` of shape `(n, channels)`, the mean of the feature map, to probabilities. It
+        shares the network's layers. `None` if the head does not begin with average pooling.
     """
     name, first = next((name, layer) for name, layer in settings.head.items() if layer)
     if first.layer != "average_pooling":
@@ -111,26 +123,28 @@ def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
     return keras.Model(model.get_layer(f"head_{name}").output, model.output)
 
 
-def _layer(name: str, layer: schema.HeadLayer, classes: int, seed: int) -> keras.layers.Layer:
+def _layer(name: str, layer: schema.HeadLayer, *, classes: int, seed: int) -> keras.layers.Layer:
+    """Build a layer of the head; the dense layer without units is that of the classes."""
     layers = keras.layers
     if layer.layer == "dense":
         penalty = keras.regularizers.L2(layer.l2) if layer.l2 else None
         if layer.units is None:
             return layers.Dense(classes, kernel_regularizer=penalty, name=LOGITS)
         return layers.Dense(layer.units, activation=layer.activation, kernel_regularizer=penalty, name=name)
-    return {
+    constructors: dict[str, Callable[[], keras.layers.Layer]] = {
         "average_pooling": lambda: layers.GlobalAveragePooling2D(name=name),
         "max_pooling": lambda: layers.GlobalMaxPooling2D(name=name),
         "flatten": lambda: layers.Flatten(name=name),
         "dropout": lambda: layers.Dropout(layer.rate, seed=seed, name=name),
         "batch_normalization": lambda: layers.BatchNormalization(name=name),
-    }[layer.layer]()
+    }
+    return constructors[layer.layer]()
 
 
 def unfreeze(model: keras.Model, part: str, settings: schema.Model) -> None:
-    """Let a part of the backbone learn and the rest not; the head always learns.
+    """Make a part of the backbone trainable and freeze the rest; the head is always trainable.
 
-    Batch normalisation that keeps its statistics is frozen wherever it stands: a frozen one runs in
+    Batch normalization that keeps its statistics is frozen in every part: a frozen layer runs in
     inference mode. (Calling the backbone with `training=False` when the model is built does not do
     that: `fit` overrides it.)
 
@@ -140,27 +154,24 @@ def unfreeze(model: keras.Model, part: str, settings: schema.Model) -> None:
         settings: the parameters that the model was built with.
     """
     backbone = model.get_layer(BACKBONE)
-    learning = {id(layer) for layer in backbones.trainable_layers(backbone, part)}
-    frozen = (
-        keras.layers.BatchNormalization
-        if settings.weights and settings.batch_normalization == "inference"
-        else ()
-    )
+    trainable = {id(layer) for layer in backbones.trainable_layers(backbone, part)}
+    keeps_statistics = bool(settings.weights) and settings.batch_normalization == "inference"
     backbone.trainable = True
     for layer in backbone.layers:
-        layer.trainable = id(layer) in learning and not isinstance(layer, frozen)
+        frozen = keeps_statistics and isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = id(layer) in trainable and not frozen
 
 
 def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
-    """Count what learns in each stage of training.
+    """Count the trainable parameters in each stage of training.
 
     Args:
-        model: a model from `build`; left as the last stage sets it.
+        model: a model from `build`; its layers are left as the last stage sets them.
         settings: the run's parameters.
 
     Returns:
-        One row per stage: `backbone` (the part that learns), `parameters` (that learn, head included),
-        `learning_rate` and `epochs`.
+        One row per stage: `backbone` (its trainable part), `parameters` (the trainable ones, head
+        included), `learning_rate` and `epochs`.
     """
     rows = {}
     for name, stage in settings.train.stages.items():
@@ -177,7 +188,10 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """Return the SHA-256 of a model's weights, in order. (A `.keras` file carries the time: its bytes never repeat.)"""
+    """Return the SHA-256 of a model's weights, in order.
+
+    A `.keras` file carries the time: the hash of its bytes never repeats.
+    """
     digest = hashlib.sha256()
     for value in model.get_weights():
         digest.update(value.tobytes())
@@ -190,88 +204,128 @@ def publish(
     *,
     settings: schema.Model,
     classes: list[str],
+    class_names: list[str],
     training: str,
     temperature: float,
-    class_names: list[str] | None = None,
-) -> dict:
-    """Write `model.keras` and `model.json`: all that one who takes the model on needs to know.
+    parameters: dict[str, Any],
+) -> cards.ModelCard:
+    """Write `model.keras` and `model.json`: the network, and all that is needed to use it.
 
     Args:
         model: the trained network.
         folder: the run's folder.
         settings: the parameters that it was built with.
         classes: the labels of the classes, in the order of its outputs.
+        class_names: readable names of the classes, in the same order.
         training: key of the training that it comes from.
-        temperature: what its logits are to be divided by for calibrated probabilities.
-        class_names: what to call the classes, as `class_names.of_source` has it; none: by their labels.
+        temperature: divides its logits for calibrated probabilities.
+        parameters: the resolved parameters that decided the training, plain values by dotted key.
 
     Returns:
         The content of `model.json`.
     """
-    card = {
+    card: cards.ModelCard = {
         "backbone": settings.backbone,
-        "parameters": int(model.count_params()),
+        "parameter_count": int(model.count_params()),
         "size": settings.image_size,
         "resize": settings.resize or settings.image_size,
         "fit": settings.fit,
-        "interpolation": "area where a photo shrinks, bilinear where it grows",
+        "interpolation": "area if a photo shrinks, bilinear if it grows",
         "input": "float32 of shape (n, size, size, 3), RGB, 0 to 255; the model scales it itself",
-        **_scaling(model, settings),
+        "scaling": SCALINGS[settings.scaling].format(settings.backbone),
         "classes": classes,
-        "class_names": class_names or classes,
+        "class_names": class_names,
         "temperature": round(temperature, 4),
         "training": training,
+        "parameters": parameters,
         "weights_sha256": weights_sha256(model),
     }
-    path = folder / "model.json"
-    if (
-        not (folder / "model.keras").is_file()
-        or not path.is_file()
-        or files.read_json(path)["weights_sha256"] != card["weights_sha256"]
-    ):
-        save(model, folder / "model.keras")
-    files.write_json(path, card)
+    if settings.scaling == "measured":
+        card["mean"], card["standard_deviation"] = _statistics(model)
+    save(model, folder / "model.keras")
+    cards.save(card, folder / "model.json")
     return card
 
 
-def _scaling(model, settings) -> dict:
-    """Say how a model scales its pixels; the numbers only where they are its own."""
-    if settings.scaling == "backbone":
-        return {"scaling": f"as the published weights of {settings.backbone} expect it"}
-    if settings.scaling == "unit":
-        return {"scaling": "pixels / 255"}
+def _statistics(model: keras.Model) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation, 0 to 1, of a model whose scaling was measured."""
     layer = model.get_layer(SCALING).get_config()
-    return {
-        "scaling": "(pixels / 255 - mean) / deviation of the training photos, per channel",
-        "mean": [round(value / 255, 6) for value in layer["mean"]],
-        "deviation": [round(value**0.5 / 255, 6) for value in layer["variance"]],
-    }
+    mean = [round(value / 255, 6) for value in layer["mean"]]
+    return mean, [round(value**0.5 / 255, 6) for value in layer["variance"]]
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Save a model as a `.keras` file, whole or not at all."""
-    files.write(path, lambda partial: model.save(partial))
+    """Save a model as a `.keras` file that computes in `float32`, whole or not at all."""
+    copy = in_float32(model)
+    files.write(path, lambda partial: copy.save(partial))
 
 
-def load(path: Path) -> keras.Model:
-    """Load a model that `save` wrote. Code that a file carries is refused, not run.
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy of a model, with the same weights, whose layers compute in `float32`.
+
+    A model that was trained on a GPU computes in `mixed_float16`. Its layers keep that precision in a file,
+    and CPUs without 16-bit arithmetic compute slowly in it.
+
+    Args:
+        model: any functional model.
+    """
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    try:
+        copy = keras.models.clone_model(model, clone_function=_layer_in_float32, recursive=True)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _layer_in_float32(layer: keras.Operation) -> keras.Operation:
+    config = layer.get_config()
+    if "dtype" in config:
+        config["dtype"] = "float32"
+    return type(layer).from_config(config)
+
+
+def load(path: Path, card: cards.ModelCard) -> keras.Model:
+    """Load the model that a card describes.
+
+    Args:
+        path: a `.keras` file.
+        card: the model card beside it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such model, or damaged, or holds more than a model: code, or other files.
+        FileNotFoundError, ValueError: as `read`.
+        ValueError: if the weights are not those that the card describes.
+    """
+    model = read(path)
+    if weights_sha256(model) != card["weights_sha256"]:
+        raise ValueError(f"{path.name} is not the model that model.json describes: run 03_train again")
+    return model
+
+
+def read(path: Path) -> keras.Model:
+    """Read a model that `save` wrote. Code in the file is refused, not run.
+
+    Args:
+        path: a `.keras` file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such model, or damaged, or holds more than a model: code, or other files.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no model {path.name}. Expected: a .keras file that 03_train wrote")
     try:
         with zipfile.ZipFile(path) as archive:
-            more = sorted(set(archive.namelist()) - MEMBERS)
-        if more:
-            raise ValueError(f"a file {more[0]!r} in it")
-        network = keras.models.load_model(os.fspath(path), compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises nearly anything, and the reason stands last
+            unexpected = sorted(set(archive.namelist()) - MEMBERS)
+        if unexpected:
+            raise ValueError(f"a file {unexpected[0]!r} in it")
+        model = keras.models.load_model(os.fspath(path), compile=False, safe_mode=True)
+    # Keras raises almost any error, with the reason at the end of its message.
+    except Exception as error:
         reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
         raise ValueError(
             f"{path.name}: expected a model that 03_train wrote, and nothing else. Received: "
             f"{reason or type(error).__name__}. No code that it carries was run. Train it again"
         ) from None
-    return resnets.compute_groups_natively(network)
+    return resnets.compute_groups_natively(model)

@@ -2,9 +2,9 @@
 
 Deep residual networks (He et al., 2015, https://arxiv.org/abs/1512.03385), the second with grouped
 convolutions (Xie et al., 2016, https://arxiv.org/abs/1611.05431). As in torchvision, a bottleneck
-strides in its 3 x 3 convolution, and zeros are added on both sides of what is convolved: where it
-strides, Keras's `same` would add them below and on the right only. Layers are named as
-torchvision's tensors, with `_` for `.`.
+strides in its 3 x 3 convolution, and the input of each convolution is padded on both sides: with
+strides, Keras's `same` would pad it below and on the right only. Layers are named as
+torchvision's tensors, with `_` instead of `.`.
 """
 
 import functools
@@ -24,38 +24,34 @@ layers = keras.layers
 ADDRESS = "https://download.pytorch.org/models/"
 
 
-def ResNet18(
-    include_top: bool = True, weights: str | None = "imagenet", input_shape: tuple | None = None
-) -> keras.Model:
-    """Build ResNet-18.
+Shape = tuple[int | None, int | None, int]
+
+
+def ResNet18(weights: str | None, input_shape: Shape) -> keras.Model:
+    """Build ResNet-18 without its classes.
 
     Args:
-        include_top: whether to end in the 1,000 ImageNet classes (logits, no softmax) instead of in
-            the last feature map.
         weights: `"imagenet"` for torchvision's `IMAGENET1K_V1`, the path of a PyTorch file with the same
-            tensors or of an `.h5` file that this network's `save_weights` wrote, or `None` for random weights.
-        input_shape: `(height, width, 3)`. `None` accepts all sizes.
+            tensors, or of an `.h5` file that this network's `save_weights` wrote, or `None` for random ones.
+        input_shape: `(height, width, 3)`; `None` for a height or width that varies.
 
     Returns:
         A model from `float32` of shape `(n, height, width, 3)`, RGB scaled to ImageNet's mean 0 and
-        deviation 1, to feature maps of shape `(n, height / 32, width / 32, 512)`, rounded up, or to logits
-        of shape `(n, 1000)`.
+        standard deviation 1, to feature maps of shape `(n, height / 32, width / 32, 512)`, rounded up.
 
     Raises:
-        ValueError: the weights could not be downloaded, the file is not one of weights, or lacks a
-            tensor, or holds one of another shape or more than this network has.
+        ValueError: if the weights cannot be downloaded, the file is not one of weights, or its tensors are
+            not those of this network.
     """
-    model = network(basic, (2, 2, 2, 2), include_top=include_top, input_shape=input_shape, name="resnet18")
+    model = network(basic, (2, 2, 2, 2), input_shape=input_shape, name="resnet18")
     return _load(model, weights, published="resnet18-f37072fd.pth")
 
 
-def ResNeXt101_32x8d(
-    include_top: bool = True, weights: str | None = "imagenet", input_shape: tuple | None = None
-) -> keras.Model:
-    """Build ResNeXt-101 with 32 groups of width 8.
+def ResNeXt101_32x8d(weights: str | None, input_shape: Shape) -> keras.Model:
+    """Build ResNeXt-101 with 32 groups of width 8, without its classes.
 
     Args:
-        include_top, weights, input_shape: as `ResNet18`.
+        weights, input_shape: as `ResNet18`.
 
     Returns:
         A model as `ResNet18`; the feature maps have 2,048 channels.
@@ -64,76 +60,86 @@ def ResNeXt101_32x8d(
         ValueError: as `ResNet18`.
     """
     block = partial(bottleneck, groups=32, group_width=8)
-    model = network(
-        block, (3, 4, 23, 3), include_top=include_top, input_shape=input_shape, name="resnext101_32x8d"
-    )
+    model = network(block, (3, 4, 23, 3), input_shape=input_shape, name="resnext101_32x8d")
     return _load(model, weights, published="resnext101_32x8d-8ba56ff5.pth")
 
 
 def network(
-    block: Callable, repeats: tuple[int, ...], *, include_top: bool, input_shape: tuple | None, name: str
+    block: Callable[..., keras.KerasTensor],
+    repeats: tuple[int, ...],
+    *,
+    input_shape: Shape,
+    name: str,
 ) -> keras.Model:
-    """Build a residual network with random weights (normal, of variance 2 / fan-out, as He et al. have it).
+    """Build a residual network with random weights (normal, of variance 2 / fan-out, as in He et al.).
 
     Args:
-        block: adds a block to a tensor: `block(x, name, filters, stride)`.
+        block: adds a block to a tensor: `block(x, name, filters=64, stride=1)`.
         repeats: number of blocks in each layer; the first has 64 filters, each further one twice as many
             on half the height and width.
-        include_top, input_shape: as `ResNet18`.
+        input_shape: as `ResNet18`.
         name: name of the model.
     """
-    inputs = keras.Input(input_shape or (None, None, 3))
-    x = layers.ReLU(name="relu")(_normalise(_convolve(inputs, "conv1", 64, 7, stride=2), "bn1"))
-    x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)  # after a ReLU as good as PyTorch's minus infinity
+    inputs = keras.Input(input_shape)
+    x = _normalize(_convolve(inputs, "conv1", filters=64, kernel=7, stride=2), "bn1")
+    x = layers.ReLU(name="relu")(x)
+    # Behind a ReLU, zeros are as good as PyTorch's minus infinity.
+    x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
     x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
     for index, count in enumerate(repeats):
         for repeat in range(count):
             stride = 2 if index > 0 and repeat == 0 else 1
-            x = block(x, f"layer{index + 1}_{repeat}", 64 * 2**index, stride)
-    if include_top:
-        x = layers.GlobalAveragePooling2D(name="avgpool")(x)
-        x = layers.Dense(1000, name="fc")(x)
+            x = block(x, f"layer{index + 1}_{repeat}", filters=64 * 2**index, stride=stride)
     return compute_groups_natively(keras.Model(inputs, x, name=name))
 
 
-def basic(inputs, name: str, filters: int, stride: int):
-    """Add a block of two 3 x 3 convolutions, and its input."""
-    x = _convolve(inputs, f"{name}_conv1", filters, 3, stride=stride)
-    x = layers.ReLU(name=f"{name}_relu1")(_normalise(x, f"{name}_bn1"))
-    x = _normalise(_convolve(x, f"{name}_conv2", filters, 3), f"{name}_bn2")
-    return _join(x, inputs, name, stride)
+def basic(inputs: keras.KerasTensor, name: str, *, filters: int, stride: int) -> keras.KerasTensor:
+    """Add a block of two 3 x 3 convolutions, and its shortcut."""
+    x = _convolve(inputs, f"{name}_conv1", filters=filters, kernel=3, stride=stride)
+    x = layers.ReLU(name=f"{name}_relu1")(_normalize(x, f"{name}_bn1"))
+    x = _normalize(_convolve(x, f"{name}_conv2", filters=filters, kernel=3), f"{name}_bn2")
+    return _add_shortcut(x, inputs, name=name, stride=stride)
 
 
-def bottleneck(inputs, name: str, filters: int, stride: int, *, groups: int, group_width: int):
-    """Add a block that narrows with 1 x 1, filters in groups with 3 x 3 and widens with 1 x 1, and its input.
+def bottleneck(
+    inputs: keras.KerasTensor, name: str, *, filters: int, stride: int, groups: int, group_width: int
+) -> keras.KerasTensor:
+    """Add a block that narrows with 1 x 1, convolves in groups with 3 x 3, widens with 1 x 1, and a shortcut.
 
     Args:
-        filters: a quarter of the channels that it gives.
+        inputs: Keras tensor of shape `(n, height, width, channels)`.
+        name: beginning of the names of the block's layers.
+        filters: a quarter of the output's channels.
+        stride: stride of the 3 x 3 convolution.
         groups: number of groups of channels, each convolved by itself.
-        group_width: channels in each group where `filters` is 64; they grow with it.
+        group_width: channels in each group if `filters` is 64; they grow with it.
     """
     width = filters * group_width // 64 * groups
-    x = _normalise(_convolve(inputs, f"{name}_conv1", width, 1), f"{name}_bn1")
+    x = _normalize(_convolve(inputs, f"{name}_conv1", filters=width, kernel=1), f"{name}_bn1")
     x = layers.ReLU(name=f"{name}_relu1")(x)
-    x = _normalise(_convolve(x, f"{name}_conv2", width, 3, stride=stride, groups=groups), f"{name}_bn2")
-    x = layers.ReLU(name=f"{name}_relu2")(x)
-    x = _normalise(_convolve(x, f"{name}_conv3", 4 * filters, 1), f"{name}_bn3")
-    return _join(x, inputs, name, stride)
+    x = _convolve(x, f"{name}_conv2", filters=width, kernel=3, stride=stride, groups=groups)
+    x = layers.ReLU(name=f"{name}_relu2")(_normalize(x, f"{name}_bn2"))
+    x = _normalize(_convolve(x, f"{name}_conv3", filters=4 * filters, kernel=1), f"{name}_bn3")
+    return _add_shortcut(x, inputs, name=name, stride=stride)
 
 
-def _join(x, inputs, name, stride):
-    """Add a block's input to what it made of it; projected, where the shapes differ."""
+def _add_shortcut(
+    x: keras.KerasTensor, inputs: keras.KerasTensor, *, name: str, stride: int
+) -> keras.KerasTensor:
+    """Add a block's input to its output, projected if the shapes differ."""
     if x.shape[-1] != inputs.shape[-1] or stride != 1:
-        inputs = _convolve(inputs, f"{name}_downsample_0", x.shape[-1], 1, stride=stride)
-        inputs = _normalise(inputs, f"{name}_downsample_1")
+        inputs = _convolve(inputs, f"{name}_downsample_0", filters=x.shape[-1], kernel=1, stride=stride)
+        inputs = _normalize(inputs, f"{name}_downsample_1")
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, inputs]))
 
 
-def _convolve(x, name, filters, kernel, *, stride=1, groups=1):
+def _convolve(
+    x: keras.KerasTensor, name: str, *, filters: int, kernel: int, stride: int = 1, groups: int = 1
+) -> keras.KerasTensor:
+    """Add a convolution without bias, padded on both sides by half of its kernel."""
     padding = "same"
     if kernel > 1 and stride > 1:
         x, padding = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
-    start = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
     return layers.Conv2D(
         filters,
         kernel,
@@ -141,24 +147,26 @@ def _convolve(x, name, filters, kernel, *, stride=1, groups=1):
         padding=padding,
         groups=groups,
         use_bias=False,
-        kernel_initializer=start,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            2.0, mode="fan_out", distribution="untruncated_normal"
+        ),
         name=name,
     )(x)
 
 
-def _normalise(x, name):
+def _normalize(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def compute_groups_natively(model: keras.Model) -> keras.Model:
-    """Let TensorFlow compute a network's grouped convolutions itself, where it can.
+    """Let TensorFlow compute a network's grouped convolutions itself, if it can.
 
-    Keras has XLA compile each of them, for CPUs on which TensorFlow knows no gradient of them: again at
+    Keras has XLA compile each of them, for CPUs on which TensorFlow has no gradient of them: again at
     each call outside of a graph, and on 2 CPU cores into a gradient that took 400 times as long.
     The layers stay Keras's `Conv2D`, and are saved as such: a network that was loaded needs this again.
 
     Args:
-        model: any network; those inside it count too.
+        model: any network; the networks inside it count too.
 
     Returns:
         The same model.
@@ -178,44 +186,51 @@ def compute_groups_natively(model: keras.Model) -> keras.Model:
 
 @functools.cache
 def _has_native_groups() -> bool:
-    """Try TensorFlow's grouped convolution, and what its graphs fuse with it, against one group after the other."""
-
-    def gradients(convolve):
-        with tf.GradientTape() as tape:
-            tape.watch((photos, kernel))
-            x = tf.nn.relu(tf.nn.bias_add(convolve(photos, kernel), tf.ones(6)))
-            score = tf.reduce_sum(x**2)
-        return [x, *tape.gradient(score, (photos, kernel))]
-
-    def one_after_the_other(photos, kernel):
-        pairs = zip(tf.split(photos, 2, axis=-1), tf.split(kernel, 2, axis=-1), strict=True)
-        return tf.concat([tf.nn.conv2d(*pair, 2, "VALID") for pair in pairs], axis=-1)
-
-    draw = np.random.default_rng(0)
-    photos = tf.constant(draw.normal(size=(2, 7, 7, 8)), tf.float32)
-    kernel = tf.constant(draw.normal(size=(3, 3, 4, 6)), tf.float32)
+    """Compare TensorFlow's grouped convolution and its gradients with one convolution per group."""
+    random = np.random.default_rng(0)
+    photos = tf.constant(random.normal(size=(2, 7, 7, 8)), tf.float32)
+    kernel = tf.constant(random.normal(size=(3, 3, 4, 6)), tf.float32)
     try:
-        found = tf.function(gradients)(lambda photos, kernel: tf.nn.convolution(photos, kernel, 2, "VALID"))
+        native = tf.function(_convolution_and_gradients)(_convolve_natively, photos, kernel)
     except tf.errors.OpError:
         return False
-    expected = gradients(one_after_the_other)
+    expected = _convolution_and_gradients(_convolve_one_by_one, photos, kernel)
     return all(
         np.abs(one - other).max() < 0.01 * np.abs(other).max()
-        for one, other in zip(found, expected, strict=True)
+        for one, other in zip(native, expected, strict=True)
     )
 
 
-def _load(model, weights, *, published):
-    if weights and str(weights).endswith((".h5", ".hdf5")):
+def _convolution_and_gradients(
+    convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], photos: tf.Tensor, kernel: tf.Tensor
+) -> list[tf.Tensor]:
+    """Return a convolution, with the bias and the ReLU that a graph fuses with it, and its two gradients."""
+    with tf.GradientTape() as tape:
+        tape.watch((photos, kernel))
+        x = tf.nn.relu(tf.nn.bias_add(convolve(photos, kernel), tf.ones(6)))
+        score = tf.reduce_sum(x**2)
+    return [x, *tape.gradient(score, (photos, kernel))]
+
+
+def _convolve_natively(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return tf.nn.convolution(photos, kernel, 2, "VALID")
+
+
+def _convolve_one_by_one(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    groups = zip(tf.split(photos, 2, axis=-1), tf.split(kernel, 2, axis=-1), strict=True)
+    return tf.concat([tf.nn.conv2d(part, filters, 2, "VALID") for part, filters in groups], axis=-1)
+
+
+def _load(model: keras.Model, weights: str | None, *, published: str) -> keras.Model:
+    if weights and weights.endswith((".h5", ".hdf5")):
         model.load_weights(weights)
     elif weights:
-        tensors = checkpoints.load(download(published) if weights == "imagenet" else weights)
-        assign(model, tensors)
+        assign(model, checkpoints.load(download(published) if weights == "imagenet" else weights))
     return model
 
 
-def assign(model: keras.Model, tensors: dict) -> None:
-    """Copy the tensors of torchvision's network into this one; those of the classes are left out where it has none.
+def assign(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
+    """Copy the tensors of torchvision's network into this one, but for those of the classes.
 
     Raises:
         ValueError: as `checkpoints.assign`.
@@ -225,13 +240,13 @@ def assign(model: keras.Model, tensors: dict) -> None:
 
 
 def download(file: str) -> Path:
-    """Return the path of a file of weights that torchvision publishes, from Keras's cache or from its address.
+    """Return the path of a file of weights that torchvision publishes, from Keras's cache or downloaded.
 
     Args:
         file: its name, which ends in the first 8 digits of its SHA-256.
 
     Raises:
-        ValueError: nothing arrived, or another file; it is not kept.
+        ValueError: if the download fails, or has another SHA-256; no file is kept.
     """
     path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / file
     if not (path.is_file() and _is_whole(path, file)):
@@ -239,7 +254,8 @@ def download(file: str) -> Path:
     return path
 
 
-def _fetch(file, partial):
+def _fetch(file: str, partial: Path) -> None:
+    """Download a file of weights to a partial path; remove it again if its SHA-256 is another."""
     folder = str(partial.parent.absolute())
     try:
         keras.utils.get_file(partial.name, ADDRESS + file, cache_subdir=folder, force_download=True)
@@ -250,6 +266,6 @@ def _fetch(file, partial):
         raise ValueError(f"fetch failure: {ADDRESS}{file} has another SHA-256 than its name says")
 
 
-def _is_whole(path, file):
+def _is_whole(path: Path, file: str) -> bool:
     digits = file.removesuffix(".pth").rsplit("-", 1)[-1]
     return files.file_sha256(path).startswith(digits)

@@ -1,49 +1,62 @@
-"""A small network for small questions: blocks of convolution, ReLU and max-pooling, trained from random weights."""
+"""A small network for small questions: blocks of convolution, ReLU and max-pooling, with random weights."""
 
+from lib.core import schema
 from lib.networks.device import keras
 
 layers = keras.layers
 
 
 def SimpleCNN(
-    weights: str | None, input_shape: tuple, *, blocks: int = 4, filters: int = 32, kernel: int = 3
+    weights: str | None, input_shape: tuple[int, int, int], *, options: schema.SimpleCNN
 ) -> keras.Model:
     """Build a small network without its classes.
 
     Args:
-        weights: `None` for random weights (He et al., 2015, which keep the scale of what passes a ReLU), or
-            the path of an `.h5` file that this network's `save_weights` wrote. Of a file from a network
-            with more blocks it takes the first ones.
-        input_shape: `(height, width, 3)`, each at least 2 to the power of `blocks`.
-        blocks: number of blocks; each halves height and width, rounded down.
-        filters: filters of each block's convolution.
-        kernel: height and width of the filters, in pixels.
+        weights: `None` for random weights (He et al., 2015, which keep the variance through a ReLU), or
+            the path of an `.h5` file that this network's `save_weights` wrote. If the file is of a network
+            with more blocks, the first blocks are read.
+        input_shape: `(height, width, 3)`, height and width at least 2 to the power of `options.blocks`.
+        options: number of blocks, each of which halves height and width, rounded down; filters and kernel
+            size of each block's convolution.
 
     Returns:
         A model from `float32` of shape `(n, height, width, 3)` to feature maps of shape
         `(n, height / 2**blocks, width / 2**blocks, filters)`.
 
     Raises:
-        ValueError: nobody has published weights of it, the photos are too small, or the file does not fit.
+        ValueError: if ImageNet weights are asked for, the photos are too small, or the file does not fit.
     """
     if weights == "imagenet":
         raise ValueError(
-            "SimpleCNN has no ImageNet weights: set `model.weights` to null, or to the path of a file of its weights"
+            "SimpleCNN has no ImageNet weights: set `model.weights` to null, "
+            "or to the path of a file of its weights"
         )
-    side = min(input_shape[:2])
-    if side < 2**blocks:
-        raise ValueError(
-            f"its {blocks} blocks halve a photo to nothing. Expected: `model.image_size` of at least {2**blocks}, "
-            f"or `model.simple_cnn.blocks` of at most {side.bit_length() - 1}"
-        )
+    _require_size(min(input_shape[:2]), options.blocks)
     inputs = x = keras.Input(input_shape)
-    for block in range(1, blocks + 1):
-        convolution = layers.Conv2D(
-            filters, kernel, padding="same", kernel_initializer="he_normal", name=f"block{block}_conv"
-        )
-        x = layers.ReLU(name=f"block{block}_relu")(convolution(x))
-        x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+    for block in range(1, options.blocks + 1):
+        x = _block(x, f"block{block}", options)
     model = keras.Model(inputs, x, name="simple_cnn")
     if weights:
         model.load_weights(weights)
     return model
+
+
+def _require_size(side: int, blocks: int) -> None:
+    if side < 2**blocks:
+        raise ValueError(
+            f"its {blocks} blocks halve a photo to nothing. "
+            f"Expected: `model.image_size` of at least {2**blocks}, "
+            f"or `model.simple_cnn.blocks` of at most {side.bit_length() - 1}"
+        )
+
+
+def _block(x: keras.KerasTensor, name: str, options: schema.SimpleCNN) -> keras.KerasTensor:
+    x = layers.Conv2D(
+        options.filters,
+        options.kernel,
+        padding="same",
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )(x)
+    x = layers.ReLU(name=f"{name}_relu")(x)
+    return layers.MaxPooling2D(2, name=f"{name}_pool")(x)

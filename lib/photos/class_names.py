@@ -3,7 +3,9 @@
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -40,7 +42,7 @@ def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str
     }
 
 
-def of_card(card: dict) -> dict[str, str]:
+def of_card(card: Mapping[str, Any]) -> dict[str, str]:
     """Return `{label: name}` of the classes of a `model.json`; labels name themselves in one without `class_names`."""
     return dict(zip(card["classes"], card.get("class_names", card["classes"]), strict=True))
 

@@ -11,8 +11,10 @@ import mmap
 import os
 import threading
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -141,7 +143,7 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
     return cv2.copyMakeBorder(image, top, size - height - top, left, size - width - left, cv2.BORDER_CONSTANT)
 
 
-def prepare(image: np.ndarray, card: dict) -> np.ndarray:
+def prepare(image: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
     """Bring a photo to what a trained network takes.
 
     Args:

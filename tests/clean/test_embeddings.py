@@ -41,7 +41,7 @@ def computed(images, folder):
 
 def test_embeddings_are_the_mean_of_the_feature_map(images, computed):
     small = np.stack([cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA) for image in images])
-    backbone = efficientnet_lite.EfficientNetLite0(include_top=False)
+    backbone = efficientnet_lite.EfficientNetLite0("imagenet", (32, 32, 3))
     features = backbone((small.astype(np.float32) - 127) / 128, training=False).numpy()
     assert computed.shape == (6, 1280) and computed.dtype == np.float32
     np.testing.assert_allclose(computed, features.mean(axis=(1, 2)), atol=1e-4)

@@ -84,7 +84,7 @@ def finished(
     } | chosen
     card = {
         "backbone": "Tiny",
-        "parameters": 1234,
+        "parameter_count": 1234,
         "size": 32,
         "resize": 32,
         "fit": "crop",

@@ -228,7 +228,7 @@ def seen(outputs):
             f"{flip}-run",
             table=table,
             classes=classes,
-            card={"resize": 36, "temperature": 1.5},
+            card={"resize": 36, "temperature": 1.5, "weights_sha256": models.weights_sha256(network(seed))},
             augment={"flip": flip},
         )
         models.save(network(seed), folder / "model.keras")

@@ -13,7 +13,8 @@ from lib.core import cache, files
 
 # Every other module of lib can decide a cached result.
 LEFT_OUT_MODULES = {
-    "lib.clean.manifest",
+    "lib.__main__",
+    "lib.commands",
     "lib.core.cache",
     "lib.core.files",
     "lib.core.locks",

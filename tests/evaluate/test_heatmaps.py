@@ -16,7 +16,7 @@ SIZE = 8
 layers = keras.layers
 
 
-def Tiny(include_top=False, weights=None, input_shape=None):
+def Tiny(weights, input_shape):
     inputs = keras.Input(input_shape)
     x = layers.Conv2D(4, 3, 4, padding="same", activation="relu", name="conv")(inputs)
     return keras.Model(inputs, layers.BatchNormalization(name="norm")(x))
@@ -71,8 +71,7 @@ def build(**change):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
-    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.SIGNED)
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.SIGNED))
 
 
 CLASSES = {"classes": {"layer": "dense"}}
@@ -123,7 +122,7 @@ def test_a_frozen_network_is_explained_as_well(tiny, tmp_path):
     expected = heatmaps.compute(network, photos(3, 32), targets)
     network.trainable = False
     models.save(network, tmp_path / "model.keras")
-    frozen = models.load(tmp_path / "model.keras")
+    frozen = models.read(tmp_path / "model.keras")
     np.testing.assert_allclose(heatmaps.compute(frozen, photos(3, 32), targets), expected, atol=1e-5)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import model_card
 from PIL import Image
 from sklearn.metrics import log_loss
 
@@ -94,7 +95,7 @@ def test_what_was_said_is_kept(tmp_path, once):
     first = inference.of_rows(network, photos, rows, folder=tmp_path, batch_size=2)
     models.save(network, tmp_path / "model.keras")
     again = inference.of_rows(
-        models.load(tmp_path / "model.keras"), photos, rows, folder=tmp_path, batch_size=3
+        models.read(tmp_path / "model.keras"), photos, rows, folder=tmp_path, batch_size=3
     )
     np.testing.assert_array_equal(again, first)
     assert len(once) == 1 and len(list(tmp_path.glob("predictions-*.npz"))) == 1
@@ -315,7 +316,10 @@ def run(tmp_path):
 
 
 def publish(network, folder, *, size=4, resize=4, augmented=False, temperature=2.0):
-    card = {"size": size, "resize": resize, "fit": "crop", "classes": CLASSES, "temperature": temperature}
+    sha256 = models.weights_sha256(network)
+    card = model_card(
+        size=size, resize=resize, classes=CLASSES, temperature=temperature, weights_sha256=sha256
+    )
     models.save(network, folder / "model.keras")
     files.write_json(folder / "model.json", card)
     chosen = {"evaluate": {"test_time_augmentation": augmented}, "augment": {"flip": "horizontal"}}

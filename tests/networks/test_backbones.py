@@ -1,6 +1,7 @@
-"""Backbones by name: each gets its pixels as its published weights want them, and mistakes are explained."""
+"""Backbones by name: each gets its pixels as its weights expect them, and mistakes are explained."""
 
 import inspect
+import sys
 
 import numpy as np
 import pytest
@@ -9,24 +10,13 @@ from lib.core import schema
 from lib.networks import backbones
 from lib.networks.device import keras
 
-# one maker for each family of keras.applications
-FAMILIES = {
-    "convnext": "ConvNeXtTiny",
-    "densenet": "DenseNet121",
-    "efficientnet": "EfficientNetB0",
-    "efficientnet_v2": "EfficientNetV2B0",
-    "inception_resnet_v2": "InceptionResNetV2",
-    "inception_v3": "InceptionV3",
-    "mobilenet": "MobileNet",
-    "mobilenet_v2": "MobileNetV2",
-    "mobilenet_v3": "MobileNetV3Small",
-    "nasnet": "NASNetMobile",
-    "resnet": "ResNet50",
-    "resnet_v2": "ResNet50V2",
-    "vgg16": "VGG16",
-    "vgg19": "VGG19",
-    "xception": "Xception",
+# The constructors of all models of keras.applications.
+CONSTRUCTORS = {
+    name: function
+    for name, function in inspect.getmembers(keras.applications, inspect.isfunction)
+    if name[0].isupper()
 }
+OWN = ["EfficientNetLite0", "ResNet18", "ResNeXt101_32x8d", "SimpleCNN"]
 
 
 def build(name, *, weights=None, image_size=64, **simple_cnn):
@@ -43,10 +33,25 @@ def scaled(name):
     return keras.Model(inputs, backbones.scale(inputs, name))(pixels(), training=False).numpy()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_scaling_is_that_of_the_family(family):
-    expected = getattr(keras.applications, family).preprocess_input(pixels().copy())
-    np.testing.assert_allclose(scaled(FAMILIES[family]), expected, atol=1e-3, rtol=1e-4)
+def test_the_registry_holds_every_model_of_keras_applications():
+    assert sorted(backbones.REGISTRY) == sorted([*OWN, *CONSTRUCTORS])
+    assert len(CONSTRUCTORS) > 30
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_scaling_is_that_of_the_family(name):
+    family = sys.modules[CONSTRUCTORS[name].__module__]
+    expected = family.preprocess_input(pixels().copy())
+    np.testing.assert_allclose(scaled(name), expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_a_model_of_keras_applications_has_no_classes_and_scales_as_published(name):
+    """The published weights of some families belong to the network with its own scaling inside."""
+    build = backbones.REGISTRY[name].build
+    assert (build.func, build.keywords) == (CONSTRUCTORS[name], {"include_top": False})
+    scales_itself = inspect.signature(CONSTRUCTORS[name]).parameters.get("include_preprocessing")
+    assert scales_itself is None or scales_itself.default is True
 
 
 def test_scaling_of_our_own():
@@ -55,14 +60,6 @@ def test_scaling_of_our_own():
     torch = (pixels() / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     for name in ("ResNet18", "ResNeXt101_32x8d"):
         np.testing.assert_allclose(scaled(name), torch, atol=1e-5)
-
-
-def test_every_backbone_has_a_scaling():
-    families = {backbones._maker(name).__module__.rsplit(".", 1)[-1] for name in backbones.names()}
-    assert families == set(backbones.SCALINGS) >= set(FAMILIES)
-    own = ["EfficientNetLite0", "ResNet18", "ResNeXt101_32x8d", "SimpleCNN"]
-    assert backbones.names()[:4] == own and "MobileNetV2" in backbones.names()
-    assert len(set(backbones.names())) == len(backbones.names()) > 30
 
 
 def test_a_network_that_scales_itself_still_does():
@@ -75,27 +72,6 @@ def test_a_network_that_scales_itself_still_does():
     theirs.set_weights(ours.get_weights())
     expected = theirs(keras.applications.mobilenet_v3.preprocess_input(photos), training=False)
     np.testing.assert_allclose(whole(photos, training=False), expected, atol=1e-3 * np.std(expected))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in FAMILIES.values()
-        if "include_preprocessing" in inspect.signature(getattr(keras.applications, name)).parameters
-    ],
-)
-def test_no_family_loses_its_own_scaling(monkeypatch, name):
-    given = {}
-    original = getattr(keras.applications, name)
-
-    def recording(include_top=True, weights="imagenet", input_shape=None, include_preprocessing=True):
-        given.update(include_top=include_top, include_preprocessing=include_preprocessing)
-
-    recording.__module__ = original.__module__
-    monkeypatch.setattr(keras.applications, name, recording)
-    build(name, weights=None, image_size=64)
-    assert given == {"include_top": False, "include_preprocessing": True}
 
 
 def network(count=10):
@@ -142,33 +118,53 @@ def test_a_name_near_none_is_said_so():
         backbones.scale(None, "qqqqqq")
 
 
-def failing(error):
-    def MobileNetV2(include_top=True, weights="imagenet", input_shape=None):
-        raise error
+@pytest.fixture
+def failing(monkeypatch):
+    """A function that lets the constructor of MobileNetV2 raise an error."""
 
-    MobileNetV2.__module__ = keras.applications.MobileNetV2.__module__
-    return MobileNetV2
+    def fail(error):
+        def construct(weights, input_shape):
+            raise error
+
+        entry = backbones.Backbone(construct, backbones.SIGNED)
+        monkeypatch.setitem(backbones.REGISTRY, "MobileNetV2", entry)
+
+    return fail
 
 
-def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
+def test_weights_that_cannot_be_downloaded_say_what_to_do(failing):
     error = Exception(
-        "URL fetch failure on https://storage.googleapis.com/x.h5: None -- [Errno -2] Name or service not known"
+        "URL fetch failure on https://storage.googleapis.com/x.h5: None -- "
+        "[Errno -2] Name or service not known"
     )
-    monkeypatch.setattr(keras.applications, "MobileNetV2", failing(error))
+    failing(error)
     with pytest.raises(
         ValueError,
-        match="MobileNetV2 could not be downloaded: URL fetch failure on https.*WEIGHTS=path.*EfficientNetLite0",
+        match="MobileNetV2 could not be downloaded: URL fetch failure on https"
+        ".*WEIGHTS=path.*EfficientNetLite0",
     ):
         build("MobileNetV2", weights="imagenet", image_size=64)
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), TimeoutError("timed out")])
-def test_a_download_that_breaks_off_says_what_to_do(monkeypatch, error):
-    monkeypatch.setattr(keras.applications, "MobileNetV2", failing(error))
+def test_a_download_that_breaks_off_says_what_to_do(failing, error):
+    failing(error)
     with pytest.raises(ValueError, match=f"MobileNetV2 could not be downloaded: {error}. Give a file"):
         build("MobileNetV2", weights="imagenet")
     with pytest.raises(ValueError, match=f"MobileNetV2 at 64 pixels could not be built: {error}"):
         build("MobileNetV2")
+
+
+def test_a_backbone_of_our_own_is_one_entry(monkeypatch):
+    def Tiny(weights, input_shape):
+        inputs = keras.Input(input_shape)
+        return keras.Model(inputs, keras.layers.Conv2D(2, 3, 4)(inputs))
+
+    scaling = backbones.Scaling(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0), bgr=True)
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, scaling))
+    assert build("Tiny", image_size=64).output_shape == (None, 16, 16, 2)
+    expected = (pixels()[..., ::-1] - np.array([1, 2, 3])) / np.array([2, 4, 8])
+    np.testing.assert_allclose(scaled("Tiny"), expected, atol=1e-5)
 
 
 def test_simple_cnn_is_shaped_by_the_parameters():

@@ -7,8 +7,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from lib.core import files, schema
-from lib.networks import backbones, models
+from lib.core import schema
+from lib.networks import backbones, cards, models
 from lib.networks.device import keras
 
 SIZE = 32
@@ -21,7 +21,7 @@ HEAD = {
 }
 
 
-def Tiny(include_top=False, weights=None, input_shape=None):
+def Tiny(weights, input_shape):
     inputs = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv")(inputs)
     return keras.Model(inputs, keras.layers.BatchNormalization(name="norm")(x))
@@ -29,8 +29,7 @@ def Tiny(include_top=False, weights=None, input_shape=None):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
-    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.CAFFE)
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.CAFFE))
 
 
 def settings(**change):
@@ -102,17 +101,17 @@ def test_a_layer_set_to_null_is_left_out():
     ]
 
 
-MEAN, DEVIATION = [0.5, 0.4, 0.3], [0.25, 0.2, 0.15]
+MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.15]
 SCALED = {
     "backbone": lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68]),
     "unit": lambda x: x / 255,
-    "measured": lambda x: (x / 255 - np.array(MEAN)) / np.array(DEVIATION),
+    "measured": lambda x: (x / 255 - np.array(MEAN)) / np.array(STD),
 }
 
 
 @pytest.mark.parametrize("scaling", SCALED)
 def test_scaling(scaling):
-    network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=(MEAN, DEVIATION))
+    network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=(MEAN, STD))
     seen = keras.Model(network.inputs, network.get_layer("scaling").output)(pixels()).numpy()
     np.testing.assert_allclose(seen, SCALED[scaling](pixels()), atol=1e-4)
     inner = keras.Model(network.get_layer(models.BACKBONE).inputs, network.get_layer(models.BACKBONE).outputs)
@@ -121,7 +120,9 @@ def test_scaling(scaling):
 
 
 def test_measured_scaling_without_measurements_is_refused():
-    with pytest.raises(ValueError, match="measured needs the mean and deviation.*`training.network`"):
+    with pytest.raises(
+        ValueError, match="measured needs the mean and standard deviation.*`training.network`"
+    ):
         build(scaling="measured")
 
 
@@ -186,45 +187,54 @@ def test_what_learns_is_counted_for_each_stage():
 # Files
 
 
-def publish(network, folder, temperature=1.25, **change):
+PARAMETERS = {"seed": 1, "source.class_names": None, "train": {"batch_size": 2}}
+
+
+def publish(network, folder, *, temperature=1.25, class_names=("a", "b", "c"), **change):
     return models.publish(
         network,
         folder,
         settings=settings(**change),
         classes=["a", "b", "c"],
+        class_names=list(class_names),
         training="key",
         temperature=temperature,
+        parameters=PARAMETERS,
     )
 
 
-def test_publish_writes_the_model_only_when_its_weights_changed(tmp_path):
+def test_publish_writes_the_model_and_its_card(tmp_path):
+    network = build()
+    card = publish(network, tmp_path, temperature=1.23456)
+    assert card == cards.load(tmp_path / "model.json")
+    assert (card["backbone"], card["size"], card["resize"], card["fit"]) == ("Tiny", SIZE, SIZE, "crop")
+    assert (card["classes"], card["training"], card["temperature"]) == (["a", "b", "c"], "key", 1.2346)
+    assert card["parameter_count"] == network.count_params()
+    assert card["weights_sha256"] == models.weights_sha256(network)
+    assert card["parameters"] == PARAMETERS
+    assert publish(network, tmp_path, resize=48)["resize"] == 48
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.keras"]
+
+
+def test_publish_replaces_a_model_that_its_card_does_not_describe(tmp_path):
+    network, other = build(), build(seed=2)
+    publish(network, tmp_path)
+    models.save(other, tmp_path / "model.keras")
+    card = publish(network, tmp_path)
+    assert models.weights_sha256(models.load(tmp_path / "model.keras", card)) == card["weights_sha256"]
+
+
+def test_a_model_is_the_one_that_its_card_describes(tmp_path):
     network = build()
     card = publish(network, tmp_path)
-    assert card == files.read_json(tmp_path / "model.json")
-    assert (card["classes"], card["size"], card["fit"], card["training"], card["temperature"]) == (
-        ["a", "b", "c"],
-        SIZE,
-        "crop",
-        "key",
-        1.25,
-    )
-    assert card["parameters"] == network.count_params() and card["weights_sha256"] == models.weights_sha256(
-        network
-    )
-    before = (tmp_path / "model.keras").read_bytes()
-    publish(network, tmp_path, temperature=2.0)
-    assert (tmp_path / "model.keras").read_bytes() == before
-    assert files.read_json(tmp_path / "model.json")["temperature"] == 2.0
-    network.get_layer(models.LOGITS).bias.assign([1.0, 2.0, 3.0])
-    publish(network, tmp_path)
-    assert (tmp_path / "model.keras").read_bytes() != before
-    np.testing.assert_array_equal(
-        models.load(tmp_path / "model.keras").get_layer(models.LOGITS).bias, [1, 2, 3]
-    )
-    (tmp_path / "model.keras").unlink()
-    publish(network, tmp_path)
-    assert (tmp_path / "model.keras").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.keras"]
+    loaded = models.load(tmp_path / "model.keras", card)
+    np.testing.assert_allclose(loaded(pixels(), training=False), network(pixels(), training=False), atol=1e-6)
+    network.get_layer(models.LOGITS).bias.assign([0.0, 0.0, 1e-6])
+    models.save(network, tmp_path / "model.keras")
+    with pytest.raises(
+        ValueError, match="model.keras is not the model that model.json describes: run 03_train again"
+    ):
+        models.load(tmp_path / "model.keras", card)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +242,7 @@ def test_publish_writes_the_model_only_when_its_weights_changed(tmp_path):
     [
         ("backbone", "as the published weights of Tiny expect it"),
         ("unit", "pixels / 255"),
-        ("measured", "(pixels / 255 - mean) / deviation of the training photos, per channel"),
+        ("measured", "(pixels / 255 - mean) / standard_deviation of the training photos, per channel"),
     ],
 )
 def test_the_card_says_how_pixels_are_scaled(tmp_path, scaling, sentence):
@@ -240,24 +250,66 @@ def test_the_card_says_how_pixels_are_scaled(tmp_path, scaling, sentence):
     network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=measured)
     card = publish(network, tmp_path, scaling=scaling)
     assert card["scaling"] == sentence
-    numbers = {"mean": [0.333333, 0.4, 0.5], "deviation": [0.2, 0.25, 0.285714]}
+    numbers = {"mean": [0.333333, 0.4, 0.5], "standard_deviation": [0.2, 0.25, 0.285714]}
     assert {name: card[name] for name in numbers if name in card} == (
         numbers if scaling == "measured" else {}
     )
 
 
-def test_the_card_says_what_the_classes_are_called(tmp_path):
-    network = build()
-    assert publish(network, tmp_path)["class_names"] == ["a", "b", "c"]
-    options = {"settings": settings(), "classes": ["a", "b", "c"], "training": "key", "temperature": 1.0}
-    card = models.publish(network, tmp_path, **options, class_names=["ox", "cat", "owl"])
+def test_the_card_holds_the_names_of_the_classes(tmp_path):
+    card = publish(build(), tmp_path, class_names=["ox", "cat", "owl"])
     assert (card["classes"], card["class_names"]) == (["a", "b", "c"], ["ox", "cat", "owl"])
 
 
+@pytest.fixture
+def mixed():
+    """The precision of a GPU."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def precisions(network):
+    """Return the precision of every layer that computes, in a network and in the networks inside it."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from precisions(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer.dtype_policy.name
+
+
+def test_a_model_trained_in_16_bits_is_saved_in_32(mixed, tmp_path):
+    network = models.build(settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, STD))
+    network.compile(keras.optimizers.SGD(0.01), keras.losses.CategoricalCrossentropy())
+    network.train_on_batch(pixels(4), np.eye(3)[[0, 1, 2, 0]])
+    models.unfreeze(network, "none", settings())
+    before = list(precisions(network))
+    models.save(network, tmp_path / "model.keras")
+    assert "mixed_float16" in before and list(precisions(network)) == before
+    assert keras.mixed_precision.global_policy().name == "mixed_float16"
+    loaded = models.read(tmp_path / "model.keras")
+    assert set(precisions(loaded)) == {"float32"}
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in network.layers]
+    assert models.weights_sha256(loaded) == models.weights_sha256(network)
+    expected = network(pixels(), training=False).numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(loaded(pixels(), training=False), expected, atol=1e-3)
+    keras.mixed_precision.set_global_policy("float32")
+    exact = models.read(tmp_path / "model.keras")(pixels(), training=False)
+    np.testing.assert_allclose(loaded(pixels(), training=False), exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["EfficientNetLite0", "ResNet18", "MobileNetV3Small", "ConvNeXtTiny"])
+def test_backbones_that_were_built_in_16_bits_are_copied_in_32(mixed, name):
+    """Their layers are of other kinds: in groups, by depth, scaled by weights, operations without a layer."""
+    network = models.build(settings(backbone=name), classes=3, seed=1)
+    copy = models.in_float32(network)
+    assert set(precisions(copy)) == {"float32"} != set(precisions(network))
+    assert models.weights_sha256(copy) == models.weights_sha256(network)
+
+
 def test_a_saved_model_needs_tensorflow_alone(tmp_path):
-    network = models.build(
-        settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, DEVIATION)
-    )
+    network = models.build(settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, STD))
     models.save(network, tmp_path / "model.keras")
     np.save(tmp_path / "pixels.npy", pixels())
     code = """
@@ -293,5 +345,5 @@ def test_code_in_a_model_file_is_refused(tmp_path):
     network.save(tmp_path / "code.keras")
     mark.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"[Ll]ambda"):
-        models.load(tmp_path / "code.keras")
+        models.read(tmp_path / "code.keras")
     assert not mark.exists()

@@ -1,10 +1,15 @@
-"""SimpleCNN: it computes what its parameters say, and mistakes are explained."""
+"""SimpleCNN: it computes its blocks, and mistakes are explained."""
 
 import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
+from lib.core import schema
 from lib.networks import simple_cnn
+
+
+def build(input_shape, *, weights=None, **options):
+    return simple_cnn.SimpleCNN(weights, input_shape, options=schema.SimpleCNN(**options))
 
 
 def block(photo, kernel, bias):
@@ -20,7 +25,7 @@ def block(photo, kernel, bias):
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_it_computes_its_blocks(kernel):
-    network = simple_cnn.SimpleCNN(None, (11, 8, 3), blocks=2, filters=4, kernel=kernel)
+    network = build((11, 8, 3), blocks=2, filters=4, kernel=kernel)
     draw = np.random.default_rng(kernel)
     network.set_weights([draw.normal(size=weight.shape) for weight in network.get_weights()])
     photo = draw.normal(size=(11, 8, 3))
@@ -31,7 +36,7 @@ def test_it_computes_its_blocks(kernel):
 
 
 def test_its_size_as_the_parameters_have_it_by_default():
-    network = simple_cnn.SimpleCNN(None, (224, 224, 3))
+    network = build((224, 224, 3))
     assert network.output_shape == (None, 14, 14, 32)
     assert network.count_params() == (27 * 32 + 32) + 3 * (9 * 32 * 32 + 32)
     kernel = network.get_layer("block4_conv").get_weights()[0]
@@ -39,25 +44,25 @@ def test_its_size_as_the_parameters_have_it_by_default():
 
 
 def test_photos_too_small_for_the_blocks():
-    assert simple_cnn.SimpleCNN(None, (32, 40, 3), blocks=5).output_shape == (None, 1, 1, 32)
+    assert build((32, 40, 3), blocks=5).output_shape == (None, 1, 1, 32)
     with pytest.raises(
         ValueError, match="6 blocks .*`model.image_size` of at least 64, .*blocks` of at most 5"
     ):
-        simple_cnn.SimpleCNN(None, (32, 40, 3), blocks=6)
+        build((32, 40, 3), blocks=6)
 
 
 def test_there_are_no_published_weights():
     with pytest.raises(ValueError, match="SimpleCNN has no ImageNet weights: set `model.weights` to null"):
-        simple_cnn.SimpleCNN("imagenet", (32, 32, 3))
+        build((32, 32, 3), weights="imagenet")
 
 
 def test_weights_from_a_file(tmp_path):
     path = str(tmp_path / "mine.weights.h5")
-    saved = simple_cnn.SimpleCNN(None, (16, 16, 3), blocks=2, filters=4)
+    saved = build((16, 16, 3), blocks=2, filters=4)
     saved.save_weights(path)
-    loaded = simple_cnn.SimpleCNN(path, (32, 32, 3), blocks=2, filters=4)
+    loaded = build((32, 32, 3), weights=path, blocks=2, filters=4)
     for one, other in zip(loaded.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     for other in ({"blocks": 3, "filters": 4}, {"blocks": 2, "filters": 5}, {"blocks": 2, "kernel": 5}):
         with pytest.raises(ValueError):
-            simple_cnn.SimpleCNN(path, (16, 16, 3), **other)
+            build((16, 16, 3), weights=path, **other)

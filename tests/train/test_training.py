@@ -39,13 +39,13 @@ STUCK = {
 }
 
 
-def Tiny(include_top=False, weights=None, input_shape=None):
+def Tiny(weights, input_shape):
     inputs = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv")(inputs)
     return keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.5, name="norm")(x))
 
 
-def Broken(include_top=False, weights=None, input_shape=None):
+def Broken(weights, input_shape):
     inputs = keras.Input(input_shape)
     return keras.Model(
         inputs, keras.layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(math.nan))(inputs)
@@ -54,8 +54,9 @@ def Broken(include_top=False, weights=None, input_shape=None):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny, "Broken": Broken})
-    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.SIGNED)
+    for constructor in (Tiny, Broken):
+        entry = backbones.Backbone(constructor, backbones.SIGNED)
+        monkeypatch.setitem(backbones.REGISTRY, constructor.__name__, entry)
     device.prepare(0)
 
 
@@ -679,12 +680,12 @@ def embedded(tmp_path, monkeypatch):
     asked = []
     fixed = keras.initializers.GlorotUniform(seed=1)  # as weights from a file are
 
-    def Fixed(include_top=False, weights=None, input_shape=None):
+    def Fixed(weights, input_shape):
         inputs = keras.Input(input_shape)
         x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv", kernel_initializer=fixed)(inputs)
         return keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.5, name="norm")(x))
 
-    monkeypatch.setattr(backbones, "OWN", {"Tiny": Fixed})
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Fixed, backbones.SIGNED))
     original = manifest.embeddings.compute
 
     def counting(images, **options):
@@ -827,8 +828,7 @@ TWO_DEVICES = """
     )
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     device.strategy = lambda: mirrored
-    backbones.OWN = {"Tiny": test_training.Tiny}
-    backbones.SCALINGS["test_training"] = backbones.SIGNED
+    backbones.REGISTRY["Tiny"] = backbones.Backbone(test_training.Tiny, backbones.SIGNED)
     device.prepare(0)
     trained = training.fit(*test_training.uneven(Path(sys.argv[2])), Path(sys.argv[2]) / "two")
     print(mirrored.num_replicas_in_sync, trained.history.to_json())

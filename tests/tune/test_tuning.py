@@ -469,7 +469,7 @@ def test_lines_and_silence(fit, monkeypatch, capfd, recwarn):
 # A real training
 
 
-def Tiny(include_top=False, weights=None, input_shape=None):
+def Tiny(weights, input_shape):
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, keras.layers.Conv2D(2, 3, 4)(inputs))
 
@@ -477,8 +477,7 @@ def Tiny(include_top=False, weights=None, input_shape=None):
 @pytest.fixture
 def eager(monkeypatch):
     """A network and steps that need no tracing."""
-    monkeypatch.setattr(backbones, "OWN", {"Tiny": Tiny})
-    monkeypatch.setitem(backbones.SCALINGS, Tiny.__module__.rsplit(".", 1)[-1], backbones.SIGNED)
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.SIGNED))
     device.prepare(0)
     tf.config.run_functions_eagerly(True)
     yield

@@ -1,0 +1,79 @@
+"""The model card: `model.json`, which describes the network in `model.keras` for those who use it."""
+
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from lib.core import files
+
+
+class ModelCard(TypedDict):
+    """The content of `model.json`.
+
+    Keys:
+        backbone: name of the backbone.
+        parameter_count: number of weights of the network.
+        size: height and width of its input, in pixels.
+        resize: side in pixels that a photo is brought to, before its centre of `size` is cut out.
+        fit: how a photo becomes a square: `crop`, `squash` or `pad`.
+        interpolation: how a photo is resized, in words.
+        input: dtype, shape and range of the input, in words.
+        scaling: how the network scales its pixels, in words.
+        mean, standard_deviation: of red, green and blue in the training photos, 0 to 1; only if the scaling
+            was measured.
+        classes: labels of the classes, in the order of the network's outputs.
+        class_names: readable names of the classes, in the same order.
+        temperature: divides the logits for calibrated probabilities.
+        training: key of the training.
+        parameters: resolved parameters that decided the training, plain values by dotted key.
+        weights_sha256: SHA-256 of the network's weights, by `models.weights_sha256`.
+    """
+
+    backbone: str
+    parameter_count: int
+    size: int
+    resize: int
+    fit: str
+    interpolation: str
+    input: str
+    scaling: str
+    mean: NotRequired[list[float]]
+    standard_deviation: NotRequired[list[float]]
+    classes: list[str]
+    class_names: list[str]
+    temperature: float
+    training: str
+    parameters: dict[str, Any]
+    weights_sha256: str
+
+
+def load(path: Path) -> ModelCard:
+    """Read a model card.
+
+    Args:
+        path: path of a `model.json`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a model card, or one of an earlier version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path.name}. Expected: the model card that 03_train writes")
+    try:
+        card = files.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}. Run 03_train again") from None
+    if missing := _missing_keys(card):
+        raise ValueError(
+            f"{path.name} is not a model card of this version: it has no {', '.join(missing)}. "
+            "Run 03_train again"
+        )
+    return card
+
+
+def _missing_keys(card: object) -> list[str]:
+    return sorted(ModelCard.__required_keys__ - set(card if isinstance(card, dict) else ()))
+
+
+def save(card: ModelCard, path: Path) -> None:
+    """Write a model card as JSON, whole or not at all."""
+    files.write_json(path, card)

@@ -1,0 +1,61 @@
+"""The model card: written and read back whole, or refused with one line that says what to do."""
+
+import pytest
+from conftest import model_card
+
+from lib.core import files
+from lib.networks import cards
+
+
+def test_a_card_is_read_back(tmp_path):
+    card = model_card(mean=[0.1, 0.2, 0.3], standard_deviation=[0.3, 0.2, 0.1])
+    cards.save(card, tmp_path / "model.json")
+    assert cards.load(tmp_path / "model.json") == card
+    assert files.read_json(tmp_path / "model.json") == card
+
+
+def test_the_numbers_of_the_scaling_are_optional(tmp_path):
+    cards.save(model_card(), tmp_path / "model.json")
+    assert "mean" not in cards.load(tmp_path / "model.json")
+
+
+def test_without_a_card(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="no model.json. Expected: the model card that 03_train writes"
+    ):
+        cards.load(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize("key", sorted(cards.ModelCard.__required_keys__))
+def test_each_key_of_a_card_is_needed(tmp_path, key):
+    card = model_card()
+    del card[key]
+    files.write_json(tmp_path / "model.json", card)
+    with pytest.raises(
+        ValueError, match=f"not a model card of this version: it has no {key}. Run 03_train again"
+    ):
+        cards.load(tmp_path / "model.json")
+
+
+def test_a_card_of_an_earlier_version(tmp_path):
+    """Its `parameters` was the number of weights."""
+    card = model_card(parameters=1234)
+    del card["parameter_count"]
+    files.write_json(tmp_path / "model.json", card)
+    with pytest.raises(ValueError, match="it has no parameter_count. Run 03_train again"):
+        cards.load(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "model.json is not JSON: .*Run 03_train again"),
+        ("\ufeff{}", "model.json is not JSON: .*Run 03_train again"),
+        ("[1, 2]", "not a model card of this version: it has no backbone, class_names, .*Run 03_train again"),
+        ("null", "not a model card of this version"),
+    ],
+)
+def test_a_file_that_is_no_card(tmp_path, text, message):
+    (tmp_path / "model.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        cards.load(tmp_path / "model.json")
