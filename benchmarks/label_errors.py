@@ -34,7 +34,7 @@ def main(archive: Path = ARCHIVE) -> int:
     print(f"{len(given)} photos, {SHARE:.0%} of the labels flipped, {len(SEEDS)} seeds: median (range)")
     print(f"{'':20} {'found in first 10 %':>24} {'precision in first 5 %':>24} {'seconds':>8}")
     results = {}
-    for name, rank in (("logistic regression", _logistic), ("lib.clean.label_issues", _suspects)):
+    for name, rank in (("logistic regression", _logistic), ("lib.clean.label_issues", _label_issues)):
         began = time.perf_counter()
         results[name] = np.array([_measure(rank, vectors, given, groups, seed) for seed in SEEDS])
         seconds = (time.perf_counter() - began) / len(SEEDS)
@@ -68,19 +68,19 @@ def _measure(rank, vectors, given, groups, seed) -> tuple[float, float]:
     return hits[: len(given) // 10].sum() / len(flips), hits[: round(SHARE * len(given))].mean()
 
 
-def _suspects(vectors, given, groups, seed) -> np.ndarray:
+def _label_issues(vectors, given, groups, seed) -> np.ndarray:
     return label_issues.rank(vectors, given, groups=groups, seed=seed).row.to_numpy()
 
 
 def _logistic(vectors, given, groups, seed) -> np.ndarray:
     """Rank by the probability of the given label, on the same folds."""
     targets = np.unique(given, return_inverse=True)[1]
-    folds = label_issues.divide(targets, groups, seed=seed)
+    folds = label_issues.folds(targets, groups, seed=seed)
     probability = np.empty(len(given))
     for fold in np.unique(folds):
-        asked = folds == fold
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(vectors[~asked], targets[~asked])
-        probability[asked] = probe.predict_proba(vectors[asked])[np.arange(asked.sum()), targets[asked]]
+        test = folds == fold
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(vectors[~test], targets[~test])
+        probability[test] = probe.predict_proba(vectors[test])[np.arange(test.sum()), targets[test]]
     return np.argsort(probability, kind="stable")
 
 

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from sklearn.preprocessing import normalize
 
 from lib.clean import duplicates, embeddings
 from lib.photos import decoding
@@ -217,7 +218,7 @@ def compare(found: Collection, folder: Path, **thresholds: float) -> pd.DataFram
         between the two, `correlation` (-1 where they were not laid over one another) and `found`.
     """
     codes = np.array([int(value, 16) for value in found.table.phash], dtype=np.uint64)
-    units = embeddings.normalised(found.vectors)
+    units = normalize(found.vectors)
     parts = []
     for kind, title in enumerate(COPIES, 1):
         rows = found.rows(0, kind)

@@ -4,8 +4,10 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from lib.core import tables
@@ -75,11 +77,17 @@ def _choose(found: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
     return result
 
 
-def classes(labels) -> list[str]:
+def classes(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels in order: numbers by value, other names by letter."""
     names = {str(label) for label in labels} - {""}
     numeric = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name) if numeric else name)
+
+
+def targets(labels: Iterable[str], classes: list[str]) -> np.ndarray:
+    """Return the index of each label among the classes, `int64` of shape `(labels,)`."""
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[label] for label in labels], np.int64)
 
 
 def files(folder: Path) -> list[PurePosixPath]:
