@@ -190,7 +190,9 @@ def collect(archive: Path, folder: Path, *, limit: int, size: int, fit: str) -> 
 
 def without_pairs(found: Collection, folder: Path) -> Collection:
     """Leave out the photos that the archive itself holds twice, and name them."""
-    pairs = duplicates.find(found.table.loc[found.rows(0)], found.images, found.vectors, folder=folder)
+    pairs = duplicates.find(
+        found.table.loc[found.rows(0)], found.images, vectors=found.vectors, folder=folder
+    )
     twice = set()
     for pair in pairs.itertuples():
         names = (found.table.path[pair.first], found.table.path[pair.second])
@@ -223,7 +225,7 @@ def compare(found: Collection, folder: Path, **thresholds: float) -> pd.DataFram
     for kind, title in enumerate(COPIES, 1):
         rows = found.rows(0, kind)
         pairs = duplicates.find(
-            found.table.loc[rows], found.images, found.vectors, folder=folder, **thresholds
+            found.table.loc[rows], found.images, vectors=found.vectors, folder=folder, **thresholds
         )
         first, second = (rows[ends] for ends in np.triu_indices(len(rows), 1))
         part = pd.DataFrame({"first": first, "second": second, "kind": title})

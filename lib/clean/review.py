@@ -61,8 +61,10 @@ def label_issues(
     decided = decisions.of_each(folder, dict(zip(table.path, table.sha1, strict=True)))
     first = issues.head(MOST)
     notes = [f"doubt {score:.3f}" for score in first.score]
-    captions = dict(zip(first.row, zip(first.suggested, notes, strict=True), strict=True))
-    for row in np.flatnonzero(table.path.isin(list(decided))):
+    captions: dict[int, tuple[str, str]] = dict(
+        zip(first.row, zip(first.suggested, notes, strict=True), strict=True)
+    )
+    for row in np.flatnonzero(table.path.isin(list(decided))).tolist():
         captions.setdefault(row, ("", "decided before"))
     items = [
         _item(table.iloc[row], images[row], decided=decided, suggested=suggested, note=note)
