@@ -101,7 +101,7 @@ def compare_speed(folder: Path) -> bool:
 
 def clean(data: Path, content: str) -> None:
     """Do what 02_clean does without embeddings; another `content` is another source, which nothing has cached."""
-    manifest.build(data, SETTINGS, content)
+    manifest.build(data, SETTINGS, content=content)
 
 
 def find_issues(laboratory, raw: Path) -> None:

@@ -34,7 +34,7 @@ def main(archive: Path = ARCHIVE) -> int:
     print(f"{len(given)} photos, {SHARE:.0%} of the labels flipped, {len(SEEDS)} seeds: median (range)")
     print(f"{'':20} {'found in first 10 %':>24} {'precision in first 5 %':>24} {'seconds':>8}")
     results = {}
-    for name, rank in (("logistic regression", _logistic), ("lib.clean.label_issues", _suspects)):
+    for name, rank in (("logistic regression", _logistic), ("lib.clean.label_issues", _label_issues)):
         began = time.perf_counter()
         results[name] = np.array([_measure(rank, vectors, given, groups, seed) for seed in SEEDS])
         seconds = (time.perf_counter() - began) / len(SEEDS)
@@ -49,16 +49,16 @@ def _photos(archive, folder):
         folder.mkdir(parents=True, exist_ok=True)
         archives.extract(archive, folder / "raw")
     found = labels.find(folder / "raw", schema.Source(kind="sample"))
-    form = {"size": SIZE, "fit": "crop"}
-    cached = folder / decoding.cache_key(archive.name, list(found.path), **form)
-    scanned, images = decoding.scan(folder / "raw", list(found.path), folder=cached, **form)
+    scanned, images = decoding.scan(
+        folder / "raw", list(found.path), content=archive.name, folder=folder, size=SIZE, fit="crop"
+    )
     vectors = embeddings.compute(images, content=list(scanned.sha1), folder=folder)
-    pairs = duplicates.find(scanned[["sha1", "phash"]], images, vectors, folder=folder)
+    pairs = duplicates.find(scanned[["sha1", "phash"]], images, vectors=vectors, folder=folder)
     return vectors, found.label.to_numpy(object), duplicates.clusters(pairs, len(found))
 
 
 def _measure(rank, vectors, given, groups, seed) -> tuple[float, float]:
-    """Flip labels and return the share of the flips in the first 10 %, and the share of flips among the first 5 %."""
+    """Flip labels; return the recall in the first 10 % of the ranking and the precision in the first 5 %."""
     random, classes = np.random.default_rng(seed), labels.classes(given)
     flips = random.choice(len(given), round(SHARE * len(given)), replace=False)
     flipped = given.copy()
@@ -68,19 +68,19 @@ def _measure(rank, vectors, given, groups, seed) -> tuple[float, float]:
     return hits[: len(given) // 10].sum() / len(flips), hits[: round(SHARE * len(given))].mean()
 
 
-def _suspects(vectors, given, groups, seed) -> np.ndarray:
+def _label_issues(vectors, given, groups, seed) -> np.ndarray:
     return label_issues.rank(vectors, given, groups=groups, seed=seed).row.to_numpy()
 
 
 def _logistic(vectors, given, groups, seed) -> np.ndarray:
     """Rank by the probability of the given label, on the same folds."""
     targets = np.unique(given, return_inverse=True)[1]
-    folds = label_issues.divide(targets, groups, seed=seed)
+    folds = label_issues.folds(targets, groups, seed=seed)
     probability = np.empty(len(given))
     for fold in np.unique(folds):
-        asked = folds == fold
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(vectors[~asked], targets[~asked])
-        probability[asked] = probe.predict_proba(vectors[asked])[np.arange(asked.sum()), targets[asked]]
+        test = folds == fold
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(vectors[~test], targets[~test])
+        probability[test] = probe.predict_proba(vectors[test])[np.arange(test.sum()), targets[test]]
     return np.argsort(probability, kind="stable")
 
 

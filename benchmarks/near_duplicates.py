@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from sklearn.preprocessing import normalize
 
 from lib.clean import duplicates, embeddings
 from lib.photos import decoding
@@ -189,7 +190,9 @@ def collect(archive: Path, folder: Path, *, limit: int, size: int, fit: str) -> 
 
 def without_pairs(found: Collection, folder: Path) -> Collection:
     """Leave out the photos that the archive itself holds twice, and name them."""
-    pairs = duplicates.find(found.table.loc[found.rows(0)], found.images, found.vectors, folder=folder)
+    pairs = duplicates.find(
+        found.table.loc[found.rows(0)], found.images, vectors=found.vectors, folder=folder
+    )
     twice = set()
     for pair in pairs.itertuples():
         names = (found.table.path[pair.first], found.table.path[pair.second])
@@ -217,12 +220,12 @@ def compare(found: Collection, folder: Path, **thresholds: float) -> pd.DataFram
         between the two, `correlation` (-1 where they were not laid over one another) and `found`.
     """
     codes = np.array([int(value, 16) for value in found.table.phash], dtype=np.uint64)
-    units = embeddings.normalised(found.vectors)
+    units = normalize(found.vectors)
     parts = []
     for kind, title in enumerate(COPIES, 1):
         rows = found.rows(0, kind)
         pairs = duplicates.find(
-            found.table.loc[rows], found.images, found.vectors, folder=folder, **thresholds
+            found.table.loc[rows], found.images, vectors=found.vectors, folder=folder, **thresholds
         )
         first, second = (rows[ends] for ends in np.triu_indices(len(rows), 1))
         part = pd.DataFrame({"first": first, "second": second, "kind": title})

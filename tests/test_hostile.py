@@ -242,7 +242,7 @@ def build(raw, table):
     source = {"kind": "sample", "name": "mine", "tables": tables}
     sections = {"source": source, "model": {"image_size": 32}, "clean": {"embeddings": False}}
     settings = schema.Params.model_validate({"name": "mine", **sections})
-    return manifest.build(raw.folder.parent, settings, "hostile").table
+    return manifest.build(raw.folder.parent, settings, content="hostile").table
 
 
 @pytest.mark.parametrize("case", TABLES)

@@ -315,7 +315,7 @@ def source(tmp_path_factory):
     for name, content, *_ in EXCLUDED.values():
         raw.put(f"cat/{name}", content)
     others = put_others(raw)
-    cleaned = manifest.build(raw.folder.parent, SETTINGS, "strange")
+    cleaned = manifest.build(raw.folder.parent, SETTINGS, content="strange")
     manifest.write(cleaned.table, raw.folder.parent / "manifest.csv")
     table = manifest.read(raw.folder.parent / "manifest.csv")
     return SimpleNamespace(

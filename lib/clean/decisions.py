@@ -1,8 +1,8 @@
-"""What a person decided of single photos: `exclusions.csv` and `relabels.csv` beside the source's record.
+"""Decisions of a person on single photos: `exclusions.csv` and `relabels.csv` beside the source's record.
 
 Both files may be edited by hand or by `lib.clean.review`; every run of the source applies them. A decision
-names a photo by its path and holds the SHA-1 that its file had: where the file is another one since,
-the decision is reported and not applied. What the author of the source delivered is never changed.
+names a photo by its path and holds the SHA-1 that its file had: if the file has changed since, the
+decision is reported and not applied. The files of the source are never changed.
 """
 
 import difflib
@@ -16,18 +16,21 @@ from lib.core import steps, tables
 
 EXCLUSIONS, RELABELS = steps.DECISIONS
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
-OPEN = ("kept", "mislabelled")  # statuses that a decision can change: a damaged photo stays damaged
-NAMED = 3  # paths that a note spells out
-RELABELLED = "relabelled by hand from "
+# Statuses that a decision can change: a damaged photo stays damaged.
+OPEN = ("kept", "mislabelled")
+# Paths that a note spells out.
+NAMED = 3
+# In `relabelled_from`, for a photo to which the source gives no label; no folder of a class is called so.
+UNLABELLED = "(none)"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What holds for one photo.
+    """The decision on one photo.
 
     Attributes:
         kind: `exclude`, `relabel`, or `keep`: a person looked and found the label right.
-        sha1: of the file that the person saw; empty where that was not written down.
+        sha1: of the file that the person saw; empty if that was not written down.
         label: the label that the photo gets or keeps; empty for an exclusion.
         note: the reason of an exclusion, else the label that the source gave.
     """
@@ -50,7 +53,7 @@ def exclude(folder: Path, path: str, *, sha1: str, reason: str = "") -> None:
     Raises:
         ValueError: one of the files cannot be read (see `read`); nothing was written.
     """
-    _decide(folder, path, EXCLUSIONS, {"path": path, "sha1": sha1, "reason": reason})
+    _decide(folder, path, file=EXCLUSIONS, row={"path": path, "sha1": sha1, "reason": reason})
 
 
 def relabel(folder: Path, path: str, *, sha1: str, label: str, given: str) -> None:
@@ -66,7 +69,8 @@ def relabel(folder: Path, path: str, *, sha1: str, label: str, given: str) -> No
     """
     if not label:
         raise ValueError(f"expected the label that {path} gets. Received: {label!r}. `exclude` leaves it out")
-    _decide(folder, path, RELABELS, {"path": path, "sha1": sha1, "label": label, "from": given})
+    row = {"path": path, "sha1": sha1, "label": label, "from": given}
+    _decide(folder, path, file=RELABELS, row=row)
 
 
 def forget(folder: Path, path: str) -> None:
@@ -79,7 +83,7 @@ def forget(folder: Path, path: str) -> None:
 
 
 def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
-    """Return what holds for each photo that was decided on, by path: the exclusion where it stands in both files.
+    """Return the decision on each photo, by path: the exclusion if it stands in both files.
 
     Args:
         folder: as `exclude`.
@@ -89,10 +93,10 @@ def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
     Raises:
         ValueError: as `read`.
     """
-    found = _of_file(folder, RELABELS) | _of_file(folder, EXCLUSIONS)
+    decided = _of_file(folder, RELABELS) | _of_file(folder, EXCLUSIONS)
     return {
         path: decision
-        for path, decision in found.items()
+        for path, decision in decided.items()
         if path in sha1 and decision.sha1 in ("", sha1[path])
     }
 
@@ -142,13 +146,15 @@ def apply(table: pd.DataFrame, folder: Path, *, partial: bool = False) -> tuple[
 
     Args:
         table: one row per photo, with the columns `path`, `label`, `split` (`predict`: a photo without a
-            label), `status`, `reason` and `sha1`. Rows that are `kept` or `mislabelled` can change.
+            label), `status`, `detail`, `relabelled_from` and `sha1`. Rows that are `kept` or `mislabelled`
+            can change.
         folder: as `exclude`.
         partial: the table holds only some of the source's photos and classes (`source.classes`).
 
     Returns:
-        The table, in which photos are `excluded` with a reason, or `kept` under another label with the
-        earlier one as their reason; and notes, a sentence each, on the decisions that were not applied.
+        The table, in which photos are `excluded` with the reason in `detail`, or `kept` under another label
+        with the earlier one in `relabelled_from` (`UNLABELLED` if there was none); and notes, a sentence
+        each, on the decisions that were not applied.
 
     Raises:
         ValueError: as `read`, or a new label is that of no photo; the message names the nearest.
@@ -156,56 +162,63 @@ def apply(table: pd.DataFrame, folder: Path, *, partial: bool = False) -> tuple[
     excluded, relabelled = (_of_file(folder, file) for file in (EXCLUSIONS, RELABELS))
     both = sorted(excluded.keys() & relabelled.keys())
     notes = [f"{listed(both)} in {EXCLUSIONS} and in {RELABELS}: excluded"] if both else []
-    decided, more = _applicable(table, relabelled | excluded, partial)
+    decided, more = _applicable(table, relabelled | excluded, partial=partial)
     classes = set(table.label) - {""}
     if not partial:
         _check_labels(decided, classes)
-    seen = table.set_index("path")[["sha1", "label"]]
-    of_copies = {tuple(seen.loc[path]): decision for path, decision in decided.items()}
+    photos = table.set_index("path")[["sha1", "label"]]
+    of_copies = {tuple(photos.loc[path]): decision for path, decision in decided.items()}
     result = table.copy()
-    for row in table[table.status.isin(OPEN)].itertuples():
-        decision = decided.get(row.path) or of_copies.get((row.sha1, row.label))
-        if decision and (change := _change(row, decision, classes)):
-            result.loc[row.Index, ["label", "status", "reason"]] = change
+    candidates = table.loc[table.status.isin(OPEN), ["path", "sha1", "label", "status"]]
+    for index, path, sha1, label, status in candidates.itertuples():
+        decision = decided.get(path) or of_copies.get((sha1, label))
+        if decision and (changed := _changed(decision, label=label, status=status, classes=classes)):
+            result.loc[index, list(changed)] = list(changed.values())
     return result, notes + more
 
 
-def _change(row, decision, classes) -> tuple[str, str, str] | None:
-    """Return the label, status and reason that a decision gives to a photo; None where it confirms what is so."""
+def _changed(decision: Decision, *, label: str, status: str, classes: set[str]) -> dict[str, str]:
+    """Return the columns of a photo that a decision changes; none if it confirms them."""
     if decision.kind == "exclude":
-        return row.label, "excluded", ": ".join(filter(None, ["excluded by hand", decision.note]))
+        detail = ": ".join(filter(None, ["excluded by hand", decision.note]))
+        return {"status": "excluded", "detail": detail}
     if decision.label not in classes:
-        reason = f"relabelled by hand to {decision.label}, which `source.classes` leaves out"
-        return row.label, "excluded", reason
-    if decision.label == row.label and row.status == "kept":
-        return None
-    return decision.label, "kept", f"{RELABELLED}{row.label or 'none'}"
+        detail = f"relabelled by hand to {decision.label}, which `source.classes` leaves out"
+        return {"status": "excluded", "detail": detail}
+    if decision.label == label and status == "kept":
+        return {}
+    return {"label": decision.label, "status": "kept", "detail": "", "relabelled_from": label or UNLABELLED}
 
 
-def _applicable(table, decided, partial) -> tuple[dict[str, Decision], list[str]]:
+def _applicable(
+    table: pd.DataFrame, decided: dict[str, Decision], *, partial: bool
+) -> tuple[dict[str, Decision], list[str]]:
     """Return the decisions on photos that are there, unchanged and labelled, and notes on the others."""
-    rows = {row.path: row for row in table.itertuples()}
-    names = dict(zip(table.sha1, table.path, strict=True))
-    gone, changed, asked = [], [], []
+    sha1_of = dict(zip(table.path, table.sha1, strict=True))
+    path_of = dict(zip(table.sha1, table.path, strict=True))
+    unlabelled = set(table.path[table.split.eq("predict")])
+    applicable: dict[str, Decision] = {}
+    gone, changed, to_predict = [], [], []
     for path, decision in decided.items():
-        if path not in rows:
-            now = names.get(decision.sha1)
-            gone.append(f"{path} (now {now})" if now else path)
-        elif decision.sha1 not in ("", rows[path].sha1):
+        if path not in sha1_of:
+            renamed = path_of.get(decision.sha1)
+            gone.append(f"{path} (now {renamed})" if renamed else path)
+        elif decision.sha1 not in ("", sha1_of[path]):
             changed.append(path)
-        elif decision.kind != "exclude" and rows[path].split == "predict":
-            asked.append(path)
+        elif decision.kind != "exclude" and path in unlabelled:
+            to_predict.append(path)
+        else:
+            applicable[path] = decision
     notes = [
         (changed, "changed since the decision, which is not applied: look at them again"),
-        (asked, "without a label in the source, to be predicted: no label is given by hand"),
+        (to_predict, "without a label in the source, to be predicted: no label is given by hand"),
         ([] if partial else gone, "decided on, but not in the source: not applied"),
     ]
-    passed_over = {*changed, *asked}
-    applicable = {p: decision for p, decision in decided.items() if p in rows and p not in passed_over}
-    return applicable, [f"{listed(paths)} {what}" for paths, what in notes if paths]
+    return applicable, [f"{listed(paths)} {sentence}" for paths, sentence in notes if paths]
 
 
-def _check_labels(decided, classes) -> None:
+def _check_labels(decided: Mapping[str, Decision], classes: set[str]) -> None:
+    """Refuse a new label that no photo has; the message names the nearest."""
     for path, decision in decided.items():
         if decision.kind != "exclude" and decision.label not in classes:
             near = difflib.get_close_matches(decision.label, classes) or sorted(classes)[:3]
@@ -215,20 +228,24 @@ def _check_labels(decided, classes) -> None:
             )
 
 
-def _of_file(folder, file) -> dict[str, Decision]:
-    def decision(row):
-        if file == EXCLUSIONS:
-            return Decision("exclude", row["sha1"], note=row["reason"])
-        kind = "keep" if row["label"] == row["from"] else "relabel"
-        return Decision(kind, row["sha1"], row["label"], row["from"])
+def _of_file(folder: Path, file: str) -> dict[str, Decision]:
+    """Return the decisions of one of the files, by path."""
+    table = read(folder, file)
+    if file == EXCLUSIONS:
+        rows = zip(table.path, table.sha1, table.reason, strict=True)
+        return {path: Decision("exclude", sha1, note=reason) for path, sha1, reason in rows}
+    relabelled = zip(table.path, table.sha1, table.label, table["from"], strict=True)
+    return {
+        path: Decision("keep" if label == given else "relabel", sha1, label, given)
+        for path, sha1, label, given in relabelled
+    }
 
-    return {row["path"]: decision(row) for row in read(folder, file).to_dict("records")}
 
-
-def _decide(folder, path, file=None, row=None) -> None:
-    """Write a photo's new row into its file and take its rows out of both; a hand's other rows and columns stay."""
+def _decide(folder: Path, path: str, *, file: str = "", row: Mapping[str, str] | None = None) -> None:
+    """Write a photo's row into a file and take its rows out of the other; other rows and columns stay."""
     before = {name: read(folder, name) for name in COLUMNS}
-    for name in sorted(COLUMNS, key=lambda name: name != file):  # written anew before the old row goes
+    # The new row is written before the old one goes.
+    for name in sorted(COLUMNS, key=lambda name: name != file):
         table = before[name][before[name].path.ne(path)]
         if name == file:
             table = pd.concat([table, pd.DataFrame([row])], ignore_index=True).fillna("")
@@ -236,7 +253,8 @@ def _decide(folder, path, file=None, row=None) -> None:
             tables.write(table, folder / name)
 
 
-def _inside(path, file) -> str:
+def _inside(path: str, file: str) -> str:
+    """Return a path that stays inside the source, without `.` and doubled slashes."""
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\0" in path:
         raise ValueError(f"{file} names {path!r}. Expected: the path of a photo inside the source")

@@ -1,8 +1,9 @@
-"""Near-duplicates: photos of one shot, found without comparing all with all, and joined into clusters.
+"""Find near-duplicates, photos of one shot, without comparing all with all, and join them into clusters.
 
-Three nets are cast: the same bytes (SHA-1), nearly the same perceptual hash, and neighbours by embedding.
-No cosine tells a cropped copy from another butterfly of the species in the same pose, so neighbours are
-only candidates: two of them are a pair where one can be laid over the other (`lib.clean.registration`).
+Pairs come from three tests: identical bytes (SHA-1), close perceptual hashes, and nearest neighbours in
+embedding space. No cosine tells a cropped copy from another butterfly of the species in the same pose, so
+neighbours are only candidates: two of them are a pair if they correlate after alignment
+(`lib.clean.registration`).
 """
 
 import functools
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
@@ -25,36 +25,42 @@ from lib.photos import decoding
 
 KINDS = ["exact", "perceptual", "embedding"]
 COLUMNS = ["first", "second", "distance", "correlation"]
-NEIGHBOURS = 5  # of each photo that are candidates; larger groups are joined through one another
-DESCRIBED = 4000  # descriptions of photos that are kept in memory, 12 kB each
-AT_ONCE = 2048  # candidates that are handed out at a time
-PAIRS_AT_ONCE = 10**6  # of hashes that are compared
-MANY_PAIRS = 200_000  # beyond it, only those stay that join the photos into the same clusters
-PARTS, BITS = 4, 16  # of a perceptual hash: so many parts of so many bits
+# Of each photo, those that are candidates; larger groups are joined through one another.
+NEIGHBOURS = 5
+# Descriptions of photos that are kept in memory, 12 kB each.
+DESCRIBED = 4000
+# Candidates that are handed out to the threads at a time.
+AT_ONCE = 2048
+# Pairs of hashes that are compared at a time.
+PAIRS_AT_ONCE = 10**6
+# Beyond so many, only those pairs stay that join the photos into the same clusters.
+MANY_PAIRS = 200_000
+# Of a perceptual hash: so many parts of so many bits.
+PARTS, BITS = 4, 16
 
 
 def find(
     table: pd.DataFrame,
     images: np.ndarray,
-    vectors: np.ndarray | None,
     *,
+    vectors: np.ndarray | None,
     folder: Path,
     bits: int = 6,
     cosine: float = 0.5,
     correlation: float = 0.85,
 ) -> pd.DataFrame:
-    """Find the pairs of near-duplicates, or read back what was found among the same photos.
+    """Find the pairs of near-duplicates, or read back the pairs of the same photos.
 
     Args:
         table: the photos to compare: columns `sha1` and `phash` (16 hexadecimal digits). Its index holds
             their rows in `images` and `vectors`, in rising order.
         images: `uint8` of shape `(all, side, side, 3)`, RGB.
-        vectors: `float32` of shape `(all, channels)`: what `embeddings.compute` gives by default; `None`
-            leaves the third net out.
+        vectors: `float32` of shape `(all, channels)`, the result of `embeddings.compute` by default; `None`
+            leaves the third test out.
         folder: keeps the result.
         bits: photos whose hashes differ in at most so many bits are a pair.
         cosine: neighbours are candidates from this cosine up.
-        correlation: candidates are a pair from this correlation up, as `registration.correlation`.
+        correlation: candidates are a pair from this correlation up, see `registration.correlation`.
 
     Returns:
         One row per pair, sorted: `first` and `second` (rows, `first < second`), `kind` (the first that
@@ -62,10 +68,11 @@ def find(
         the cosine) and `correlation` (of `embedding` alone). Of many photos with the same bytes, or the
         same hash, each is paired with the first alone.
     """
-    path = folder / f"duplicates-{_key(table, images, vectors, [bits, cosine])}.npz"
-    found = cache.arrays(path, lambda: _cast(table, images, vectors, bits, cosine))
+    path = folder / f"duplicates-{_key(table, images, vectors=vectors, settings=[bits, cosine])}.npz"
+    by_kind = cache.arrays(path, lambda: _search(table, images, vectors=vectors, bits=bits, cosine=cosine))
     parts = [
-        pd.DataFrame(found[kind], columns=COLUMNS[: found[kind].shape[1]]).assign(kind=kind) for kind in KINDS
+        pd.DataFrame(by_kind[kind], columns=COLUMNS[: by_kind[kind].shape[1]]).assign(kind=kind)
+        for kind in KINDS
     ]
     pairs = pd.concat(parts, ignore_index=True).reindex(columns=[*COLUMNS, "kind"])
     pairs = pairs.query("kind != 'embedding' or correlation >= @correlation")
@@ -74,19 +81,27 @@ def find(
     return pairs[["first", "second", "kind", "distance", "correlation"]]
 
 
-def _cast(table, images, vectors, bits, cosine) -> dict[str, np.ndarray]:
-    """Cast the three nets; each sees of what the one before joined only the first."""
+def _search(
+    table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, bits: int, cosine: float
+) -> dict[str, np.ndarray]:
+    """Return the pairs of each test, `(pairs, 3 or 4)`; of photos joined by one, the next sees the first."""
     distinct = table[~table.sha1.duplicated()]
     different = distinct[~distinct.phash.duplicated()]
-    near, distances = perceptual(list(different.phash), bits=bits)
-    near = different.index.to_numpy(np.int64)[near]
+    rows = different.index.to_numpy(np.int64)
+    # (pairs, 2): positions in `rows`, then the rows.
+    close, distances = perceptual(list(different.phash), bits=bits)
+    close = rows[close]
     result = {
         "exact": _copies(table.sha1),
-        "perceptual": np.concatenate([_copies(distinct.phash), np.column_stack([near, distances])]),
+        "perceptual": np.concatenate([_copies(distinct.phash), np.column_stack([close, distances])]),
         "embedding": np.empty((0, len(COLUMNS))),
     }
     if vectors is not None:
-        result["embedding"] = _registered(images, different.index.to_numpy(np.int64), vectors, cosine)
+        # If no photo is left out, the vectors are read from disk a part at a time.
+        some = vectors if len(rows) == len(vectors) else vectors[rows]
+        candidates, distances = _candidates(some, cosine=cosine)
+        correlations = _verify(images, rows[candidates])
+        result["embedding"] = np.column_stack([rows[candidates], distances, correlations])
     return result
 
 
@@ -108,9 +123,9 @@ def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
 def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of hashes that differ in few bits.
 
-    Two hashes that differ in at most `bits` differ in at most a quarter of that in one of their four parts, and
-    such parts are looked up (multi-index hashing: Norouzi, Punjani and Fleet, 2012, https://arxiv.org/abs/1307.2982).
-    Where that would take more look-ups than there are pairs, all are compared.
+    Two hashes that differ in at most `bits` differ in at most a quarter of that in one of their four
+    parts, and such parts are looked up (multi-index hashing: Norouzi, Punjani and Fleet, 2012,
+    https://arxiv.org/abs/1307.2982). If that would take more look-ups than there are pairs, all are compared.
 
     Args:
         hashes: 64 bits as 16 hexadecimal digits.
@@ -124,64 +139,86 @@ def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndar
     changes = [
         change for count in range(bits // PARTS + 1) for change in itertools.combinations(range(BITS), count)
     ]
-    candidates = _by_parts(codes, changes) if PARTS * len(changes) < len(codes) / 2 else _all(len(codes))
-    pairs, distances, found = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)], 0
+    by_parts = PARTS * len(changes) < len(codes) / 2
+    candidates = _candidates_by_parts(codes, changes) if by_parts else _all_pairs(len(codes))
+    pairs, distances, count = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)], 0
     for first, second in candidates:
+        # (candidates,): the bits that differ.
         distance = np.bitwise_count(codes[first] ^ codes[second])
         near = (distance <= bits) & (first < second)
         pairs.append(np.column_stack([first[near], second[near]]))
         distances.append(distance[near].astype(np.int64))
-        found += len(pairs[-1])
-        if found > MANY_PAIRS:
-            pairs, distances = ([part] for part in _forest(*_distinct(pairs, distances), len(codes)))
-            found = 0
+        count += len(pairs[-1])
+        if count > MANY_PAIRS:
+            joined, lengths = _forest(*_distinct(pairs, distances), len(codes))
+            pairs, distances, count = [joined], [lengths], 0
     return _distinct(pairs, distances)
 
 
-def _distinct(pairs, distances) -> tuple[np.ndarray, np.ndarray]:
-    pairs, unique = np.unique(np.concatenate(pairs), axis=0, return_index=True)
-    return pairs, np.concatenate(distances)[unique]
+def _distinct(pairs: list[np.ndarray], distances: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each pair once, sorted, with its distance."""
+    unique, positions = np.unique(np.concatenate(pairs), axis=0, return_index=True)
+    return unique, np.concatenate(distances)[positions]
 
 
-def _forest(pairs, distances, count) -> tuple[np.ndarray, np.ndarray]:
+def _forest(pairs: np.ndarray, distances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest pairs that join the photos into the same clusters: fewer than there are photos."""
-    lengths = distances + 1.0  # one of 0 would be no edge
+    # An edge of length 0 would be no edge.
+    lengths = distances + 1.0
     graph = coo_array((lengths, tuple(pairs.T)), shape=(count, count))
     tree = minimum_spanning_tree(graph.tocsr()).tocoo()
     ends = np.sort(np.column_stack([tree.row, tree.col]).astype(np.int64), axis=1)
     return ends, tree.data.astype(np.int64) - 1
 
 
-def _all(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _all_pairs(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each photo with all after it."""
     for first in range(count - 1):
         yield np.full(count - first - 1, first), np.arange(first + 1, count)
 
 
-def _by_parts(codes, changes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the pairs that have a part of their codes in common but for each of the changes."""
+def _candidates_by_parts(
+    codes: np.ndarray, changes: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the pairs whose codes have a part in common but for one of the changes.
+
+    Args:
+        codes: `uint64` of shape `(n,)`.
+        changes: numbers of the bits to flip in a part before it is looked up.
+    """
     for part in range(PARTS):
+        # (n,): the value of this part in each code.
         values = (codes >> np.uint64(part * BITS)).astype(np.uint16)
+        # (n,): the codes sorted by it; (65537,): where each value begins in that order, and the last ends.
         order = np.argsort(values, kind="stable")
-        ends = np.searchsorted(values[order], np.arange(2**BITS + 1))
+        starts_of = np.searchsorted(values[order], np.arange(2**BITS + 1))
         for change in changes:
-            wanted = values ^ np.uint16(sum(1 << bit for bit in change))
-            starts, counts = ends[wanted], ends[wanted.astype(np.int64) + 1] - ends[wanted]
-            portion = counts.cumsum() // PAIRS_AT_ONCE  # where many share a part, so that memory suffices
+            # (n,): the value that a partner has; where its codes begin in the order, and how many they are.
+            wanted = (values ^ np.uint16(sum(1 << bit for bit in change))).astype(np.int64)
+            starts = starts_of[wanted]
+            counts = starts_of[wanted + 1] - starts
+            # (n,): numbers of portions of about a million candidates, so that memory suffices.
+            portion = counts.cumsum() // PAIRS_AT_ONCE
             for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(portion)) + 1):
+                # (candidates,): each code once for each of its partners, then the partner's place among
+                # these.
                 first = np.repeat(rows, counts[rows])
-                within = np.arange(len(first)) - np.repeat(counts[rows].cumsum() - counts[rows], counts[rows])
-                yield first, order[np.repeat(starts[rows], counts[rows]) + within]
+                before = np.repeat(counts[rows].cumsum() - counts[rows], counts[rows])
+                within = np.arange(len(first)) - before
+                yield first, order[starts[first] + within]
 
 
-def _key(table, images, vectors, settings) -> str:
-    """Return what decides the pairs, as one fingerprint."""
+def _key(
+    table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, settings: list[float]
+) -> str:
+    """Return a fingerprint of everything that decides the pairs."""
     digest = hashlib.sha256()
-    rows = table.index.to_numpy(np.int64) if vectors is not None else []
-    for start in range(0, len(rows), AT_ONCE):
-        digest.update(np.ascontiguousarray(vectors[rows[start : start + AT_ONCE]]))
-    places = table.reset_index()[["index", "sha1", "phash"]].values.tolist()
-    content = [images.shape, places, digest.hexdigest(), vectors is None, settings]
+    if vectors is not None:
+        rows = table.index.to_numpy(np.int64)
+        for start in range(0, len(rows), AT_ONCE):
+            digest.update(vectors[rows[start : start + AT_ONCE]].tobytes())
+    photos = table.reset_index()[["index", "sha1", "phash"]].values.tolist()
+    content = [images.shape, photos, digest.hexdigest(), vectors is None, settings]
     return cache.fingerprint(content, cache.code(__name__))
 
 
@@ -193,20 +230,30 @@ def _copies(values: pd.Series) -> np.ndarray:
     return np.column_stack([first[copy], rows[copy], np.zeros(copy.sum())])
 
 
-def _registered(images, rows, vectors, cosine) -> np.ndarray:
-    """Lay neighbours over one another: `(pairs, 4)`, their rows, 1 - cosine and the correlation."""
-    some = vectors if len(rows) == len(vectors) else vectors[rows]  # all are read from disk a part at a time
-    near, cosines = embeddings.neighbours(some, NEIGHBOURS)
-    first, place = np.nonzero((cosines >= cosine) & (near >= 0))
-    pairs = np.sort(np.column_stack([first, near[first, place]]), axis=1)
-    pairs, unique = np.unique(pairs, axis=0, return_index=True)
-    distances = 1 - cosines[first, place][unique]
+def _candidates(vectors: np.ndarray, *, cosine: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of neighbours from a cosine up: positions, `(pairs, 2)`, and 1 - cosine, `(pairs,)`."""
+    # (n, neighbours)
+    nearest, cosines = embeddings.neighbours(vectors, NEIGHBOURS)
+    # (candidates,): the photo, and the place of its neighbour in the line above.
+    first, place = np.nonzero((cosines >= cosine) & (nearest >= 0))
+    # (candidates, 2): a pair twice if each is a neighbour of the other.
+    pairs = np.sort(np.column_stack([first, nearest[first, place]]), axis=1)
+    return _distinct([pairs], [1 - cosines[first, place]])
+
+
+def _verify(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Align the photos of each pair, mirrored too, and return their correlations, `float64` `(pairs,)`.
+
+    Args:
+        images: `uint8` of shape `(all, side, side, 3)`, RGB.
+        pairs: `int64` of shape `(pairs, 2)`, rows in `images`.
+    """
 
     @functools.lru_cache(DESCRIBED)
-    def described(position, mirrored):
-        return registration.describe(images[rows[position]], mirrored=mirrored)
+    def described(row: int, mirrored: bool) -> registration.Described:
+        return registration.describe(images[row], mirrored=mirrored)
 
-    def compare(pair):
+    def compare(pair: tuple[int, int]) -> float:
         one, two = pair
         return max(
             registration.correlation(described(one, mirrored), described(two, False))
@@ -214,11 +261,11 @@ def _registered(images, rows, vectors, cosine) -> np.ndarray:
         )
 
     correlations = np.zeros(len(pairs))
-    cv2.setNumThreads(1)  # the pool below already uses every core
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress.Bar(len(pairs), "near-duplicates") as bar:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with decoding.single_thread(), pool, progress.Bar(len(pairs), "near-duplicates") as bar:
         for start in range(0, len(pairs), AT_ONCE):
             part = pairs[start : start + AT_ONCE]
             correlations[start : start + AT_ONCE] = list(pool.map(compare, part.tolist()))
             decoding.release(images)
             bar.step(len(part))
-    return np.column_stack([rows[pairs], distances, correlations])
+    return correlations

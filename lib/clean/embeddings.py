@@ -1,11 +1,11 @@
-"""One pass of a pretrained backbone over all photos: what they show, as vectors to compare.
+"""Embed all photos by one pass of a pretrained backbone, as vectors to compare.
 
-Near-duplicates, outliers, suspect labels and nearest neighbours read these, so that the costly pass is
-made once. Photos of any size are brought to one side first, so that distances mean the same in every run.
+Near-duplicates, outliers, label issues and nearest neighbours read these, so that the costly pass is
+made once. Photos of any size are resized to one side first, so that distances mean the same in every run.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,31 @@ import pandas as pd
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
 
 from lib.core import cache, progress, schema
 from lib.networks import backbones, models
 from lib.networks.device import keras, tf
 from lib.photos import decoding
 
-SIDE = 128  # pixels
-BACKBONE = schema.Model(image_size=SIDE)  # EfficientNetLite0 with its ImageNet weights
-CELL = 1000  # photos in a cell of the index, on average
-ONE_CELL = 5000  # photos that are few enough to compare each with all
-NEAREST_CELLS = 5  # that each photo is looked for in
-ROWS_AT_ONCE = 256  # bounds the memory of a comparison
-MAPPED = 2000  # photos on a map; more are neither drawn quickly nor told apart
-COMPONENTS = 50  # that a map is made of
+# Pixels.
+SIDE = 128
+# EfficientNetLite0 with its ImageNet weights.
+BACKBONE = schema.Model(image_size=SIDE)
+# Photos that are embedded at a time; another number changes the result by rounding alone.
+BATCH_SIZE = 32
+# Photos in a cell of the index, on average.
+CELL = 1000
+# Photos that are few enough to compare each with all.
+ONE_CELL = 5000
+# Cells in which the neighbours of a photo are searched.
+NEAREST_CELLS = 5
+# Photos that are compared at a time, which bounds the memory.
+ROWS_AT_ONCE = 256
+# Photos on a map; more are neither drawn quickly nor told apart.
+MAPPED = 2000
+# Principal components that a map is made of.
+COMPONENTS = 50
 VECTORS = "vectors.npy"
 
 
@@ -36,18 +47,17 @@ def compute(
     content: Sequence[str],
     folder: Path,
     settings: schema.Model = BACKBONE,
-    batch_size: int = 32,
 ) -> np.ndarray:
-    """Embed photos, or read back what the same backbone said of the same photos.
+    """Embed photos, or read back the embeddings of the same photos by the same backbone.
 
     Args:
         images: `uint8` of shape `(n, side, side, 3)`, RGB; a memory map is read a batch at a time. They are
-            brought to `settings.image_size`, by area averaging where they shrink and bilinearly where they grow.
+            resized to `settings.image_size`, by area averaging if they shrink and bilinearly if they grow.
         content: what identifies the photos, one text for each, such as their SHA-1, and any more that
             decides their pixels, such as how they became squares.
         folder: keeps the result, 5 kB a photo with EfficientNetLite0.
-        settings: the backbone: its name, weights, image size and scaling. Its output is averaged over the photo.
-        batch_size: photos at a time; does not change the result but for rounding.
+        settings: the backbone: its name, weights, image size and scaling. Its output is averaged over the
+            photo.
 
     Returns:
         A read-only `float32` memory map of shape `(n, channels)`, in the order of the photos, not normalised:
@@ -63,13 +73,13 @@ def compute(
         cache.code(__name__),
     )
     stored = cache.folder(
-        folder / f"embeddings-{key}", lambda partial: _embed(images, settings, batch_size, partial / VECTORS)
+        folder / f"embeddings-{key}", lambda partial: _embed(images, settings, partial / VECTORS)
     )
     return np.load(stored / VECTORS, mmap_mode="r")
 
 
 def of_photos(
-    sha1: Sequence[str],
+    sha1: Iterable[str],
     full: np.ndarray,
     *,
     fit: str,
@@ -108,7 +118,7 @@ def network(settings: schema.Model = BACKBONE) -> keras.Model:
     return keras.Model(inputs, pool(features))
 
 
-def _embed(images: np.ndarray, settings: schema.Model, batch_size: int, path: Path) -> None:
+def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
     """Write the embeddings of photos to an `.npy` file, a batch at a time."""
     size, model = settings.image_size, network(settings)
     # One trace, for a last batch of any length.
@@ -116,22 +126,12 @@ def _embed(images: np.ndarray, settings: schema.Model, batch_size: int, path: Pa
     call = tf.function(lambda batch: model(tf.cast(batch, tf.float32), training=False), signature)
     with path.open("wb") as file, progress.Bar(len(images), "embed") as bar:
         cache.begin_array(file, (len(images), *model.output_shape[1:]), dtype=np.float32)
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
             batch = np.stack([decoding.resize(image, size=size, fit="squash") for image in batch])
             file.write(call(batch).numpy().tobytes())
             decoding.release(images)
             bar.step(len(batch))
-
-
-def normalised(embeddings: np.ndarray) -> np.ndarray:
-    """Bring each vector to length 1, so that products are cosines; a vector of zeros stays so.
-
-    Args:
-        embeddings: `float32` of shape `(n, channels)`.
-    """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,26 +147,30 @@ def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 
     Returns:
         Rows, `int64`, and cosines, `float32`, both of shape `(n, count)`, the nearest first; never the photo
-        itself. Where there are fewer: -1 and -1.
+        itself. If there are fewer: -1 and -1.
     """
     cells = _cells(embeddings)
     rows = np.full((len(embeddings), count), -1, np.int64)
     cosines = np.full((len(embeddings), count), -2, np.float32)
     for cell in range(cells.max(initial=-1) + 1):
         members = np.flatnonzero(cells[:, 0] == cell)
+        if not len(members):
+            continue
         seekers = np.flatnonzero((cells == cell).any(axis=1))
-        units = normalised(embeddings[members])
-        for start in range(0, len(seekers) if len(members) else 0, ROWS_AT_ONCE):
+        units = normalize(embeddings[members])
+        for start in range(0, len(seekers), ROWS_AT_ONCE):
             part = seekers[start : start + ROWS_AT_ONCE]
-            found = normalised(embeddings[part]) @ units.T
-            found[part[:, None] == members] = -2  # the photo itself
-            best = np.argpartition(-found, min(count, len(members)) - 1, axis=1)[:, :count]
-            names = np.concatenate([rows[part], members[best]], axis=1)
-            found = np.concatenate([cosines[part], np.take_along_axis(found, best, axis=1)], axis=1)
-            best = np.argsort(-found, axis=1, kind="stable")[:, :count]
-            rows[part], cosines[part] = (
-                np.take_along_axis(values, best, axis=1) for values in (names, found)
-            )
+            similar = normalize(embeddings[part]) @ units.T
+            # A photo is no neighbour of itself.
+            similar[part[:, None] == members] = -2
+            # (seekers, count): positions in `members`.
+            best = np.argpartition(-similar, min(count, len(members)) - 1, axis=1)[:, :count]
+            # (seekers, 2 count): the neighbours of the cells before, then those of this one.
+            candidates = np.concatenate([rows[part], members[best]], axis=1)
+            similar = np.concatenate([cosines[part], np.take_along_axis(similar, best, axis=1)], axis=1)
+            best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+            rows[part] = np.take_along_axis(candidates, best, axis=1)
+            cosines[part] = np.take_along_axis(similar, best, axis=1)
     rows[cosines < -1.5] = -1
     return rows, np.clip(cosines, -1, 1)
 
@@ -190,28 +194,30 @@ def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, se
         return pd.DataFrame(columns=["x", "y"], dtype=np.float32)
     if len(rows) > MAPPED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAPPED, replace=False))
-    units = normalised(embeddings[rows])
-    digest = hashlib.sha256(np.ascontiguousarray(units)).hexdigest()
+    units = normalize(embeddings[rows])
+    digest = hashlib.sha256(units.tobytes()).hexdigest()
     key = cache.fingerprint(digest, seed, cache.code(__name__))
-    places = cache.arrays(folder / f"map-{key}.npz", lambda: {"places": _places(units, seed)})["places"]
-    return pd.DataFrame(places, index=rows, columns=["x", "y"])
+    stored = cache.arrays(folder / f"map-{key}.npz", lambda: {"places": _map(units, seed)})
+    return pd.DataFrame(stored["places"], index=rows, columns=["x", "y"])
 
 
-def _places(units, seed) -> np.ndarray:
+def _map(units: np.ndarray, seed: int) -> np.ndarray:
+    """Return the positions of vectors of length 1 on a plane, `float32` of shape `(n, 2)`."""
     components = PCA(min(COMPONENTS, *units.shape), random_state=seed).fit_transform(units)
+    # Too few for t-SNE.
     if len(units) < 10:
         return components[:, :2]
     return TSNE(perplexity=min(30, len(units) / 4), init="pca", random_state=seed).fit_transform(components)
 
 
-def _cells(embeddings) -> np.ndarray:
-    """Return the cells nearest to each photo, `int64` `(n, cells)`, the first its own; one for all where they are few."""
+def _cells(embeddings: np.ndarray) -> np.ndarray:
+    """Return the cells nearest to each photo, `int64` `(n, cells)`, its own first; one if they are few."""
     if len(embeddings) <= ONE_CELL:
         return np.zeros((len(embeddings), 1), np.int64)
     centres = len(embeddings) // CELL
     sample = np.linspace(0, len(embeddings) - 1, min(len(embeddings), 50 * centres)).astype(np.int64)
     means = MiniBatchKMeans(centres, batch_size=4096, n_init=1, max_iter=10, random_state=0)
-    means.fit(normalised(embeddings[sample]))
+    means.fit(normalize(embeddings[sample]))
     parts = range(0, len(embeddings), ROWS_AT_ONCE)
-    distances = (means.transform(normalised(embeddings[start : start + ROWS_AT_ONCE])) for start in parts)
+    distances = (means.transform(normalize(embeddings[start : start + ROWS_AT_ONCE])) for start in parts)
     return np.concatenate([np.argsort(part, axis=1)[:, :NEAREST_CELLS] for part in distances])

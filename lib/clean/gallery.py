@@ -1,9 +1,10 @@
-"""A page of photos with buttons and keys: each decision is written to the source's files at once."""
+"""Show pages of photos with buttons and keys; each decision is written to the source's files at once."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import ipywidgets as widgets
@@ -11,7 +12,8 @@ import numpy as np
 
 from lib.clean import decisions
 
-SHOWN = 200  # pixels of the longer side of a photo on its card
+# Pixels of the longer side of a photo on its card.
+SHOWN = 200
 KEYS = {"k": "keep", "e": "exclude", "r": "relabel", "u": "undo", "o": "only", "n": "next", "b": "back"}
 BUTTONS = {
     "keep": "Keep",
@@ -32,7 +34,7 @@ class Item:
     Attributes:
         path, sha1: as in the manifest.
         label: the label that the source gives; empty for a photo without one.
-        suggested: the label that it would get; empty where nothing is suggested.
+        suggested: the label that it would get; empty if nothing is suggested.
         note: one line for the person.
         picture: `uint8` of shape `(height, width, 3)`, RGB.
         group: number of its cluster; photos of different clusters are on different pages. -1: none.
@@ -109,7 +111,8 @@ class Gallery(widgets.VBox):
     ):
         self.items = [item for page in pages for item in page]
         self.page_of = [number for number, page in enumerate(pages) for _ in page]
-        self.folder, self.names, self.cards = folder, names, {}
+        self.folder, self.names = folder, names
+        self.cards: dict[int, Card] = {}
         self.labels = [(names.get(label, label), label) for label in classes]
         self.sha1 = {item.path: item.sha1 for item in self.items}
         self.decided = decisions.of_each(folder, self.sha1)
@@ -141,14 +144,16 @@ class Gallery(widgets.VBox):
             number: the photo; `None`: the one under the cursor, which then moves on to the next.
         """
         index = self.at if number is None else number
-        if name == "only" and self.items[index].group < 0:  # it belongs to no cluster
+        # It belongs to no cluster.
+        if name == "only" and self.items[index].group < 0:
             return
         if name in ("next", "back"):
             self.move(index + (1 if name == "next" else -1))
             return
         try:
             problem = "" if self._decide(name, index) else "nothing to relabel it to: choose a label first"
-        except (ValueError, OSError) as error:  # such as a file that was broken by hand: nothing was written
+        # Such as a file that was broken by hand: nothing was written.
+        except (ValueError, OSError) as error:
             problem = str(error)
         self.move(index + 1 if number is None and not problem else index, problem)
 
@@ -177,32 +182,33 @@ class Gallery(widgets.VBox):
             )
         self.slider.value = self.at + 1
 
-    def _headline(self, problem) -> str:
+    def _headline(self, problem: str) -> str:
         if not self.items:
             return "Nothing to review."
         done = sum(item.path in self.decided for item in self.items)
         alarm = f'<br><b style="color:{ALARM}">{html.escape(problem)}</b>' if problem else ""
         return f"{done} of {len(self.items)} photos decided{alarm}"
 
-    def _card(self, number) -> Card:
+    def _card(self, number: int) -> Card:
         return Card(self.items[number], labels=self.labels, act=lambda name: self.act(name, number))
 
-    def _decide(self, name, number) -> bool:
-        """Write a decision; False where there is no label to give."""
+    def _decide(self, name: str, number: int) -> bool:
+        """Write a decision; return False if there is no label to give."""
         item = self.items[number]
-        photo = {"path": item.path, "sha1": item.sha1}
         label = self.cards[number].label.value if name == "relabel" else item.label
         if name == "exclude":
-            decisions.exclude(self.folder, **photo, reason="reviewed")
+            decisions.exclude(self.folder, item.path, sha1=item.sha1, reason="reviewed")
         elif name == "only":
             self._keep_only(item)
-        elif name == "undo" or (name == "keep" and not label):  # a photo without a label has none to confirm
+        # A photo without a label has none to confirm.
+        elif name == "undo" or (name == "keep" and not label):
             decisions.forget(self.folder, item.path)
         elif label:
-            decisions.relabel(self.folder, **photo, label=label, given=item.label)
+            decisions.relabel(self.folder, item.path, sha1=item.sha1, label=label, given=item.label)
         return name != "relabel" or bool(label)
 
-    def _keep_only(self, kept) -> None:
+    def _keep_only(self, kept: Item) -> None:
+        """Exclude the other photos of a cluster, and confirm the label of the one that is kept."""
         for item in self.items:
             if item.group == kept.group and item is not kept:
                 decisions.exclude(
@@ -211,11 +217,11 @@ class Gallery(widgets.VBox):
         if kept.label and self.decided.get(kept.path, NOTHING).kind in ("", "exclude"):
             decisions.relabel(self.folder, kept.path, sha1=kept.sha1, label=kept.label, given=kept.label)
 
-    def _slide(self, change) -> None:
+    def _slide(self, change: Mapping[str, Any]) -> None:
         if change["new"] - 1 != self.at:
             self.move(change["new"] - 1)
 
-    def _type(self, change) -> None:
+    def _type(self, change: Mapping[str, Any]) -> None:
         """Act on the letters that were added to the field.
 
         The field is not emptied: the front end sends what was typed meanwhile, and a letter would
@@ -230,20 +236,23 @@ class Gallery(widgets.VBox):
                 self.act(KEYS[letter.lower()])
 
 
-def _caption(item, decision, names) -> str:
-    """Return the lines below a photo: labels, note, file, decision. Names come from strangers and are escaped."""
+def _caption(item: Item, decision: decisions.Decision, names: Mapping[str, str]) -> str:
+    """Return the lines below a photo: labels, note, file, decision; names of strangers are escaped."""
     title = names.get(item.label, item.label) or "no label"
     if item.suggested:
         title += f" → {names.get(item.suggested, item.suggested)}?"
     new = names.get(decision.label, decision.label)
-    said = {"": "", "keep": "kept", "exclude": "excluded", "relabel": f"relabelled to {new}"}[decision.kind]
-    title, note, file, said = map(html.escape, (title, item.note, item.path.rpartition("/")[2], said))
-    badge = f'<b style="background:{COLOURS[decision.kind]};color:{PAPER}">&nbsp;{said}&nbsp;</b>'
+    decided = {"": "", "keep": "kept", "exclude": "excluded", "relabel": f"relabelled to {new}"}[
+        decision.kind
+    ]
+    title, note, file, decided = map(html.escape, (title, item.note, item.path.rpartition("/")[2], decided))
+    badge = f'<b style="background:{COLOURS[decision.kind]};color:{PAPER}">&nbsp;{decided}&nbsp;</b>'
     return f'<div style="line-height:1.3"><b>{title}</b><br>{note}<br>{file}<br>{badge}</div>'
 
 
-def _jpeg(picture) -> bytes:
+def _jpeg(picture: np.ndarray) -> bytes:
+    """Return a photo as JPEG, with its longer side of `SHOWN` pixels."""
     scale = SHOWN / max(picture.shape[:2])
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=interpolation)
     return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,13 +1,15 @@
 """The manifest: one row per photo found, kept or not, with its label, split and the reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from lib.clean import decisions, duplicates, embeddings, splits
-from lib.core import files, steps, tables
+from lib.core import files, schema, steps, tables
 from lib.core.schema import Params
 from lib.photos import decoding, labels, quality
 
@@ -22,34 +24,36 @@ COLUMNS = [
     "width",
     "height",
     "cluster",
+    "flags",
     "quality",
+    "moved_from",
+    "leak",
+    "relabelled_from",
 ]
-
-
-ORDER = ["train", "val", "test", "predict"]
-
-
-MOVED = "moved here from "
-
-
-LEAK = "leak: a near-duplicate of it is in an earlier split"
+SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+ORDER = [*SPLITS, "predict"]
+# Statuses of photos whose near-duplicate in an earlier split counts as a leak.
+LEAKING = ("kept", "leak")
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is known of the photos of a source, and what became of them.
+    """The photos of a source, and what became of them.
 
     Attributes:
         table: the manifest, one row per photo found, in the order of the paths, with the columns `path`,
-            `label`, `split` (train, val, test or predict; empty where not kept), `status` (`kept`, or
+            `label`, `split` (train, val, test or predict; empty if not kept), `status` (`kept`, or
             `corrupt`, `small`, `mislabelled`, `excluded`, `flagged`, `conflict`, `duplicate`, `leak`,
-            `untrained`), `reason` (of a kept photo: which label it had, why it is in another split than
-            before, or that it leaks and the parameters keep it), `sha1`, `phash`, `width`, `height`
-            (pixels), `cluster` (near-duplicates share a number; -1 where not kept or not labelled) and
-            `quality` (its flags, see `quality.flags`).
+            `untrained`), `reason` (a sentence for people: why the photo is not kept, or what happened to a
+            kept one), `sha1`, `phash`, `width`, `height` (pixels), `cluster` (near-duplicates share a number;
+            -1 if not kept or not labelled), `flags` (kinds of image-quality issues, separated by commas),
+            `quality` (the flags with what was measured, see `quality.flags`), `moved_from` (the split of a
+            kept photo before, if it is in another one now), `leak` (`bool`: a near-duplicate is in an
+            earlier split; of kept photos and of those left out for it) and `relabelled_from` (the label
+            before a person's decision, `(none)` if there was none; empty if nobody changed it).
         images: the photos as `uint8` `(rows, side, side, 3)`.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` without `clean.embeddings`.
-        pairs: near-duplicates, as `duplicates.find` gives them, excluded photos included.
+        pairs: near-duplicates, the result of `duplicates.find`, excluded photos included.
         notes: sentences on decisions of a person that could not be applied.
     """
 
@@ -60,57 +64,107 @@ class Cleaned:
     notes: list[str]
 
 
-def build(data: Path, settings: Params, content: str, *, earlier: pd.DataFrame | None = None) -> Cleaned:
+class ClassCounts(TypedDict):
+    """Photos of a class: found, kept, and in each split."""
+
+    found: int
+    kept: int
+    train: int
+    val: int
+    test: int
+
+
+class Summary(TypedDict):
+    """Counts of photos, as `cleaning.json` holds them.
+
+    Attributes:
+        photos: rows of the manifest.
+        status, split: a count for each.
+        flags: a count of kept photos for each kind of image-quality issue.
+        near_duplicate_clusters: clusters of two kept photos or more.
+        leaks: photos with a near-duplicate in an earlier split, kept or left out for it.
+        moved: photos in another split than before.
+        relabelled: kept photos whose label a person changed.
+        classes: the counts of each class.
+        notes: sentences that a reader should know.
+    """
+
+    photos: int
+    status: dict[str, int]
+    split: dict[str, int]
+    flags: dict[str, int]
+    near_duplicate_clusters: int
+    leaks: int
+    moved: int
+    relabelled: int
+    classes: dict[str, ClassCounts]
+    notes: list[str]
+
+
+def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame | None = None) -> Cleaned:
     """Find, read, clean and divide the photos of a source.
 
     Args:
-        data: the source's folder, with `raw/` and the files of decisions; what is costly is kept in its `cache/`.
+        data: the source's folder, with `raw/` and the files of decisions; costly results are kept in its
+            `cache/`.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
-        earlier: the manifest that the run had before; photos that were divided then stay where they are.
+        earlier: the manifest that the run had before; photos that were divided then stay in their split.
 
     Raises:
-        ValueError: the labels or the decisions cannot be used, or fewer than two classes are left to train on.
+        ValueError: the labels or the decisions cannot be used, or fewer than two classes are left to train
+        on.
     """
-    found = labels.find(data / "raw", settings.source)
-    scanned, images = resized(data, settings, content, list(found.path))
-    table = found.join(scanned.drop(columns=["path", "problem"]))
-    table = table.assign(status="kept", reason="", quality="", cluster=-1)
-    _exclude(table, scanned.problem.ne(""), "corrupt", scanned.problem)
+    listed = labels.find(data / "raw", settings.source)
+    scanned, images = resized(data, settings, content=content, paths=list(listed.path))
+    table = listed.join(scanned.drop(columns=["path", "problem"]))
+    table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
+    _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
-    reasons = smallest.map("the shorter side has {} pixels".format)
-    _exclude(table, smallest < settings.clean.minimum_side, "small", reasons)
-    _exclude(table, found.problem.ne(""), "mislabelled", found.problem)
+    details = smallest.map("the shorter side has {} pixels".format)
+    _exclude(table, smallest < settings.clean.minimum_side, status="small", details=details)
+    _exclude(table, listed.problem.ne(""), status="mislabelled", details=listed.problem)
     table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
     vectors = None
     if settings.clean.embeddings:
         vectors = embeddings.of_photos(table.sha1, images, fit=settings.model.fit, folder=data / "cache")
-    _flag(table, vectors, settings.clean.exclude)
+    _flag(table, vectors, excluded=settings.clean.exclude)
     _exclude_copies(table)
-    pairs = _near_duplicates(table, images, vectors, data, settings.clean)
+    pairs = _near_duplicates(table, images, vectors=vectors, folder=data / "cache", clean=settings.clean)
     table["cluster"] = duplicates.clusters(pairs, len(table))
-    _split(table, settings, earlier)
+    _split(table, settings, earlier=earlier)
     if table.query("split == 'train'").label.nunique() < 2:
-        raise ValueError(
-            f"after cleaning, fewer than two classes are left to train on. Counts: {table.status.value_counts().to_dict()}"
-        )
+        counts = table.status.value_counts().to_dict()
+        raise ValueError(f"after cleaning, fewer than two classes are left to train on. Counts: {counts}")
+    table["reason"] = _reasons(table)
     return Cleaned(table[COLUMNS], images, vectors, pairs, notes)
 
 
-def resized(data: Path, settings: Params, content: str, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return what `decoding.scan` says of the source's files, from its cache where it was read before."""
-    form = {"size": settings.model.resize or settings.model.image_size, "fit": settings.model.fit}
+def resized(
+    data: Path, settings: Params, *, content: str, paths: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return `decoding.scan` of the source's files, resized as the run's parameters say."""
     return decoding.scan(
-        data / "raw", paths, folder=data / "cache" / decoding.cache_key(content, paths, **form), **form
+        data / "raw",
+        paths,
+        content=content,
+        folder=data / "cache",
+        size=settings.model.resize or settings.model.image_size,
+        fit=settings.model.fit,
     )
 
 
 def earlier(run: steps.Run) -> pd.DataFrame | None:
-    """Return the manifest that a run already has, if it was divided by the same shares and seed."""
+    """Return `sha1` and `split` of the manifest that a run already has, if it was divided the same way.
+
+    A manifest of an earlier version will do.
+    """
     record, path = run.path("cleaning.json"), run.path("manifest.csv")
     if not (record.is_file() and path.is_file()):
         return None
-    return read(path) if files.read_json(record).get("division") == division(run.settings) else None
+    if files.read_json(record).get("division") != division(run.settings):
+        return None
+    return _read(path)[["sha1", "split"]]
 
 
 def division(settings: Params) -> dict:
@@ -124,9 +178,21 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a manifest; every column but the sizes and the cluster is text, and empty cells are empty text."""
-    text = dict.fromkeys(COLUMNS, str) | dict.fromkeys(["width", "height", "cluster"], int)
-    return tables.plain(pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8"))
+    """Read a manifest; `width`, `height` and `cluster` are whole numbers, `leak` is `bool`, all else is text.
+
+    Raises:
+        ValueError: it lacks a column, as that of an earlier version does.
+    """
+    table = _read(path)
+    if not set(COLUMNS) <= set(table.columns):
+        raise ValueError(f"{path.name} was written by an earlier version: run 02_clean again")
+    table["leak"] = table.leak.str.lower().eq("true")
+    return table.astype(dict.fromkeys(["width", "height", "cluster"], int))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Read a manifest of any version as text; empty cells are empty text."""
+    return tables.plain(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"))
 
 
 def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
@@ -134,19 +200,19 @@ def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
 
     Returns:
         The columns `kind` (`exact`, `perceptual`, `embedding`), `first`, `second` (paths), `labels` and
-        `splits` (of both, where not kept the status), `distance` and `correlation`, indexed as `cleaned.pairs`.
+        `splits` (of both; the status if not kept), `distance` and `correlation`, indexed as `cleaned.pairs`.
     """
     table, pairs = cleaned.table, cleaned.pairs
-    place = table.split.where(table.split.ne(""), table.status).to_numpy()
-    ends = [pairs[end].to_numpy() for end in ("first", "second")]
+    split = table.split.where(table.split.ne(""), table.status).to_numpy()
     path, label = table.path.to_numpy(), table.label.to_numpy()
+    first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
     shown = pd.DataFrame(
         {
             "kind": pairs.kind,
-            "first": path[ends[0]],
-            "second": path[ends[1]],
-            "labels": label[ends[0]] + " / " + label[ends[1]],
-            "splits": place[ends[0]] + " / " + place[ends[1]],
+            "first": path[first],
+            "second": path[second],
+            "labels": label[first] + " / " + label[second],
+            "splits": split[first] + " / " + split[second],
             "distance": pairs.distance.astype(float).round(4),
             "correlation": pairs.correlation.astype(float).round(4),
         }
@@ -159,160 +225,160 @@ def clusters(table: pd.DataFrame) -> list[list[int]]:
     """Return the rows of each cluster of near-duplicates, the largest cluster first."""
     groups = table[table.cluster.ge(0)].groupby("cluster").indices.values()
     kept = np.flatnonzero(table.cluster.ge(0))
-    return sorted(
-        (kept[group].tolist() for group in groups if len(group) > 1), key=lambda rows: (-len(rows), rows)
-    )
+    several = (kept[group].tolist() for group in groups if len(group) > 1)
+    return sorted(several, key=lambda rows: (-len(rows), rows))
 
 
 def flagged(table: pd.DataFrame, kind: str) -> pd.Series:
-    """Tell which photos have a flag, one of `quality.KINDS`: `bool` on the index of the manifest."""
-    return table.quality.str.contains(f"{kind} (", regex=False)
-
-
-def leaking(table: pd.DataFrame) -> pd.Series:
-    """Tell which kept photos are known to leak: `bool` on the index of the manifest."""
-    return table.reason.str.contains(LEAK, regex=False) & table.status.eq("kept")
+    """Return which photos have a flag, one of `quality.KINDS`: `bool` on the index of the manifest."""
+    return table["flags"].map(lambda flags: kind in flags.split(",")).astype(bool)
 
 
 def conflicts(table: pd.DataFrame) -> list[list[int]]:
     """Return the rows of each photo that stands under several labels."""
-    rows = table[table.status.eq("conflict")].groupby("sha1", sort=False).indices.values()
-    place = np.flatnonzero(table.status.eq("conflict"))
-    return [place[group].tolist() for group in rows]
+    rows = np.flatnonzero(table.status.eq("conflict"))
+    groups = table.iloc[rows].groupby("sha1", sort=False).indices.values()
+    return [rows[group].tolist() for group in groups]
 
 
-def summary(table: pd.DataFrame) -> dict:
-    """Count photos by status, by split and by class.
-
-    Returns:
-        `photos`, `status` (a count for each), `split` (likewise), `flags` (likewise, of kept photos),
-        `near_duplicate_clusters`, `leaks` (photos whose near-duplicate the source put into an earlier split),
-        `moved` (photos in another split than before), `relabelled` (by hand), `classes` (for each class:
-        found, kept and the photos in each split) and `notes` (sentences on what a reader should know).
-    """
-    labelled = table[table.label.ne("")]
-    per_class = pd.crosstab(labelled.label, labelled.split.replace("", "excluded"))
-    rows = {}
-    for name in labels.classes(labelled.label):
-        counts = per_class.loc[name]
-        rows[name] = {"found": int(counts.sum()), "kept": int(counts.sum() - counts.get("excluded", 0))}
-        rows[name] |= {split: int(counts.get(split, 0)) for split in ORDER[:3]}
+def summary(table: pd.DataFrame) -> Summary:
+    """Count photos by status, by split and by class."""
+    kept = table.status.eq("kept")
+    classes = _class_counts(table)
     return {
         "photos": len(table),
-        "status": {name: int(count) for name, count in table.status.value_counts().items()},
+        "status": {str(name): int(count) for name, count in table.status.value_counts().items()},
         "split": {name: int(table.split.eq(name).sum()) for name in ORDER},
-        "flags": {
-            kind: int((flagged(table, kind) & table.status.eq("kept")).sum()) for kind in quality.KINDS
-        },
+        "flags": {kind: int((flagged(table, kind) & kept).sum()) for kind in quality.KINDS},
         "near_duplicate_clusters": len(clusters(table)),
-        "leaks": int((table.status.eq("leak") | leaking(table)).sum()),
-        "moved": int(table.reason.str.contains(MOVED, regex=False).sum()),
-        "relabelled": int(
-            (table.reason.str.contains(decisions.RELABELLED, regex=False) & table.status.eq("kept")).sum()
-        ),
-        "classes": rows,
-        "notes": _notes(rows),
+        "leaks": int(table.leak.sum()),
+        "moved": int(table.moved_from.ne("").sum()),
+        "relabelled": int((table.relabelled_from.ne("") & kept).sum()),
+        "classes": classes,
+        "notes": _notes(classes),
     }
 
 
-def _notes(rows) -> list[str]:
-    splits_used = [split for split in ORDER[:3] if any(row[split] for row in rows.values())]
+def _class_counts(table: pd.DataFrame) -> dict[str, ClassCounts]:
+    """Count the photos of each class: found, kept and in each split."""
+    counts = table.groupby(["label", "split"]).size().to_dict()
+    result: dict[str, ClassCounts] = {}
+    for name in labels.classes(table.label):
+        train, val, test, excluded = (int(counts.get((name, split), 0)) for split in (*SPLITS, ""))
+        kept = train + val + test
+        result[name] = {"found": kept + excluded, "kept": kept, "train": train, "val": val, "test": test}
+    return result
+
+
+def _notes(classes: dict[str, ClassCounts]) -> list[str]:
+    """Return a sentence for each class that has no photo in one of the splits."""
+    used = [split for split in SPLITS if any(counts[split] for counts in classes.values())]
     return [
-        f"{name} has {row['kept']} photos, none of them in {split}"
-        for name, row in rows.items()
-        for split in splits_used
-        if not row[split]
+        f"{name} has {counts['kept']} photos, none of them in {split}"
+        for name, counts in classes.items()
+        for split in used
+        if not counts[split]
     ]
 
 
-def _exclude(table, rows, status, reasons) -> None:
-    """Mark the rows that are still kept with a status and a reason."""
+def _exclude(table: pd.DataFrame, rows: pd.Series, *, status: str, details: pd.Series | str) -> None:
+    """Give the rows that are still kept a status, and what `reason` will say of it."""
     rows = rows & table.status.eq("kept")
     table.loc[rows, "status"] = status
-    table.loc[rows, "reason"] = reasons[rows] if isinstance(reasons, pd.Series) else reasons
+    table.loc[rows, "detail"] = details[rows] if isinstance(details, pd.Series) else details
 
 
-def _exclude_copies(table) -> None:
-    """Exclude copies of one file: all of them where their labels differ, all but the first where they agree."""
+def _exclude_copies(table: pd.DataFrame) -> None:
+    """Exclude copies of one file: all of them if their labels differ, all but the first if they agree."""
     kept = table[table.status.eq("kept") & table.label.ne("")]
-    by_file = kept.groupby("sha1")
-    labels_of = by_file.label.transform("nunique")
-    conflict = pd.Series(False, table.index)
-    conflict[kept.index] = labels_of > 1
-    names = kept[conflict[kept.index]].groupby("sha1").path.agg(list).map(decisions.listed)
-    _exclude(
-        table, conflict, "conflict", table.sha1.map(names).map("one photo under several labels: {}".format)
-    )
-    kept = kept[~conflict[kept.index]].sort_values(
-        "split", key=lambda s: s.map({"train": 0, "": 0, "val": 1, "test": 2}), kind="stable"
-    )
-    # across splits that the source has fixed, a copy is a leak
-    again = pd.DataFrame({"sha1": kept.sha1, "split": kept.split.replace("", "train")}).duplicated()
-    copy = pd.Series(False, table.index)
-    copy[again.index[again]] = True
-    first = kept.groupby("sha1").path.first()
-    _exclude(table, copy, "duplicate", table.sha1.map(first).map("the same file as {}".format))
+    several = kept.groupby("sha1").label.transform("nunique").gt(1)
+    conflict = several.reindex(table.index, fill_value=False)
+    paths = kept[several].groupby("sha1").path.agg(list).map(decisions.listed)
+    details = table.sha1.map(paths).map("one photo under several labels: {}".format)
+    _exclude(table, conflict, status="conflict", details=details)
+    order = {"train": 0, "": 0, "val": 1, "test": 2}
+    kept = kept[~several].sort_values("split", key=lambda split: split.map(order), kind="stable")
+    # Across splits that the source has fixed, a copy is a leak and no duplicate.
+    repeated = kept[["sha1"]].assign(split=kept.split.replace("", "train")).duplicated()
+    copy = repeated.reindex(table.index, fill_value=False)
+    details = table.sha1.map(kept.groupby("sha1").path.first()).map("the same file as {}".format)
+    _exclude(table, copy, status="duplicate", details=details)
 
 
-def _remark(table, rows, texts) -> None:
-    """Add to what is said of rows that are kept."""
-    said = table.reason[rows]
-    table.loc[rows, "reason"] = said + said.map(lambda text: "; " if text else "") + texts
-
-
-def _flag(table, vectors, excluded) -> None:
-    """Say what is odd about each photo, and leave out those with a flag that the parameters name."""
+def _flag(table: pd.DataFrame, vectors: np.ndarray | None, *, excluded: Sequence[str]) -> None:
+    """Flag image-quality issues and outliers, and leave out photos with a flag that the parameters name."""
     measured = table
     if vectors is not None:
         labelled = table.label.where(table.status.eq("kept"), "")
-        measured = table.assign(outlier=quality.outliers(vectors, labelled).round(2))
-    table["quality"] = quality.flags(measured)
+        measured = table.assign(outlier=quality.outliers(vectors, list(labelled)).round(2))
+    table[["flags", "quality"]] = quality.flags(measured)
     for kind in excluded:
-        _exclude(table, flagged(table, kind) & table.split.ne("predict"), "flagged", table.quality)
+        rows = flagged(table, kind) & table.split.ne("predict")
+        _exclude(table, rows, status="flagged", details=table.quality)
 
 
-def _near_duplicates(table, images, vectors, data, clean) -> pd.DataFrame:
+def _near_duplicates(
+    table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, folder: Path, clean: schema.Clean
+) -> pd.DataFrame:
+    """Find the near-duplicates among the labelled photos that could be read."""
     compared = table.loc[table.phash.ne("") & table.label.ne(""), ["sha1", "phash"]]
     return duplicates.find(
         compared,
         images,
-        vectors,
-        folder=data / "cache",
+        vectors=vectors,
+        folder=folder,
         bits=clean.near_duplicate_bits,
         cosine=clean.near_duplicate_cosine,
         correlation=clean.near_duplicate_correlation,
     )
 
 
-def _split(table, settings, earlier) -> None:
+def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.DataFrame | None) -> None:
+    """Divide the kept photos, and mark those that moved to another split, leak or are of no use."""
     kept = table[table.status.eq("kept") & table.label.ne("")]
     before = _splits_before(kept, earlier)
-    shares = {"val": settings.split.val, "test": settings.split.test}
-    table.loc[kept.index, "split"] = splits.assign(kept, **shares, seed=settings.seed, earlier=before)
-    free = ~kept.split.isin(
-        ["val", "test"]
-    )  # the source has not fixed it, or says train, of which val may be a part
-    moved = before[before.ne("") & before.ne(table.split[kept.index]) & free]
-    _remark(table, moved.index, MOVED + moved)
-    leak = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
-    if settings.split.on_leak == "drop":
-        _exclude(table, leak, "leak", LEAK.removeprefix("leak: "))
-    else:
-        _remark(table, leak.index[leak], LEAK)
-    trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
-    _exclude(
-        table,
-        table.label.ne("") & ~table.label.isin(trained),
-        "untrained",
-        "no photo of its class is in train",
+    table.loc[kept.index, "split"] = splits.assign(
+        kept, val=settings.split.val, test=settings.split.test, seed=settings.seed, earlier=before
     )
-    table.loc[table.status.ne("kept"), "split"] = ""
-    table.loc[table.status.ne("kept") | table.label.eq(""), "cluster"] = -1
+    # The source has not fixed their split, or says train, of which val may be a part.
+    free = ~kept.split.isin(["val", "test"])
+    moved = before.ne("") & before.ne(table.split[kept.index]) & free
+    table.loc[kept.index[moved], "moved_from"] = before[moved]
+    table["leak"] = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
+    if settings.split.on_leak == "drop":
+        details = "a near-duplicate of it is in an earlier split"
+        _exclude(table, table.leak, status="leak", details=details)
+    trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
+    untrained = table.label.ne("") & ~table.label.isin(trained)
+    _exclude(table, untrained, status="untrained", details="no photo of its class is in train")
+    excluded = table.status.ne("kept")
+    table.loc[excluded, ["split", "moved_from"]] = ""
+    table.loc[excluded | table.label.eq(""), "cluster"] = -1
+    table["leak"] &= table.status.isin(LEAKING)
 
 
-def _splits_before(kept, earlier) -> pd.Series:
+def _splits_before(kept: pd.DataFrame, earlier: pd.DataFrame | None) -> pd.Series:
     """Return the split that each photo had in an earlier manifest, by content; empty for new ones."""
     if earlier is None:
         return pd.Series("", kept.index)
-    known = earlier[earlier.split.isin(ORDER[:3])].drop_duplicates("sha1").set_index("sha1").split
-    return kept.sha1.map(known).fillna("")
+    divided = earlier[earlier.split.isin(SPLITS)].drop_duplicates("sha1").set_index("sha1")
+    return kept.sha1.map(divided.split).fillna("")
+
+
+def _reasons(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for people on each photo, derived from the other columns; no code reads it."""
+    columns = table[["status", "detail", "relabelled_from", "moved_from", "leak"]]
+    return [
+        detail if status != "kept" else _remarks(relabelled_from, moved_from, leak)
+        for status, detail, relabelled_from, moved_from, leak in columns.itertuples(index=False)
+    ]
+
+
+def _remarks(relabelled_from: str, moved_from: str, leak: bool) -> str:
+    """Return what happened to a kept photo; empty if nothing did."""
+    remarks = [f"relabelled by hand from {relabelled_from}"] if relabelled_from else []
+    if moved_from:
+        remarks.append(f"moved here from {moved_from}")
+    if leak:
+        remarks.append("leak: a near-duplicate of it is in an earlier split")
+    return "; ".join(remarks)

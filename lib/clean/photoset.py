@@ -12,7 +12,8 @@ from lib.core import cache, files, steps
 from lib.core.schema import Model
 from lib.photos import decoding, labels
 
-CHUNK = 32  # photos that are measured at a time
+# Photos that are measured at a time.
+CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -46,42 +47,47 @@ class Photos:
 
     def targets(self, split: str) -> np.ndarray:
         """Return the class of each photo of a split, `int64`, in the order of `rows`."""
-        return pd.Categorical(self.table.label.iloc[self.rows(split)], self.classes).codes.astype(np.int64)
+        return labels.targets(self.table.label.iloc[self.rows(split)], self.classes)
 
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and deviation per channel, R, G, B, over all pixels of the training photos, from 0 to 1.
+        """Mean and standard deviation per channel, R, G, B, over all pixels of the training photos, 0 to 1.
 
-        The deviation is that of the whole population, as torchvision's projects measure it. The sums are
-        of whole numbers and thus exact: any machine gives the same bits.
+        The standard deviation is that of the whole population, as torchvision's projects measure it. The sums
+        are of whole numbers and thus exact: the result is the same on any machine, to the last bit.
         """
         rows, images = self.rows("train"), self.images
         sums = np.zeros((2, 3), np.int64)
         for start in range(0, len(rows), CHUNK):
-            pixels = images[rows[start : start + CHUNK]].astype(np.uint16)  # their squares fit
+            # The squares of 8 bits fit into 16.
+            pixels = images[rows[start : start + CHUNK]].astype(np.uint16)
             sums += [values.sum(axis=(0, 1, 2), dtype=np.int64) for values in (pixels, pixels**2)]
         mean, square = sums / (len(rows) * self.size**2)
         return (mean / 255).tolist(), (np.sqrt(np.maximum(square - mean**2, 0)) / 255).tolist()
 
     def embed(self, settings: Model) -> np.ndarray:
-        """Return what a pretrained backbone says of the photos, as `embeddings.compute`, and as 02_clean has it already."""
-        options = {"fit": self.fit, "folder": self.folder, "settings": settings}
-        return embeddings.of_photos(self.table.sha1, self.full, size=self.size, **options)
+        """Return the embeddings of the photos by a pretrained backbone; those of 02_clean are read back.
+
+        Raises:
+            ValueError: the photos have no folder that keeps them.
+        """
+        if self.folder is None:
+            raise ValueError("expected photos with a folder that keeps their embeddings. Received: none")
+        return embeddings.of_photos(
+            self.table.sha1, self.full, fit=self.fit, folder=self.folder, settings=settings, size=self.size
+        )
 
     def identity(self, *names: str) -> str:
-        """Return a fingerprint of what is in some splits: the photos' content and labels."""
-        chosen = self.table[self.table.split.isin(names)]
-        return cache.fingerprint(
-            self.full.shape[1:], self.size, self.classes, chosen[["sha1", "label", "split"]].values.tolist()
-        )
+        """Return a fingerprint of the photos of some splits: their content and labels."""
+        rows = self.table.loc[self.table.split.isin(names), ["sha1", "label", "split"]]
+        return cache.fingerprint(self.full.shape[1:], self.size, self.classes, rows.values.tolist())
 
 
 def load(run: steps.Run) -> Photos:
-    """Open the photos of a run by its manifest, resizing them again only where the cache is gone."""
+    """Open the photos of a run by its manifest, resizing them again only if the cache is gone."""
     table = manifest.read(run.need("manifest.csv"))
     content = files.read_json(run.need("source.json"))["content_sha256"]
-    _, full = manifest.resized(run.data, run.settings, content, list(table.path))
+    _, full = manifest.resized(run.data, run.settings, content=content, paths=list(table.path))
     classes = labels.classes(table.label[table.split.eq("train")])
-    return Photos(
-        table, full, run.settings.model.image_size, classes, run.settings.model.fit, run.data / "cache"
-    )
+    model = run.settings.model
+    return Photos(table, full, model.image_size, classes, model.fit, run.data / "cache")

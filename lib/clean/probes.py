@@ -1,4 +1,4 @@
-"""Which backbone suits the photos? A quick look before training: what can be read from its embeddings alone."""
+"""Compare backbones before training, by how well simple models of their embeddings classify the photos."""
 
 from pathlib import Path
 
@@ -14,10 +14,11 @@ COLUMNS = ["backbone", "image_size", "channels", "top_1", "low", "high", "log_lo
 
 
 def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder: Path) -> pd.DataFrame:
-    """Judge backbones by how well frozen embeddings tell the classes apart.
+    """Compare backbones by how well frozen embeddings tell the classes apart.
 
-    The probe is that of `label_issues.probable`: each photo is judged by models of four fifths of the others,
-    never by its near-duplicates. It is no bound for a training, in which the backbone learns too.
+    The probe is `label_issues.out_of_fold_probabilities`: each photo is classified by models of four fifths
+    of the photos, never by its near-duplicates. It is no bound for a training, in which the backbone learns
+    too.
 
     Args:
         table: the manifest; its kept, labelled photos count.
@@ -38,27 +39,29 @@ def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder
     rows = np.flatnonzero(table.cluster.ge(0))
     kept = table.iloc[rows]
     classes = labels.classes(kept.label)
-    targets = pd.Categorical(kept.label, classes).codes.astype(np.int64)
-    folds = label_issues.divide(targets, kept.cluster.to_numpy(), seed=settings.seed)
-    found = []
+    targets = labels.targets(kept.label, classes)
+    folds = label_issues.folds(targets, kept.cluster.to_numpy(), seed=settings.seed)
+    results = []
     for model, size in _models(settings):
-        form = {"fit": settings.model.fit, "folder": folder, "size": size}
-        vectors = embeddings.of_photos(table.sha1, images, settings=model, **form)
-        said = label_issues.probable(
-            label_issues.project(vectors[rows]), targets, folds, classes=len(classes)
+        vectors = embeddings.of_photos(
+            table.sha1, images, fit=settings.model.fit, folder=folder, settings=model, size=size
         )
-        judged = ~np.isnan(said[:, 0])
+        probabilities = label_issues.out_of_fold_probabilities(
+            label_issues.pca(vectors[rows]), targets, folds=folds, classes=len(classes)
+        )
+        judged = ~np.isnan(probabilities[:, 0])
         if not judged.any():
             continue
-        report = metrics.report(targets[judged], said[judged], classes, seed=settings.seed)
+        report = metrics.report(targets[judged], probabilities[judged], classes, seed=settings.seed)
         values = [model.backbone, model.image_size, vectors.shape[1], report["top_1"]]
-        found.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
-    return pd.DataFrame(found, columns=COLUMNS).sort_values("log_loss", ignore_index=True)
+        results.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
+    return pd.DataFrame(results, columns=COLUMNS).sort_values("log_loss", ignore_index=True)
 
 
-def _models(settings) -> list[tuple[Model, int | None]]:
+def _models(settings: Params) -> list[tuple[Model, int | None]]:
     """Return the backbones to compare, none twice, with the side of the centre that each looks at."""
-    own, models = settings.model, [(embeddings.BACKBONE, None)]
+    own = settings.model
+    models: list[tuple[Model, int | None]] = [(embeddings.BACKBONE, None)]
     for name in dict.fromkeys(settings.clean.compare):
         if name == own.backbone and own.weights and own.scaling != "measured":
             models.append((own, own.image_size))

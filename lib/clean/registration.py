@@ -47,7 +47,7 @@ def describe(image: np.ndarray, *, mirrored: bool = False) -> Described:
     grey = cv2.resize(
         grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(grey) > SIDE else cv2.INTER_CUBIC
     )
-    detector = cv2.ORB_create(nfeatures=POINTS, nlevels=6, edgeThreshold=12, patchSize=25, fastThreshold=5)
+    detector = cv2.ORB.create(nfeatures=POINTS, nlevels=6, edgeThreshold=12, patchSize=25, fastThreshold=5)
     points, codes = detector.detectAndCompute(grey, None)
     codes = np.empty((0, 32), np.uint8) if codes is None else codes
     places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
@@ -59,8 +59,8 @@ def correlation(one: Described, two: Described) -> float:
     """Lay one photo over another and correlate their grey values where they overlap.
 
     Returns:
-        -1 to 1: near 1 for two versions of one shot. 0 where no transformation is found on which enough points
-        agree, which scales and turns moderately and keeps enough of the photo.
+        -1 to 1: near 1 for two versions of one shot. 0 where no transformation is found on which enough
+        points agree, which scales and turns moderately and keeps enough of the photo.
     """
     transformation = _transformation(one, two)
     if transformation is None:

@@ -18,7 +18,7 @@ def assign(
 
     Args:
         photos: columns `label`, `sha1`, `cluster` and `split` (the split that the source fixes, or empty).
-        val, test: shares of each class. A split that the source fixes is not filled further.
+        val, test: fractions of each class. A split that the source fixes is not filled further.
         seed: draws the order.
         earlier: the split that each photo had before, empty for new ones, on the same index.
 
@@ -37,11 +37,14 @@ def assign(
     clusters["split"] = ""
     if earlier is not None:
         before = earlier[free.index]
-        before = before[before.isin(["train", *quotas])].sort_values()  # train wins a tie, then val
+        before = before[before.isin(["train", *quotas])].sort_values()
+        # Train wins a tie, then val.
         clusters["split"] = _most_frequent(free.cluster[before.index], before, order=["train", "val", "test"])
         clusters["split"] = clusters["split"].fillna("")
     for _, group in clusters.sort_values("rank").groupby("label"):
-        clusters.loc[group.index, "split"] = _fill(group["size"].to_dict(), group["split"].to_dict(), quotas)
+        sizes = {int(cluster): int(size) for cluster, size in zip(group.index, group["size"], strict=True)}
+        held = dict(zip(sizes, group["split"], strict=True))
+        clusters.loc[list(sizes), "split"] = list(_fill(sizes, held, quotas).values())
     result[free.index] = free.cluster.map(clusters["split"])
     return result
 
@@ -54,52 +57,54 @@ def _most_frequent(clusters: pd.Series, values: pd.Series, order: list[str] | No
     return counts.drop_duplicates("cluster").set_index("cluster").value.astype(str)
 
 
-def _fill(sizes: dict, held: dict, quotas: dict) -> dict:
+def _fill(sizes: dict[int, int], held: dict[int, str], quotas: dict[str, float]) -> dict[int, str]:
     """Hand a class's clusters, in order, to the splits that still want photos; the rest is train.
 
     Args:
         sizes: the photos of each cluster.
         held: the split that a cluster keeps, or empty.
-        quotas: share of the class's photos that each split wants.
+        quotas: fraction of the class's photos that each split wants.
 
     Returns:
         The split of each cluster.
     """
     total = sum(sizes.values())
-    given = dict(held)
+    result = dict(held)
     left = [cluster for cluster, split in held.items() if not split]
     has_train = "train" in held.values()
-    for number, (split, share) in enumerate(quotas.items(), start=1):
+    for number, (split, fraction) in enumerate(quotas.items(), start=1):
         has = [cluster for cluster, before in held.items() if before == split]
-        room = max(1, round(total * share)) - sum(sizes[cluster] for cluster in has)
+        room = max(1, round(total * fraction)) - sum(sizes[cluster] for cluster in has)
         waiting = [name for name in list(quotas)[number:] if name not in held.values()]
-        spare = len(left) - len(waiting) - (not has_train)  # train and the splits to come keep one each
-        taken = []
+        # Train and the splits to come keep one cluster each.
+        spare = len(left) - len(waiting) - (not has_train)
+        taken: list[int] = []
         for cluster in left:
             if sizes[cluster] <= room and len(taken) < spare:
                 taken.append(cluster)
                 room -= sizes[cluster]
         if not taken and not has and spare > 0 and len(sizes) > len(quotas):
             # Every cluster is larger than the quota: the smallest is nearest to it.
-            taken = [min(left, key=sizes.get)]
-        learned = [cluster for cluster, before in held.items() if before == "train"]
-        if not taken and not has and len(learned) > 1 and len(sizes) > len(quotas):
+            taken = [min(left, key=lambda cluster: sizes[cluster])]
+        in_train = [cluster for cluster, before in held.items() if before == "train"]
+        if not taken and not has and len(in_train) > 1 and len(sizes) > len(quotas):
             # All are held, as when a person has excluded the only photo that the split had.
-            taken = [min(learned, key=sizes.get)]
+            taken = [min(in_train, key=lambda cluster: sizes[cluster])]
             held = held | dict.fromkeys(taken, split)
-        given |= dict.fromkeys(taken, split)
-        left = [cluster for cluster in left if not given[cluster]]
-    return given | dict.fromkeys(left, "train")
+        result |= dict.fromkeys(taken, split)
+        left = [cluster for cluster in left if not result[cluster]]
+    return result | dict.fromkeys(left, "train")
 
 
 def leaks(photos: pd.DataFrame) -> pd.Series:
-    """Tell which photos of val and test have a near-duplicate in a split that comes before theirs.
+    """Return which photos of val and test have a near-duplicate in a split that comes before theirs.
 
     Args:
         photos: columns `cluster` and `split`.
 
     Returns:
-        `bool` on the same index: a test photo with its cluster also in train or val, a val photo with it in train.
+        `bool` on the same index: a test photo with its cluster also in train or val, a val photo with it
+        in train.
     """
-    place = photos.split.map({"train": 0, "val": 1, "test": 2})
-    return place > place.groupby(photos.cluster).transform("min")
+    order = photos.split.map({"train": 0, "val": 1, "test": 2})
+    return order > order.groupby(photos.cluster).transform("min")

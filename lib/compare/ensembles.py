@@ -189,10 +189,15 @@ def _photos(result) -> photoset.Photos:
             "first, or set compare.test_time_augmentation to false"
         )
     listed = manifest.read(steps.outputs() / result.name / "manifest.csv")
-    form = {"size": card["resize"], "fit": card["fit"]}
     content = files.read_json(data / "source.json")["content_sha256"]
-    place = data / "cache" / decoding.cache_key(content, list(listed.path), **form)
-    scanned, full = decoding.scan(data / "raw", list(listed.path), folder=place, **form)
+    scanned, full = decoding.scan(
+        data / "raw",
+        list(listed.path),
+        content=content,
+        folder=data / "cache",
+        size=card["resize"],
+        fit=card["fit"],
+    )
     if not scanned.sha1.equals(listed.sha1):
         raise ValueError(
             f"the photos in data/{result.source} are not those that {result.name} was evaluated on: run it again"

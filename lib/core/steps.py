@@ -80,7 +80,7 @@ CLEAN = Step(
         "model.scaling",
     ),
     reads=("source.json", *DECISIONS),
-    writes=("manifest.csv", "cleaning.json", "near_duplicates.csv", "suspects.csv"),
+    writes=("manifest.csv", "cleaning.json", "near_duplicates.csv", "label_issues.csv"),
     user_files=("model.weights",),
 )
 TRAIN = Step(

@@ -1,4 +1,4 @@
-"""Names of classes for people: what the labels of a source mean."""
+"""Names of classes for people, instead of the labels of a source."""
 
 import json
 import unicodedata
@@ -12,12 +12,14 @@ import pandas as pd
 from lib.core.schema import Source
 from lib.photos import labels
 
-LARGEST_NAMES = 10_000_000  # bytes of a file with the classes' names
-LONGEST_NAME = 60  # letters of a name in a picture
+# Bytes of a file with the classes' names.
+LARGEST_NAMES = 10_000_000
+# Letters of a name in a picture.
+LONGEST_NAME = 60
 
 
 def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str]:
-    """Return what to call each class where people read: in pictures and tables.
+    """Return the name of each class for people, in pictures and tables.
 
     Args:
         raw: the folder with the files as they came.
@@ -25,9 +27,9 @@ def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str
         classes: the labels, in the order wanted.
 
     Returns:
-        `{label: name}`, in the order of the classes: what stands before the first comma of the file's
-        name, on one line and at most 60 letters long; the label itself where the file has none. Two
-        classes of one name have their labels in parentheses behind it.
+        `{label: name}`, in the order of the classes: the part of the file's name before the first comma,
+        on one line and at most 60 letters long; the label itself if the file has none. Two classes of one
+        name have their labels in parentheses behind it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -43,46 +45,48 @@ def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str
 
 
 def of_card(card: Mapping[str, Any]) -> dict[str, str]:
-    """Return `{label: name}` of the classes of a `model.json`; labels name themselves in one without `class_names`."""
+    """Return `{label: name}` of the classes of a `model.json`; the labels if it has no `class_names`."""
     return dict(zip(card["classes"], card.get("class_names", card["classes"]), strict=True))
 
 
 def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Return a table with names for labels in its columns `label`, `predicted` and `suggested`; labels without a name stay."""
-    columns = [column for column in ("label", "predicted", "suggested") if column in table]
-    return table.assign(
-        **{column: [names.get(label, label) for label in table[column]] for column in columns}
-    )
+    """Replace labels by names in the columns `label`, `predicted` and `suggested`; others stay."""
+    result = table.copy()
+    for column in {"label", "predicted", "suggested"} & set(table.columns):
+        result[column] = [names.get(label, label) for label in table[column]]
+    return result
 
 
 def _read_names(raw: Path, name: str) -> dict[str, str]:
+    """Read a JSON file of the source with the classes' names."""
     file = raw / name
-    if not labels._stays_inside(name) or "\0" in name or not file.resolve().is_relative_to(raw.resolve()):
+    if not labels.stays_inside(name) or "\0" in name or not file.resolve().is_relative_to(raw.resolve()):
         raise ValueError(f"`source.class_names` must be a path inside the source. Received: {name!r}")
     if not file.is_file():
-        there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.json"))
+        others = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.json"))
         raise FileNotFoundError(
-            f"`source.class_names`: the source has no {name}. JSON files in it: {', '.join(there[:9]) or 'none'}"
+            f"`source.class_names`: the source has no {name}. "
+            f"JSON files in it: {', '.join(others[:9]) or 'none'}"
         )
     if file.stat().st_size > LARGEST_NAMES:
         raise ValueError(
-            f"{name} has {file.stat().st_size:,} bytes. Expected: a file with names of at most {LARGEST_NAMES:,}"
+            f"{name} has {file.stat().st_size:,} bytes. "
+            f"Expected: a file with names of at most {LARGEST_NAMES:,}"
         )
     try:
-        given = json.loads(file.read_text(encoding="utf-8-sig"))
+        names = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON in UTF-8: {error}. Expected: {{label: name}}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"{name}: expected a mapping {{label: name}}. Received: {type(given).__name__}")
-    if wrong := [label for label, value in given.items() if not isinstance(value, str)]:
-        raise ValueError(
-            f"{name}: expected a text for each label. Received: {type(given[wrong[0]]).__name__} for {wrong[0]!r:.60}"
-        )
-    return given
+    if not isinstance(names, dict):
+        raise ValueError(f"{name}: expected a mapping {{label: name}}. Received: {type(names).__name__}")
+    if wrong := [label for label, value in names.items() if not isinstance(value, str)]:
+        kind = type(names[wrong[0]]).__name__
+        raise ValueError(f"{name}: expected a text for each label. Received: {kind} for {wrong[0]!r:.60}")
+    return names
 
 
 def _short(name: str) -> str:
-    """Return what stands before the first comma, on one line, without characters that cannot be seen."""
+    """Return the part before the first comma, on one line, without invisible characters."""
     line = " ".join(name.split(",")[0].split())
-    seen = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
-    return seen if len(seen) <= LONGEST_NAME else seen[: LONGEST_NAME - 1] + "…"
+    visible = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
+    return visible if len(visible) <= LONGEST_NAME else visible[: LONGEST_NAME - 1] + "…"

@@ -1,7 +1,7 @@
-"""Decode photos once, whatever they are, to upright 8-bit RGB, and keep them resized.
+"""Decode photos of any format once, to upright 8-bit RGB, and keep them resized.
 
 Pillow decodes: it alone of the usual decoders refuses a truncated JPEG and reads every format that
-people store photos in. OpenCV resizes, by area averaging where it shrinks.
+people store photos in. OpenCV resizes, by area averaging if it shrinks.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,35 @@ from lib.core import cache, files, locks
 from lib.photos import quality
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-NOT_READ = {".heic", ".heif"}  # photos all the same: each gets its row, with the reason
-LARGEST_PIXELS = 200_000_000  # about 600 MB once decoded; beyond it a photo is a bomb or a scan of a wall
-LARGEST_BYTES = 2 * 10**9  # of a file, which is read as a whole
-MANY_PIXELS = 20_000_000  # photos beyond it are decoded one at a time, so that memory suffices on many cores
-WIDEST = 8  # times its shorter side; `crop` scales no more of a panorama
-AT_ONCE = 256  # files that are read before their photos are written
-ORIENTATION = 0x0112  # the EXIF tag
-HEIC = (b"heic", b"heix", b"hevc", b"heim")  # brands of the format that iPhones write
+# Photos all the same: each gets its row, with the reason.
+NOT_READ = {".heic", ".heif"}
+# About 600 MB once decoded; beyond it a photo is a bomb or a scan of a wall.
+LARGEST_PIXELS = 200_000_000
+# Of a file, which is read as a whole.
+LARGEST_BYTES = 2 * 10**9
+# Photos of more pixels are decoded one at a time, so that memory suffices on many cores.
+MANY_PIXELS = 20_000_000
+# Times its shorter side; `crop` scales no more of a panorama.
+WIDEST = 8
+# Files that are read before their photos are written.
+AT_ONCE = 256
+# The EXIF tag.
+ORIENTATION = 0x0112
+# Brands of the format that iPhones write.
+HEIC = (b"heic", b"heix", b"hevc", b"heim")
+# Of the perceptual hash, in bits.
 HASH_SIDE = 8
 COLUMNS = ["path", "sha1", "phash", "width", "height", "problem", *quality.COLUMNS]
 
 # What Pillow warns of (odd EXIF, large images) is either harmless here or ends as a row with its reason.
 warnings.filterwarnings("ignore", module="PIL")
-Image.MAX_IMAGE_PIXELS = None  # the limit above is checked before decoding, as an error and not a warning
+# The limit above is checked before decoding, as an error and not a warning.
+Image.MAX_IMAGE_PIXELS = None
 # No others: Pillow hands an EPS to Ghostscript, a program that runs what the file says.
 Image.init()
-FORMATS = [name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN]
+FORMATS: list[str] = [
+    name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN
+]
 _one_large_photo = threading.Lock()
 
 
@@ -73,15 +85,16 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
             if side:
                 least = 2 * max(side, quality.SIDE)
                 image.draft(None, (least, least))
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            turned = turned and image.format != "TIFF"  # of a TIFF, Pillow gives the upright size
+            # Of a TIFF, Pillow has the upright size already.
+            rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
             many = image.size[0] * image.size[1] > MANY_PIXELS
             with _one_large_photo if many else contextlib.nullcontext():
                 ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.asarray(_to_rgb(image))
-    except Exception as error:  # a damaged file raises nearly anything, and all of it means this
+    # A damaged file raises nearly anything, and all of it means the same.
+    except Exception as error:
         raise ValueError(_reason(data, error)) from None
-    return pixels, (height, width) if turned else (width, height)
+    return pixels, (height, width) if rotated else (width, height)
 
 
 class _UnusableError(Exception):
@@ -89,9 +102,11 @@ class _UnusableError(Exception):
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB, composited on white."""
     if image.mode == "F":
         raise _UnusableError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it instead of scaling
+    # 16-bit grey: Pillow's own conversion clips it instead of scaling.
+    if image.mode.startswith("I"):
         values = np.asarray(image)
         smallest, largest = values.min(), values.max()
         if smallest < 0 or largest >= 2**16:
@@ -104,6 +119,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(data: bytes, error: Exception) -> str:
+    """Return why a file is not a usable photo, by its first bytes and the error of the decoder."""
     if isinstance(error, _UnusableError):
         return str(error)
     start = data[:256].lstrip().lower()
@@ -168,32 +184,44 @@ def centre(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def release(images: np.ndarray) -> None:
-    """Let go of what was read of a memory map; it is read again when it is asked for.
+    """Free the pages of a memory map; they are read again when they are needed.
 
     The pages count as this process's memory, as many of them as the machine has room for.
 
     Args:
         images: a memory map, or a view of one; what lies in memory stays as it is.
     """
-    while isinstance(images, np.ndarray):
-        images = images.base
-    if isinstance(images, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        images.madvise(mmap.MADV_DONTNEED)
+    base: object = images
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
-def _middle(image, longest):
-    """Cut the middle out of a photo where a side is longer; scaled as a whole, a line of pixels would fill the memory."""
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Let OpenCV use a single thread while a pool of threads uses every core."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _middle(image: np.ndarray, longest: int) -> np.ndarray:
+    """Cut the middle out of a panorama; scaled as a whole, a line of pixels would fill the memory."""
     top, left = (max(0, side - longest) // 2 for side in image.shape[:2])
     return image[top : top + longest, left : left + longest]
 
 
-def _scale(image, width, height):
+def _scale(image: np.ndarray, width: int, height: int) -> np.ndarray:
     shrinks = width < image.shape[1] or height < image.shape[0]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def perceptual_hash(image: np.ndarray) -> str:
-    """Hash what a photo looks like: pHash, the signs of its lowest frequencies against their median.
+    """Compute the perceptual hash (pHash): the signs of the lowest frequencies against their median.
 
     Args:
         image: `uint8` of shape `(height, width, 3)`, RGB.
@@ -220,48 +248,46 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
     Returns:
         Pairs of label and photo, `uint8` of shape `(256, 256, 3)`.
     """
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for path, label in zip(table.path, table.label, strict=True):
         if label and label not in result and len(result) < limit:
             try:
                 image, _ = decode((root / path).read_bytes(), side=256)
-            except ValueError:  # 02_clean gives it a row and a reason
+            # 02_clean gives it a row and a reason.
+            except ValueError:
                 continue
             result[label] = resize(image, size=256, fit="crop")
     return list(result.items())
 
 
-def cache_key(content: str, paths: list[str], *, size: int, fit: str) -> str:
-    """Return the key of a cache of resized photos: the source's content, the files, `resize` and this code."""
-    return cache.fingerprint(content, paths, size, fit, cache.code(__name__))
-
-
 def scan(
-    root: Path, paths: list[str], *, folder: Path, size: int, fit: str
+    root: Path, paths: list[str], *, content: str, folder: Path, size: int, fit: str
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Read every file once: hash it, decode it, and keep it resized.
 
     Args:
         root: `raw/` in the folder of the source, which is locked meanwhile; the paths start there.
         paths: relative paths of the files, in the order of the result.
-        folder: keeps the result; a later call with the same folder reads it back, unless it is damaged.
+        content: what identifies the files' content, such as the `content_sha256` of the source.
+        folder: keeps the result; a later call with the same arguments reads it back, unless it is damaged.
         size, fit: as `resize`.
 
     Returns:
         A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels),
-        `problem` (why the file is not a usable photo, else empty) and what `quality.measure` gives (not a
-        number where there is a problem); and the resized photos as a read-only `uint8` memory map of
-        shape `(files, size, size, 3)`, black where there is a problem.
+        `problem` (why the file is not a usable photo, else empty) and those of `quality.measure` (NaN if
+        there is a problem); and the resized photos as a read-only `uint8` memory map of shape
+        `(files, size, size, 3)`, black if there is a problem.
 
     Raises:
         ValueError: a file cannot be opened, or the disk is too full.
     """
+    folder = folder / cache.fingerprint(content, paths, size, fit, cache.code(__name__))
     if not cache.is_intact(folder):
         with locks.source(root.parent):
             # Of processes that were killed: no other one scans now.
             for partial in folder.parent.glob(f".partial-*-{folder.name}"):
                 files.remove(partial)
-            cache.folder(folder, lambda partial: _scan(root, paths, partial, size, fit))
+            cache.folder(folder, lambda partial: _scan(root, paths, partial, size=size, fit=fit))
     table = pd.read_csv(
         folder / "scan.csv",
         dtype={"path": str, "sha1": str, "phash": str, "problem": str},
@@ -272,26 +298,25 @@ def scan(
     return table, np.load(folder / "photos.npy", mmap_mode="r")
 
 
-def _scan(root: Path, paths: list[str], folder: Path, size: int, fit: str) -> None:
-    """Write the table and the resized photos of files into a folder."""
+def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str) -> None:
+    """Write `scan.csv` and `photos.npy` of the files into a folder."""
     rows = []
-    # The pool below already uses every core.
-    cv2.setNumThreads(1)
-    with (folder / "photos.npy").open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with single_thread(), (folder / "photos.npy").open("wb") as file, pool:
         cache.begin_array(file, (len(paths), size, size, 3), dtype=np.uint8)
         for start in range(0, len(paths), AT_ONCE):
-            batch = paths[start : start + AT_ONCE]
-            for row, image in pool.map(lambda path: _read(root, path, size, fit), batch):
+            part = paths[start : start + AT_ONCE]
+            for row, image in pool.map(lambda path: _read(root, path, size=size, fit=fit), part):
                 rows.append(row)
                 file.write(image.tobytes())
     table = pd.DataFrame(rows, columns=COLUMNS)
-    # So that "\r" in a name is quoted.
+    # These line ends, so that "\r" in a name is quoted.
     table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")
 
 
-def _read(root, path, size, fit):
+def _read(root: Path, path: str, *, size: int, fit: str) -> tuple[dict[str, object], np.ndarray]:
     """Return the row of a file and its resized photo."""
-    unusable = {"path": path, "phash": "", "width": 0, "height": 0}
+    unusable: dict[str, object] = {"path": path, "phash": "", "width": 0, "height": 0}
     black = np.zeros((size, size, 3), np.uint8)
     file = root / path
     try:
@@ -303,8 +328,8 @@ def _read(root, path, size, fit):
         data = file.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and the "
-            "rights of the file, then run this again"
+            f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and "
+            "the rights of the file, then run this again"
         ) from None
     sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     try:

@@ -1,11 +1,13 @@
-"""Find the files of a source and what its author says of them: the label, and the split if it is fixed."""
+"""Find the files of a source with their labels, and with their splits if the source fixes them."""
 
 import difflib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from lib.core import tables
@@ -13,18 +15,12 @@ from lib.core.schema import Source, Table
 from lib.photos import decoding
 
 SPLITS = ("train", "val", "test")
-
-
 SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)
-
-
 NUMBER = re.compile(r"(\d+)")
-
-
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
-
-
 COLUMNS = ["path", "label", "split", "problem"]
+# A row of the table of `find`.
+Row = tuple[str, str, str, str]
 
 
 def find(raw: Path, source: Source) -> pd.DataFrame:
@@ -48,70 +44,78 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
     """
     tables = {name: table for name, table in source.tables.items() if table}
     rows = _from_tables(raw, tables) if tables else _from_folders(raw)
-    found = pd.DataFrame(rows, columns=COLUMNS).sort_values("path", ignore_index=True)
-    found["label"] = [unicodedata.normalize("NFC", label) for label in found.label]
-    found = _choose(found, source.classes)
-    labels = sorted(set(found.loc[found.problem.eq(""), "label"]) - {""})
+    table = pd.DataFrame(rows, columns=COLUMNS).sort_values("path", ignore_index=True)
+    table["label"] = [unicodedata.normalize("NFC", label) for label in table.label]
+    table = _choose(table, source.classes)
+    labels = sorted(set(table.loc[table.problem.eq(""), "label"]) - {""})
     if len(labels) < 2:
         raise ValueError(
             f"a classifier needs photos of at least two classes. Received: {', '.join(labels) or 'none'} "
-            f"in {len(found)} files. Expected folders <class>/ or train|val|test/<class>/, or `source.tables`"
+            f"in {len(table)} files. Expected folders <class>/ or train|val|test/<class>/, or `source.tables`"
         )
-    return found
+    return table
 
 
-def _choose(found: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
+def _choose(table: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
     """Leave out the photos of other classes than the chosen ones; photos without a label stay."""
-    there = classes(found.label)
-    if unknown := sorted(set(chosen) - set(there)):
-        near = difflib.get_close_matches(unknown[0], there) or there[:3]
+    known = classes(table.label)
+    if unknown := sorted(set(chosen) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known) or known[:3]
         raise ValueError(
             f"`source.classes` names {unknown[0]!r}, which is the label of no photo. "
-            f"Expected some of the {len(there)} labels, such as {', '.join(near) or 'none'}"
+            f"Expected some of the {len(known)} labels, such as {', '.join(near) or 'none'}"
         )
-    stays = found.label.isin([*chosen, ""]) | (not chosen)
-    result = found[stays].reset_index(drop=True)
+    stays = table.label.isin([*chosen, ""]) | (not chosen)
+    result = table[stays].reset_index(drop=True)
     result.attrs["left_out"] = int((~stays).sum())
     return result
 
 
-def classes(labels) -> list[str]:
+def classes(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels in order: numbers by value, other names by letter."""
     names = {str(label) for label in labels} - {""}
     numeric = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name) if numeric else name)
 
 
+def targets(labels: Iterable[str], classes: list[str]) -> np.ndarray:
+    """Return the index of each label among the classes, `int64` of shape `(labels,)`."""
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[label] for label in labels], np.int64)
+
+
 def files(folder: Path) -> list[PurePosixPath]:
-    """List the files under a folder that could be photos, hidden ones and links left out, relative and sorted."""
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    relative = (path.relative_to(folder) for path in found)
+    """List the files under a folder that could be photos, relative and sorted; no hidden ones, no links."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    relative = (path.relative_to(folder) for path in paths)
     return sorted(
         PurePosixPath(path.as_posix()) for path in relative if _is_photo(path) and not _hidden(path)
     )
 
 
-def others(raw: Path, found: pd.DataFrame) -> dict[str, int]:
-    """Count what lies beside the photos, so that nothing vanishes unsaid.
+def others(raw: Path, table: pd.DataFrame) -> dict[str, int]:
+    """Count the files beside the photos, so that none goes unmentioned.
 
     Args:
         raw: the folder with the files as they came.
-        found: the table of `find`.
+        table: the result of `find`.
 
     Returns:
-        `{what: number}`, the most frequent first: suffixes of files that are no photos by their name, photos
-        that are not in the table (of other classes, or outside the tables' folders), `hidden`, `link`, `device`
-        and `empty folder`. With the rows of the table these are all files under the folder.
+        `{kind: number}`, the most frequent first: suffixes of files that are no photos by their name, photos
+        that are not in the table (of other classes, or outside the tables' folders), `hidden`, `link`,
+        `device` and `empty folder`. With the rows of the table these are all files under the folder.
     """
-    there, counts = set(found.path), Counter()
+    listed = set(table.path)
+    counts: Counter[str] = Counter()
     for path in raw.rglob("*"):
         relative = path.relative_to(raw)
-        if relative.as_posix() not in there and (kind := _kind(path, relative)):
+        if relative.as_posix() not in listed and (kind := _kind(path, relative)):
             counts[kind] += 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _kind(path: Path, relative: Path) -> str:
+    """Return the kind of a file as `others` counts it; empty for a folder with files."""
     if path.is_symlink():
         return "link"
     if path.is_dir():
@@ -132,28 +136,36 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in relative.parts)
 
 
-def _from_folders(raw: Path) -> list[tuple]:
-    found = files(raw)
-    depth = _shared_depth(found)
-    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in found if len(path.parts) > depth + 1)
-    return [_row_of_folder(path, path.parts[depth:], fixed) for path in found]
+def _from_folders(raw: Path) -> list[Row]:
+    """Return the rows of photos whose folders are their labels."""
+    paths = files(raw)
+    depth = _shared_depth(paths)
+    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in paths if len(path.parts) > depth + 1)
+    return [_row_of_folder(path, path.parts[depth:], fixed=fixed) for path in paths]
 
 
-def _shared_depth(found) -> int:
-    """Count the folders that all files share, such as the one folder that many archives wrap around the rest."""
+def _shared_depth(paths: list[PurePosixPath]) -> int:
+    """Count the folders that all files share, such as the one that many archives wrap around the rest."""
     depth = 0
     while (
-        found
-        and all(len(path.parts) > depth + 1 for path in found)
-        and len({path.parts[depth] for path in found}) == 1
+        paths
+        and all(len(path.parts) > depth + 1 for path in paths)
+        and len({path.parts[depth] for path in paths}) == 1
     ):
-        if SPLIT_FOLDER.fullmatch(found[0].parts[depth]):
+        if SPLIT_FOLDER.fullmatch(paths[0].parts[depth]):
             break
         depth += 1
     return depth
 
 
-def _row_of_folder(path, parts, fixed):
+def _row_of_folder(path: PurePosixPath, parts: tuple[str, ...], *, fixed: bool) -> Row:
+    """Return the row of a photo by the parts of its path below the shared folders.
+
+    Args:
+        path: the photo.
+        parts: the parts of its path that count.
+        fixed: whether folders fix the split.
+    """
     match = SPLIT_FOLDER.fullmatch(parts[0]) if fixed and len(parts) > 1 else None
     split = SPLIT_NAMES.get(match[1].lower(), match[1].lower()) if match else ""
     folders = parts[1:-1] if match else parts[:-1]
@@ -164,17 +176,19 @@ def _row_of_folder(path, parts, fixed):
     return str(path), folders[0], split, ""
 
 
-def _from_tables(raw: Path, tables: dict[str, Table]) -> list[tuple]:
-    rows, given = {}, {}
+def _from_tables(raw: Path, tables: dict[str, Table]) -> list[Row]:
+    """Return the rows of photos that tables list, and of those in the tables' folders that none lists."""
+    rows: dict[str, Row] = {}
+    labels_of: dict[str, set[str]] = {}
     for table in tables.values():
         for filename, label in _read_table(raw, table):
             path = str(PurePosixPath(table.photos) / filename)
             split = "predict" if table.label is None else table.split or ""
             problem = "" if table.label is None or label else f"{table.file} gives no label"
-            several = given.setdefault(path, {})
-            several[label] = None
+            several = labels_of.setdefault(path, set())
+            several.add(label)
             if len(several) > 1:
-                problem = f"{table.file} gives two labels: {', '.join(several)}"
+                problem = f"{table.file} gives two labels: {', '.join(sorted(several))}"
             rows[path] = (path, label, split, problem)
     folders = tuple({table.photos.strip("/") for table in tables.values()})
     for path in map(str, files(raw)):
@@ -184,14 +198,15 @@ def _from_tables(raw: Path, tables: dict[str, Table]) -> list[tuple]:
 
 
 def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
+    """Return the file names and labels of a table; the labels are empty if it has none."""
     for key, value in (("file", table.file), ("photos", table.photos)):
-        if not _stays_inside(value):
+        if not stays_inside(value):
             raise ValueError(f"`{key}` of a table must be a path inside the source. Received: {value!r}")
     file = raw / table.file
     if not file.is_file():
-        there = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.csv"))
+        files = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.csv"))
         raise FileNotFoundError(
-            f"the source has no {table.file}. CSV files in it: {', '.join(there) or 'none'}"
+            f"the source has no {table.file}. CSV files in it: {', '.join(files) or 'none'}"
         )
     data = tables.read_csv(file)
     for column in filter(None, (table.filename, table.label)):
@@ -214,17 +229,18 @@ def _as_stored(folder: Path, name: str) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file() and not path.is_symlink()
-    except OSError:  # a name longer than the disk takes
+    # A name longer than the disk takes.
+    except OSError:
         return False
 
 
 def _check_files(raw: Path, table: Table, names: list[str]) -> None:
+    """Refuse names that leave the table's folder or of which there is no file."""
     folder = raw / table.photos
     for name in names:
-        if not name or not _stays_inside(name) or "\\" in name or "\0" in name:
-            raise ValueError(
-                f"{table.file} names {name!r}. Expected: the path of a file inside {table.photos or 'the source'}"
-            )
+        if not name or not stays_inside(name) or "\\" in name or "\0" in name:
+            where = table.photos or "the source"
+            raise ValueError(f"{table.file} names {name!r}. Expected: the path of a file inside {where}")
     missing = [name for name in names if not _is_file(folder / name)]
     if missing:
         raise ValueError(
@@ -233,5 +249,6 @@ def _check_files(raw: Path, table: Table, names: list[str]) -> None:
         )
 
 
-def _stays_inside(path: str) -> bool:
+def stays_inside(path: str) -> bool:
+    """Return whether a relative path does not leave its folder."""
     return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts

@@ -1,8 +1,8 @@
-"""How good each photo is as a photo: small, elongated, blurred, dark, overexposed, uniform, grey, or unlike its class.
+"""Flag image-quality issues: small, elongated, blurred, dark, overexposed, uniform, grey, outliers.
 
-What is measured here decides nothing: a flagged photo is kept unless the parameters say otherwise. The
-default limits were chosen on five sets of photos of flowers, butterflies, birds, mammals and many things, so
-that what they flag there looks so to a person.
+A flag decides nothing: the photo is kept unless the parameters say otherwise. The limits were chosen on five
+sets of photos of flowers, butterflies, birds, mammals and many things, so that what they flag there looks so
+to a person.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,36 @@ from typing import get_args
 import cv2
 import numpy as np
 import pandas as pd
+from sklearn.preprocessing import normalize
 
 from lib.core import schema
 
-SIDE = 128  # pixels of the longer side that photos are brought to, so that sharpness means the same for all
-TILES = 8  # in a row and in a column
-SHARPEST = 16  # tiles of the 64 that tell whether anything is in focus
-FEW, MOST = 0.01, 0.99  # shares of the pixels: a small bird in an empty sky is a photo all the same
+# Pixels of the longer side that photos are resized to, so that sharpness means the same for all.
+SIDE = 128
+# Tiles in a row and in a column.
+TILES = 8
+# Tiles of the 64 that decide whether anything is in focus.
+SHARPEST = 16
+# Fractions of the pixels: a small bird in an empty sky is a photo all the same.
+FEW, MOST = 0.01, 0.99
 COLUMNS = ["sharpness", "darkest", "brightest", "contrast", "colour"]
 KINDS = list(get_args(schema.Flag))
-ROWS_AT_ONCE = 256  # bounds the memory of the comparison within a class
+# Limits of the flags, see `flags`. Of 9,237 photos of five sets they flag 147 as greyscale, 54 as outliers
+# and 15 as anything else, each of them rightly to the eye.
+# Pixels of the shorter side.
+SMALLEST = 48
+# The longer side over the shorter one.
+WIDEST = 3.0
+# In units of the columns of `measure`.
+LEAST_SHARPNESS, LEAST_BRIGHTEST, MOST_DARKEST, LEAST_CONTRAST, LEAST_COLOUR = 1.0, 100.0, 110.0, 60.0, 8.0
+# Robust standard deviations, see `outliers`.
+OUTLIER = 4.0
+# A fraction of the photos: what more of them have in common is how the set is, and no issue of a photo.
+COMMON = 0.5
+# Photos of its class that each photo is compared with, the nearest ones.
+NEIGHBOURS = 10
+# Photos that are compared at a time, which bounds the memory.
+ROWS_AT_ONCE = 256
 _TINY = 1e-6
 
 
@@ -52,8 +72,8 @@ def measure(image: np.ndarray) -> dict[str, float]:
     }
 
 
-def _small(image):
-    """Bring a photo to the side that all are measured at: by whole numbers first, which is fast, then bilinearly."""
+def _small(image: np.ndarray) -> np.ndarray:
+    """Resize a photo to `SIDE`, never enlarging: by a whole factor first, which is fast, then bilinearly."""
     height, width = image.shape[:2]
     factor = min(max(1, max(height, width) // SIDE), height, width)
     if factor > 1:
@@ -66,112 +86,98 @@ def _small(image):
     return cv2.resize(image, (max(1, round(width * ratio)), max(1, round(height * ratio))))
 
 
-def _sharpness(grey) -> float:
+def _sharpness(grey: np.ndarray) -> float:
+    """Compare the second derivative with the first, in the tiles with the strongest edges."""
     values = grey.astype(np.float32)
     second = cv2.Laplacian(values, cv2.CV_32F, borderType=cv2.BORDER_REPLICATE)
     across, down = cv2.spatialGradient(grey, borderType=cv2.BORDER_REPLICATE)
     first = across.astype(np.float32) ** 2 + down.astype(np.float32) ** 2
-    tiles = [
+    fine, coarse = (
         cv2.resize(energy, (TILES, TILES), interpolation=cv2.INTER_AREA).ravel()
         for energy in (second * second, first)
-    ]
-    edges = np.argsort(tiles[1])[-SHARPEST:]
-    return float(
-        np.sqrt(tiles[0][edges].sum() / (tiles[1][edges].sum() / 64 + _TINY))
-    )  # Sobel's weights sum to 8
+    )
+    edges = np.argsort(coarse)[-SHARPEST:]
+    # Sobel's weights sum to 8, the energy's to 64.
+    return float(np.sqrt(fine[edges].sum() / (coarse[edges].sum() / 64 + _TINY)))
 
 
-def _quantiles(values, *shares) -> list[float]:
+def _quantiles(values: np.ndarray, *fractions: float) -> list[float]:
+    """Return the smallest values, of 0 to 255, that at least such fractions of the pixels do not exceed."""
     counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel().cumsum()
-    return [float(np.searchsorted(counts, share * counts[-1])) for share in shares]
+    return [float(np.searchsorted(counts, fraction * counts[-1])) for fraction in fractions]
 
 
-def flags(
-    table: pd.DataFrame,
-    *,
-    smallest: int = 48,
-    widest: float = 3.0,
-    sharpness: float = 1.0,
-    brightest: float = 100.0,
-    darkest: float = 110.0,
-    contrast: float = 60.0,
-    colour: float = 8.0,
-    outlier: float = 4.0,
-    common: float = 0.5,
-) -> list[str]:
-    """Say of each photo what is wrong with it.
+def flags(table: pd.DataFrame) -> pd.DataFrame:
+    """Flag the image-quality issues of each photo.
 
-    Of 9,237 photos of five sets the defaults flag 147 as greyscale, 54 as outliers and 15 for
-    anything else, each of them rightly to the eye.
+    A photo is small, elongated, blurred, dark, overexposed, uniform or greyscale beyond the limits above,
+    and an outlier of its class from `OUTLIER` up. What more than `COMMON` of the photos have in common is
+    no flag.
 
     Args:
-        table: one row per photo, with the columns `width`, `height` and those that `measure` gives, not a
-            number where the photo could not be read; and `outlier`, what `outliers` gives, where that is wanted.
-        smallest: the shorter side below which a photo is small, in pixels.
-        widest: the longer side over the shorter one beyond which a photo is elongated.
-        sharpness, brightest, darkest, contrast, colour: a photo is blurred, dark, uniform or
-            greyscale below these values of `measure`, and overexposed above `darkest`.
-        outlier: the value of `outliers` from which a photo is an outlier of its class.
-        common: what this share of the photos has in common is how the set is, and nobody's fault.
+        table: one row per photo, with the columns `width`, `height` and those of `measure`, NaN if the photo
+            could not be read; and, if outliers are to be flagged, `outlier`, the result of `outliers`.
 
     Returns:
-        For each photo those of `KINDS` that it is, with what was measured, such as
-        "blurred (sharpness 0.67); dark (brightest 81)"; empty where there is none.
+        On the same index `flags`, those of `KINDS` that apply, such as "blurred,dark", and `quality`, the
+        same with what was measured, such as "blurred (sharpness 0.67); dark (brightest 81)"; both empty if
+        none does.
     """
     sides = table[["width", "height"]].where(table.sharpness.notna())
-    shape = (sides.max(axis=1) / sides.min(axis=1)).round(2)
-    values = [
-        ("small", "shorter side", sides.min(axis=1), lambda value: value < smallest),
-        ("elongated", "sides as 1 to", shape, lambda value: value > widest),
-        ("blurred", "sharpness", table.sharpness, lambda value: value < sharpness),
-        ("dark", "brightest", table.brightest, lambda value: value < brightest),
-        ("overexposed", "darkest", table.darkest, lambda value: value > darkest),
-        ("uniform", "contrast", table.contrast, lambda value: value < contrast),
-        ("greyscale", "colour", table.colour, lambda value: value < colour),
-    ]
+    shortest, shape = sides.min(axis=1), (sides.max(axis=1) / sides.min(axis=1)).round(2)
+    found = {
+        "small": ("shorter side", shortest, shortest < SMALLEST),
+        "elongated": ("sides as 1 to", shape, shape > WIDEST),
+        "blurred": ("sharpness", table.sharpness, table.sharpness < LEAST_SHARPNESS),
+        "dark": ("brightest", table.brightest, table.brightest < LEAST_BRIGHTEST),
+        "overexposed": ("darkest", table.darkest, table.darkest > MOST_DARKEST),
+        "uniform": ("contrast", table.contrast, table.contrast < LEAST_CONTRAST),
+        "greyscale": ("colour", table.colour, table.colour < LEAST_COLOUR),
+    }
     if "outlier" in table:
-        values.append(("outlier", "deviations", table.outlier, lambda value: value >= outlier))
-    found = pd.DataFrame("", index=table.index, columns=KINDS)
-    for name, measure_of, column, wrong in values:
-        rows = wrong(column)
-        if 0 < rows.sum() <= common * column.notna().sum():
-            found.loc[rows, name] = [f"{name} ({measure_of} {value:g})" for value in column[rows]]
-    return ["; ".join(filter(None, row)) for row in found.to_numpy()]
+        found["outlier"] = ("deviations", table.outlier, table.outlier >= OUTLIER)
+    kinds: list[list[str]] = [[] for _ in range(len(table))]
+    texts: list[list[str]] = [[] for _ in range(len(table))]
+    for kind, (measured, values, wrong) in found.items():
+        if wrong.sum() <= COMMON * values.notna().sum():
+            for row in np.flatnonzero(wrong):
+                kinds[row].append(kind)
+                texts[row].append(f"{kind} ({measured} {values.iloc[row]:g})")
+    columns = {"flags": [",".join(row) for row in kinds], "quality": ["; ".join(row) for row in texts]}
+    return pd.DataFrame(columns, index=table.index)
 
 
-def outliers(embeddings: np.ndarray, labels: Sequence[str], *, neighbours: int = 10) -> np.ndarray:
+def outliers(embeddings: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """Score how unlike the other photos of its class each photo is.
 
     Args:
-        embeddings: `float32` of shape `(n, channels)`, none negative, as `embeddings.compute` gives.
+        embeddings: `float32` of shape `(n, channels)`, none negative, the result of `embeddings.compute`.
         labels: the label of each photo; those without one are not judged.
-        neighbours: photos of its class that each is compared with, the nearest ones.
 
     Returns:
-        `float64` of shape `(n,)`: the mean distance from its neighbours (one minus the cosine of the vectors'
-        square roots), as robust standard deviations (1.4826 times the median absolute deviation) above its
-        class's median. 0 in classes that have fewer than three times as many photos as neighbours. Of 12
-        foreign photos among 3,658 flowers, three quarters are in the first 1 %.
+        `float64` of shape `(n,)`: the mean distance from the 10 nearest photos of the class (one minus the
+        cosine of the vectors' square roots), as robust standard deviations (1.4826 times the median
+        absolute deviation) above the class's median. 0 in classes of fewer than 30 photos. Of 12 foreign
+        photos among 3,658 flowers, three quarters are in the first 1 %.
     """
     scores, labels = np.zeros(len(embeddings)), list(labels)
     for rows in pd.Series(labels).groupby(labels).indices.values():
-        if len(rows) < 3 * neighbours or not labels[rows[0]]:
+        if len(rows) < 3 * NEIGHBOURS or not labels[rows[0]]:
             continue
-        values = np.sqrt(np.maximum(embeddings[rows], 0))
-        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
-        distances = _distances(values, neighbours)
+        distances = _distances(normalize(np.sqrt(np.maximum(embeddings[rows], 0))))
         above = distances - np.median(distances)
         scores[rows] = above / (1.4826 * np.median(np.abs(above)) + _TINY)
     return scores
 
 
-def _distances(values, neighbours) -> np.ndarray:
-    """Return each row's mean distance from the nearest others."""
-    result = np.empty(len(values))
-    for start in range(0, len(values), ROWS_AT_ONCE):
-        cosines = values[start : start + ROWS_AT_ONCE] @ values.T
-        cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
-        result[start : start + ROWS_AT_ONCE] = 1 - np.partition(cosines, -neighbours)[:, -neighbours:].mean(
-            axis=1
-        )
+def _distances(units: np.ndarray) -> np.ndarray:
+    """Return the mean distance of each vector of length 1 from its nearest others."""
+    result = np.empty(len(units))
+    for start in range(0, len(units), ROWS_AT_ONCE):
+        # (rows of this part, all)
+        cosines = units[start : start + ROWS_AT_ONCE] @ units.T
+        own = np.arange(len(cosines))
+        cosines[own, start + own] = -np.inf
+        nearest = np.partition(cosines, -NEIGHBOURS)[:, -NEIGHBOURS:]
+        result[start : start + ROWS_AT_ONCE] = 1 - nearest.mean(axis=1)
     return result

@@ -15,19 +15,23 @@ SHA1 = {
 def table(**columns):
     """Return the four photos as the manifest has them when decisions are applied."""
     paths = list(SHA1)
-    rows = {"path": paths, "label": [path[:3] for path in paths], "split": "", "status": "kept", "reason": ""}
-    return pd.DataFrame(rows | {"sha1": list(SHA1.values())} | columns)
+    rows = {"path": paths, "label": [path[:3] for path in paths], "split": "", "status": "kept"}
+    rows |= {"detail": "", "relabelled_from": "", "sha1": list(SHA1.values())}
+    return pd.DataFrame(rows | columns)
 
 
 def applied(folder, given=None, **options):
-    """Return {path: (label, status, reason)} of what changed, and the notes."""
+    """Return {path: (label, status, detail or earlier label)} of what changed, and the notes."""
     before = table() if given is None else given
     original = before.copy()
     after, notes = decisions.apply(before, folder, **options)
     pd.testing.assert_frame_equal(before, original)
-    columns = ["label", "status", "reason"]
+    columns = ["label", "status", "detail", "relabelled_from"]
     changed = after[(after[columns] != before[columns]).any(axis=1)]
-    return {row.path: (row.label, row.status, row.reason) for row in changed.itertuples()}, notes
+    assert not (changed.detail.ne("") & changed.relabelled_from.ne("")).any()
+    return {
+        row.path: (row.label, row.status, row.detail or row.relabelled_from) for row in changed.itertuples()
+    }, notes
 
 
 def exclude(folder, path, **options):
@@ -60,7 +64,7 @@ def test_an_excluded_photo_and_its_reason(tmp_path):
 def test_a_relabelled_photo_is_kept_and_says_what_it_was(tmp_path):
     relabel(tmp_path, "cat/1.jpg", "dog")
     relabel(tmp_path, "dog/1.jpg", "dog")
-    assert applied(tmp_path) == ({"cat/1.jpg": ("dog", "kept", "relabelled by hand from cat")}, [])
+    assert applied(tmp_path) == ({"cat/1.jpg": ("dog", "kept", "cat")}, [])
     assert decisions.of_each(tmp_path, SHA1)["dog/1.jpg"].kind == "keep"
 
 
@@ -87,8 +91,8 @@ def test_a_label_by_hand_settles_what_the_source_left_open(tmp_path):
     relabel(tmp_path, "cat/2.jpg", "cat")
     given = table(status=["mislabelled", "mislabelled", "kept", "kept"], label=["", "cat", "dog", "dog"])
     assert applied(tmp_path, given)[0] == {
-        "cat/1.jpg": ("dog", "kept", "relabelled by hand from none"),
-        "cat/2.jpg": ("cat", "kept", "relabelled by hand from cat"),
+        "cat/1.jpg": ("dog", "kept", "(none)"),
+        "cat/2.jpg": ("cat", "kept", "cat"),
     }
 
 
@@ -228,7 +232,7 @@ def test_a_relabel_needs_a_label(tmp_path, label):
 )
 def test_whatever_a_spreadsheet_makes_of_it(tmp_path, content):
     (tmp_path / "relabels.csv").write_bytes(content)
-    assert applied(tmp_path)[0]["cat/1.jpg"] == ("dog", "kept", "relabelled by hand from cat")
+    assert applied(tmp_path)[0]["cat/1.jpg"] == ("dog", "kept", "cat")
 
 
 def test_latin_1(tmp_path):
@@ -300,7 +304,7 @@ def test_names_that_a_spreadsheet_would_run_or_break_come_back(tmp_path, name):
     given = table(path=[name, *list(SHA1)[1:]], label=["-1", "-1", "=2", "=2"])
     decisions.relabel(tmp_path, name, sha1="0" * 40, label="=2", given="-1")
     changes, notes = applied(tmp_path, given)
-    assert changes == {name: ("=2", "kept", "relabelled by hand from -1")} and notes == []
+    assert changes == {name: ("=2", "kept", "-1")} and notes == []
     exclude(tmp_path, name, sha1="0" * 40, reason="=1+1")
     assert applied(tmp_path, given)[0] == {name: ("-1", "excluded", "excluded by hand: =1+1")}
     rows = pd.read_csv(tmp_path / "exclusions.csv", dtype=str, keep_default_na=False)

@@ -1,4 +1,4 @@
-"""Near-duplicates: the three nets, the pairs that a search of all pairs finds, and clusters of them."""
+"""Near-duplicates: the three tests, the pairs that a search of all pairs finds, and clusters of them."""
 
 import itertools
 import tracemalloc
@@ -26,7 +26,7 @@ def table_of(images, sha1=None):
 
 @pytest.fixture
 def shots():
-    """Nine photos: 0 to 3 unrelated, then of 0 its file, a resized copy, its mirror image, a crop; and one without a shot."""
+    """Nine photos: 0 to 3 unrelated, of 0 its file, a resized copy, its mirror image, a crop; a black one."""
     first = drawn(0)
     small = cv2.resize(cv2.resize(first, (80, 80), interpolation=cv2.INTER_AREA), (160, 160))
     crop = cv2.resize(first[:130, 30:], (160, 160))
@@ -40,13 +40,18 @@ def shots():
     return table, images, vectors
 
 
+def find(shots, folder, **options):
+    table, images, vectors = shots
+    return duplicates.find(table, images, vectors=vectors, folder=folder, **options)
+
+
 def kinds(pairs):
     return {(pair.first, pair.second): pair.kind for pair in pairs.itertuples()}
 
 
-def test_the_first_net_that_a_pair_falls_into(shots, tmp_path, monkeypatch):
+def test_the_first_test_that_a_pair_passes(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
-    pairs = duplicates.find(*shots, folder=tmp_path, cosine=0)
+    pairs = find(shots, tmp_path, cosine=0)
     found = kinds(pairs)
     assert found[0, 4] == "exact" and found[0, 5] == "perceptual"
     copies = {(0, 4), (0, 5), *itertools.combinations([0, 6, 7], 2)}  # of one hash only the first is compared
@@ -60,7 +65,7 @@ def test_the_first_net_that_a_pair_falls_into(shots, tmp_path, monkeypatch):
 def test_distances(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
     table, images, vectors = shots
-    pairs = duplicates.find(*shots, folder=tmp_path, cosine=0).set_index(["first", "second"])
+    pairs = find(shots, tmp_path, cosine=0).set_index(["first", "second"])
     assert pairs.distance[0, 4] == 0
     assert pairs.distance[0, 5] == (int(table.phash[0], 16) ^ int(table.phash[5], 16)).bit_count()
     cosine = vectors[0] @ vectors[6] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[6])
@@ -75,7 +80,7 @@ def test_rows_are_those_of_the_index(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
     table, images, vectors = shots
     some = table.iloc[[2, 4, 5, 7, 8]]
-    assert kinds(duplicates.find(some, images, vectors, folder=tmp_path, cosine=0)) == {
+    assert kinds(find((some, images, vectors), tmp_path, cosine=0)) == {
         (4, 5): "perceptual",
         (4, 7): "embedding",
     }
@@ -85,7 +90,7 @@ def test_thresholds(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
 
     def found(**thresholds):
-        pairs = duplicates.find(*shots, folder=tmp_path, **({"cosine": 0} | thresholds))
+        pairs = find(shots, tmp_path, **({"cosine": 0} | thresholds))
         return {kind: set(pairs[pairs.kind.eq(kind)].index) for kind in duplicates.KINDS}
 
     usual = found()
@@ -98,20 +103,20 @@ def test_thresholds(shots, tmp_path, monkeypatch):
 def test_a_second_search_is_read_back(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
     table, images, vectors = shots
-    first = duplicates.find(*shots, folder=tmp_path, cosine=0)
+    first = find(shots, tmp_path, cosine=0)
 
     def called(*_, **__):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr(duplicates, "_registered", called)
-    pd.testing.assert_frame_equal(duplicates.find(*shots, folder=tmp_path, cosine=0), first)
+    monkeypatch.setattr(duplicates, "_verify", called)
+    pd.testing.assert_frame_equal(find(shots, tmp_path, cosine=0), first)
     for changed in (
         (table.assign(sha1="x"), images, vectors),
         (table, images, vectors + 1),
         (table[1:], images, vectors),
     ):
         with pytest.raises(AssertionError, match="searched again"):
-            duplicates.find(*changed, folder=tmp_path, cosine=0)
+            find(changed, tmp_path, cosine=0)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -120,7 +125,7 @@ def test_nothing_to_compare(count, tmp_path):
     pairs = duplicates.find(
         table_of(images) if count else pd.DataFrame({"sha1": [], "phash": []}, dtype=str),
         images.reshape(count, 160, 160, 3),
-        np.ones((count, 4), np.float32),
+        vectors=np.ones((count, 4), np.float32),
         folder=tmp_path,
     )
     assert pairs.empty and duplicates.clusters(pairs, count).tolist() == [0] * count
@@ -129,13 +134,13 @@ def test_nothing_to_compare(count, tmp_path):
 def test_many_copies_of_one_file_are_paired_with_the_first(tmp_path):
     images = np.stack([drawn(seed) for seed in range(6)])
     table = table_of(images, ["b", "a", "b", "c", "a", "b"])
-    pairs = duplicates.find(table, images, np.eye(6, dtype=np.float32), folder=tmp_path)
+    pairs = find((table, images, np.eye(6, dtype=np.float32)), tmp_path)
     assert kinds(pairs) == dict.fromkeys([(0, 2), (0, 5), (1, 4)], "exact")
 
 
-def test_without_vectors_the_third_net_is_not_cast(shots, tmp_path):
+def test_without_vectors_there_are_no_pairs_by_embedding(shots, tmp_path):
     table, images, _ = shots
-    found = kinds(duplicates.find(table, images, None, folder=tmp_path))
+    found = kinds(find((table, images, None), tmp_path))
     assert found == {(0, 4): "exact", (0, 5): "perceptual"}
 
 
@@ -144,7 +149,7 @@ def test_photos_that_all_look_alike_do_not_fill_the_memory(tmp_path):
     hashes = [f"{number % 8:016x}" for number in range(count)]
     table = pd.DataFrame({"sha1": [f"{row:040x}" for row in range(count)], "phash": hashes})
     tracemalloc.start()
-    pairs = duplicates.find(table, np.zeros((count, 1, 1, 3), np.uint8), None, folder=tmp_path)
+    pairs = find((table, np.zeros((count, 1, 1, 3), np.uint8), None), tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not duplicates.clusters(pairs, count).any()
@@ -186,12 +191,12 @@ def test_a_part_that_all_have_in_common_is_looked_up_in_portions(monkeypatch):
     expected = duplicates.perceptual(hashes, bits=3)
     sizes = []
 
-    def counted(codes, changes, by_parts=duplicates._by_parts):
+    def counted(codes, changes, by_parts=duplicates._candidates_by_parts):
         for first, second in by_parts(codes, changes):
             sizes.append(len(first))
             yield first, second
 
-    monkeypatch.setattr(duplicates, "_by_parts", counted)
+    monkeypatch.setattr(duplicates, "_candidates_by_parts", counted)
     monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 500)
     found = duplicates.perceptual(hashes, bits=3)
     assert max(sizes) <= 600 and sum(sizes) >= 100 * 100
@@ -201,7 +206,7 @@ def test_a_part_that_all_have_in_common_is_looked_up_in_portions(monkeypatch):
 def test_parts_are_looked_up_where_that_is_less_work(monkeypatch):
     hashes = random_hashes(np.random.default_rng(0), 300, families=30, flips=6)
     all_pairs, _ = duplicates.perceptual(hashes, bits=20)  # would take 4 x 6,885 look-ups
-    monkeypatch.setattr(duplicates, "_all", None)
+    monkeypatch.setattr(duplicates, "_all_pairs", None)
     pairs, _ = duplicates.perceptual(hashes, bits=6)  # 4 x 17
     assert 0 < len(pairs) < len(all_pairs)
 

@@ -36,7 +36,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def computed(images, folder):
-    return embeddings.compute(images, content=list("abcdef"), folder=folder, settings=SETTINGS, batch_size=4)
+    # Six photos in two batches.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "BATCH_SIZE", 4)
+        return embeddings.compute(images, content=list("abcdef"), folder=folder, settings=SETTINGS)
 
 
 def test_embeddings_are_the_mean_of_the_feature_map(images, computed):
@@ -97,11 +100,6 @@ def test_what_was_cut_off_is_not_read_back(images, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         embeddings.compute(images, content=list("abcdef"), folder=tmp_path, settings=SETTINGS)
     assert not list(tmp_path.glob("embeddings-*"))
-
-
-def test_normalised():
-    vectors = np.array([[3, 4], [0, 0], [0, 2]], np.float32)
-    np.testing.assert_allclose(embeddings.normalised(vectors), [[0.6, 0.8], [0, 0], [0, 1]])
 
 
 # Neighbours
@@ -190,7 +188,7 @@ def test_the_map_is_read_back_and_belongs_to_the_photos_and_the_seed(tmp_path, m
     def called(*_):
         raise AssertionError("arranged again")
 
-    monkeypatch.setattr(embeddings, "_places", called)
+    monkeypatch.setattr(embeddings, "_map", called)
     assert embeddings.arrange(vectors, rows, folder=tmp_path, seed=0).equals(first)
     for changed in ((vectors, rows[1:], 0), (vectors + 0.1, rows, 0), (vectors, rows, 1)):
         with pytest.raises(AssertionError, match="arranged again"):

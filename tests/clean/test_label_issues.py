@@ -1,10 +1,8 @@
-"""Suspects: flipped labels come first, copies are no witnesses, and the two models are what their books say."""
+"""Label issues: flipped labels come first, copies are no evidence, and absent classes have no probability."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.neighbors import KNeighborsClassifier
 
 from lib.clean import label_issues
 
@@ -42,7 +40,7 @@ def test_flips_come_first_with_their_true_label():
     first = found.head(len(rows))
     assert set(first.row) == set(rows)
     assert (first.suggested == labels[first.row]).all() and (first.label == given[first.row]).all()
-    assert set(found.row[found.suspect]) == set(rows)
+    assert set(found.row[found.is_label_issue]) == set(rows)
 
 
 def test_the_table_is_whole_sorted_and_in_range():
@@ -55,14 +53,16 @@ def test_the_table_is_whole_sorted_and_in_range():
     both = found.given_probability + found.suggested_probability
     assert both.between(0, 1 + 1e-9).all() and both.max() > 0.5
     np.testing.assert_allclose(found.score, found.suggested_probability / both)
-    doubtful = found.given_probability.le(0.05) & found.suggested_probability.ge(0.7)
-    assert (found.suspect == doubtful).all() and 0 < doubtful.sum() < len(found)
 
 
-def test_the_limits_of_suspicion():
-    vectors, labels = clusters(spread=1.5)
-    assert rank(vectors, labels, given_at_most=1.0, suggested_at_least=0.0).suspect.all()
-    assert not rank(vectors, labels, given_at_most=0.0).suspect.any()
+def test_the_limits_of_a_label_issue(monkeypatch):
+    # The probability of the given label and of the most likely other one.
+    pairs = [(0.1, 0.5), (0.101, 0.5), (0.1, 0.499), (0.02, 0.8), (0.6, 0.2)]
+    probabilities = np.array([[given, other, 1 - given - other] for given, other in pairs])
+    monkeypatch.setattr(label_issues, "out_of_fold_probabilities", lambda *_, **__: probabilities)
+    monkeypatch.setattr(label_issues.labels, "targets", lambda *_: np.zeros(5, np.int64))
+    found = rank(np.ones((5, 3), np.float32), np.array(["a", "b", "c", "a", "a"], object))
+    assert found.sort_values("row").is_label_issue.tolist() == [True, False, False, True, False]
 
 
 def test_the_same_seed_gives_the_same_and_the_order_of_photos_decides_nothing_much():
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_and_the_order_of_photos_decides_nothing_mu
     assert len(again & set(rank(vectors, given).row.head(12))) >= 10
 
 
-def test_a_copy_with_the_same_wrong_label_is_no_witness():
+def test_a_copy_with_the_same_wrong_label_is_no_evidence():
     vectors, labels = clusters(count=40)
     vectors, given = (
         np.concatenate([vectors, np.repeat(vectors[:1], 30, axis=0)]),
@@ -86,11 +86,11 @@ def test_a_copy_with_the_same_wrong_label_is_no_witness():
     groups[160:] = 0
     together = rank(vectors, given, groups=groups)
     copies = together[together.row.ge(160)]
-    assert copies.suspect.all() and (copies.suggested == "class 0").all()
-    assert not alone[alone.row.ge(160)].suspect.any()
+    assert copies.is_label_issue.all() and (copies.suggested == "class 0").all()
+    assert not alone[alone.row.ge(160)].is_label_issue.any()
 
 
-def test_what_nothing_can_judge_is_last_and_no_suspect():
+def test_what_nothing_can_judge_is_last_and_no_label_issue():
     vectors, labels = clusters(count=30)
     labels[:3] = "rare"
     groups = np.arange(len(labels))
@@ -98,15 +98,15 @@ def test_what_nothing_can_judge_is_last_and_no_suspect():
     found = rank(vectors, labels, groups=groups)
     last = found.tail(3)
     assert set(last.row) == {0, 1, 2} and (last.suggested == "").all() and (last.score == 0).all()
-    assert last.given_probability.isna().all() and not last.suspect.any()
+    assert last.given_probability.isna().all() and not last.is_label_issue.any()
     assert found.given_probability.notna().sum() == len(found) - 3
 
 
-def test_a_rare_class_is_not_all_suspect():
+def test_a_rare_class_is_not_all_label_issues():
     vectors, labels = clusters(count=100)
     keep = np.r_[0:6, 100:400]
     found = rank(vectors[keep], labels[keep])
-    assert found[found.label.eq("class 0")].suspect.sum() == 0
+    assert found[found.label.eq("class 0")].is_label_issue.sum() == 0
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,10 @@ def test_the_kept_photos_of_a_manifest():
     rows = sorted(set(rows) - set(range(0, 240, 10)))
     found = label_issues.of_table(table, vectors, seed=0)
     assert len(found) == 216 and (found.path == table.path[found.row].to_numpy()).all()
-    assert set(found.row.head(len(rows))) == set(rows) and found.suspect[0]
+    assert set(found.row.head(len(rows))) == set(rows) and found.is_label_issue[0]
     settled = label_issues.of_table(table, vectors, seed=0, settled=[found.path[0], "gone.jpg"])
-    assert list(settled.suspect) == [False, *found.suspect[1:]] and settled.drop(columns="suspect").equals(
-        found.drop(columns="suspect")
-    )
+    assert list(settled.is_label_issue) == [False, *found.is_label_issue[1:]]
+    assert settled.drop(columns="is_label_issue").equals(found.drop(columns="is_label_issue"))
 
 
 # Its parts
@@ -149,72 +148,84 @@ def test_folds_hold_groups_whole_and_classes_evenly():
     random = np.random.default_rng(0)
     targets, groups = random.integers(0, 7, 500), np.arange(500)
     groups[::9] = groups[1::9][: len(groups[::9])]
-    folds = label_issues.divide(targets, groups, seed=3)
+    folds = label_issues.folds(targets, groups, seed=3)
     table = pd.DataFrame({"target": targets, "group": groups, "fold": folds})
     assert table.groupby("group").fold.nunique().max() == 1 and set(folds) == set(range(5))
     shares = pd.crosstab(table.target, table.fold)
     assert (shares.max(axis=1) - shares.min(axis=1)).max() <= 12 and shares.to_numpy().min() > 3
-    assert (folds == label_issues.divide(targets, groups, seed=3)).all()
-    assert (folds != label_issues.divide(targets, groups, seed=4)).any()
+    assert (folds == label_issues.folds(targets, groups, seed=3)).all()
+    assert (folds != label_issues.folds(targets, groups, seed=4)).any()
 
 
 def test_projected_vectors_keep_their_distances():
     vectors, _ = clusters(channels=30)
     values = np.sqrt(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    shown = label_issues.project(vectors)
+    shown = label_issues.pca(vectors)
     ratio = np.linalg.norm(shown[1:] - shown[0], axis=1) / np.linalg.norm(values[1:] - values[0], axis=1)
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
     np.testing.assert_allclose(np.mean(shown**2) * shown.shape[1] / 30, 1, rtol=1e-3)
 
 
-def test_discriminant_is_scikit_learns():
-    vectors, labels = clusters(channels=12, spread=1.5)
-    targets = pd.Categorical(labels).codes.astype(np.int64)[30:]
-    peer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=label_issues.SHRINKAGE)
-    within = vectors[30:] - np.stack([vectors[30:][targets == k].mean(axis=0) for k in range(4)])[targets]
-    covariance = np.cov(within.T, bias=True) * (1 - label_issues.SHRINKAGE)
-    covariance += label_issues.SHRINKAGE * np.trace(np.cov(within.T, bias=True)) / 12 * np.eye(12)
-    peer = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=_Fixed(covariance))
-    expected = peer.fit(vectors[30:], targets).predict_log_proba(vectors[:30])
-    found = label_issues.discriminant(vectors[30:], targets, vectors[:30], classes=4)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-    without = label_issues.discriminant(vectors[30:], targets, vectors[:30], classes=5)
-    assert (without[:, 4] == -np.inf).all()
-    np.testing.assert_allclose(without[:, :4], found)
+def parts(seed=0):
+    """Return training vectors of three classes, their classes, and test vectors of these and of a fourth."""
+    vectors, labels = clusters(channels=12, spread=1.5, seed=seed)
+    targets = pd.Categorical(labels).codes.astype(np.int64)
+    train = targets < 3
+    train[::6] = False
+    return vectors[train], targets[train], vectors[~train]
 
 
-class _Fixed:
-    """A covariance that is already known, in the form that scikit-learn takes."""
-
-    def __init__(self, covariance):
-        self.covariance_ = covariance
-
-    def fit(self, _):
-        return self
-
-
-def test_votes_are_scikit_learns(monkeypatch):
-    monkeypatch.setattr(label_issues, "ROWS_AT_ONCE", 7)
-    vectors, labels = clusters(channels=12, spread=1.5)
-    targets = pd.Categorical(labels).codes.astype(np.int64)[30:]
-    known, asked = (
-        part / np.linalg.norm(part, axis=1, keepdims=True) for part in (vectors[30:], vectors[:30])
-    )
-    # of vectors of length 1 the cosine is 1 - distance^2 / 2
-    peer = KNeighborsClassifier(
-        label_issues.NEIGHBOURS,
-        weights=lambda distances: np.exp(-(distances**2) / 2 / label_issues.TEMPERATURE),
-    )
-    votes = peer.fit(known, targets).predict_proba(asked)
-    expected = (votes + label_issues.FLOOR) / (1 + 4 * label_issues.FLOOR)
-    found = label_issues.votes(vectors[30:], targets, vectors[:30], classes=4)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+def test_lda_is_the_one_of_the_book():
+    train, targets, test = parts()
+    means = np.stack([train[targets == number].mean(axis=0) for number in range(3)])
+    within = train - means[targets]
+    covariance = (1 - label_issues.SHRINKAGE) * within.T @ within / len(train)
+    covariance += label_issues.SHRINKAGE * np.mean(within**2) * np.eye(12)
+    weights = np.linalg.solve(covariance, means.T)
+    priors = np.log(np.bincount(targets) / len(targets))
+    scores = np.exp(test @ weights - (means.T * weights).sum(axis=0) / 2 + priors)
+    found = label_issues.lda_log_probabilities(train, targets, test, classes=5)
+    np.testing.assert_allclose(np.exp(found[:, :3]), scores / scores.sum(axis=1, keepdims=True), atol=1e-4)
+    assert (found[:, 3:] == -np.inf).all()
 
 
-def test_where_classes_cannot_be_told_apart_hardly_any_label_is_suspect():
+def test_the_votes_of_neighbours_by_brute_force(monkeypatch):
+    monkeypatch.setattr(label_issues, "NEIGHBOURS", 20)
+    train, targets, test = parts()
+    units, others = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (train, test))
+    votes = np.full((len(test), 5), label_issues.FLOOR)
+    for row, cosines in enumerate(others @ units.T):
+        nearest = np.argsort(-cosines)[:20]
+        weights = np.exp(cosines[nearest] / label_issues.TEMPERATURE)
+        np.add.at(votes[row], targets[nearest], weights / weights.sum())
+    found = label_issues.knn_probabilities(train, targets, test, classes=5)
+    np.testing.assert_allclose(found, votes / votes.sum(axis=1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_a_fold_without_enough_photos_to_learn_from_is_not_judged(recwarn):
+    values = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    targets = np.array([0, 0, 0, 0, 1, 1])
+    # The other folds of the first hold two photos of one class, those of the second one photo of each class.
+    for fold_of in ([0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 1]):
+        fold_of = np.array(fold_of)
+        found = label_issues.out_of_fold_probabilities(values, targets, folds=fold_of, classes=2)
+        assert np.isnan(found[fold_of == 0]).all() and not np.isnan(found[fold_of == 1]).any()
+    assert not list(recwarn)
+
+
+def test_rare_classes_have_fewer_folds_and_no_warning(recwarn):
+    targets = np.repeat(np.arange(40), 4)
+    targets[:3] = 99
+    folds = label_issues.folds(targets, np.arange(160), seed=0)
+    assert set(folds) == set(range(4)) and not list(recwarn)
+    assert not label_issues.folds(np.arange(3), np.arange(3), seed=0).any()
+
+
+def test_where_classes_cannot_be_told_apart_hardly_any_label_is_an_issue():
     random = np.random.default_rng(0)
     vectors = random.uniform(0, 1, (160, 300)).astype(
         np.float32
     )  # four photos of each class, none like another
     table = rank(vectors, [f"class {row % 40}" for row in range(160)])
-    assert table.suspect.mean() < 0.02 and table.suggested_probability.max() < 0.5
+    assert table.is_label_issue.mean() < 0.02 and table.suggested_probability.max() < 0.5

@@ -1,6 +1,5 @@
 """The manifest: every photo found has a row, a status, and a reason where it is not kept."""
 
-import dataclasses
 import json
 
 import cv2
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import encoded, scene
 
-from lib.clean import duplicates, manifest, photoset
+from lib.clean import duplicates, manifest
 from lib.core import files, steps
 from lib.core.schema import Params
 
@@ -25,7 +24,7 @@ def settings(**sections):
 
 
 def build(raw, given=None, content="abc", earlier=None):
-    cleaned = manifest.build(raw.folder.parent, given or settings(), content, earlier=earlier)
+    cleaned = manifest.build(raw.folder.parent, given or settings(), content=content, earlier=earlier)
     assert list(cleaned.table.columns) == manifest.COLUMNS
     assert cleaned.images.shape == (len(cleaned.table), 32, 32, 3)
     return cleaned.table.set_index("path", drop=False)
@@ -86,6 +85,7 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
     assert second.split[test] == second.split[train] == "train"
     assert second.reason[test] == "moved here from test"
     assert second.status[test] == "kept" and (second.reason != "").sum() == 1
+    assert second.moved_from[test] == "test" and (second.moved_from != "").sum() == 1
 
 
 def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monkeypatch, tmp_path):
@@ -96,7 +96,7 @@ def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monk
     table = build(raw)
     manifest.write(table, run.path("manifest.csv"))
     files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
-    assert manifest.earlier(run).path.tolist() == table.path.tolist()
+    assert manifest.earlier(run).values.tolist() == table[["sha1", "split"]].values.tolist()
     other = steps.start(settings(split={"test": 0.3}), steps.CLEAN)
     assert manifest.earlier(other) is None
 
@@ -233,11 +233,12 @@ def test_near_duplicates_across_given_splits(raw, on_leak):
     assert table.status.eq("kept").sum() == 24 + 2 * (on_leak == "keep")
     for near, split in (("val/cat/near.jpg", "val"), ("test/dog/near.jpg", "test")):
         expected = (
-            ["kept", split, manifest.LEAK]
+            ["kept", split, "leak: a near-duplicate of it is in an earlier split"]
             if on_leak == "keep"
             else ["leak", "", "a near-duplicate of it is in an earlier split"]
         )
         assert table.loc[near, ["status", "split", "reason"]].tolist() == expected
+    assert list(table.path[table.leak]) == ["test/dog/near.jpg", "val/cat/near.jpg"]
     assert table.loc[["train/cat/0.png", "val/dog/0.png"], "status"].eq("kept").all()
 
 
@@ -300,10 +301,34 @@ def test_written_and_read_back(raw, tmp_path):
     table = build(raw).reset_index(drop=True)
     manifest.write(table, tmp_path / "manifest.csv")
     pd.testing.assert_frame_equal(manifest.read(tmp_path / "manifest.csv"), table, check_dtype=False)
+    assert manifest.read(tmp_path / "manifest.csv").leak.dtype == bool
+
+
+def test_a_manifest_of_an_earlier_version_is_refused_but_its_splits_count(raw, monkeypatch, tmp_path):
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    two_classes(raw)
+    table = build(raw)
+    run = steps.start(settings(), steps.CLEAN)
+    manifest.write(table.drop(columns="leak"), run.path("manifest.csv"))
+    with pytest.raises(
+        ValueError, match=r"^manifest.csv was written by an earlier version: run 02_clean again$"
+    ):
+        manifest.read(run.path("manifest.csv"))
+    files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
+    assert manifest.earlier(run).split.tolist() == table.split.tolist()
+
+
+@pytest.mark.parametrize("spelling", ["True", "TRUE"])
+def test_a_leak_comes_back_whatever_a_spreadsheet_makes_of_it(raw, tmp_path, spelling):
+    two_classes(raw)
+    table = build(raw)
+    table["leak"] = [spelling, *["False"] * (len(table) - 1)]
+    manifest.write(table, tmp_path / "manifest.csv")
+    assert manifest.read(tmp_path / "manifest.csv").leak.tolist() == [True, *[False] * (len(table) - 1)]
 
 
 def test_class_names_that_look_like_numbers_or_nothing_come_back(tmp_path):
-    row = dict.fromkeys(manifest.COLUMNS, "") | {"width": 3, "height": 4, "cluster": -1}
+    row = dict.fromkeys(manifest.COLUMNS, "") | {"width": 3, "height": 4, "cluster": -1, "leak": False}
     table = pd.DataFrame(
         [
             row | {"path": name, "label": name, "sha1": "1e5", "phash": "0" * 16}
@@ -358,42 +383,6 @@ def test_summary_notes_the_classes_too_small_to_split(raw):
     ]
 
 
-def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
-    put_dirt(raw)
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    given = settings()
-    run = steps.start(given, steps.TRAIN)
-    run.data.parent.mkdir(parents=True)
-    raw.folder.parent.rename(run.data)
-    cleaned = manifest.build(run.data, given, "abc")
-    table, images = cleaned.table, cleaned.images
-    manifest.write(table, run.path("manifest.csv"))
-    files.write_json(run.path("source.json"), {"content_sha256": "abc"})
-    found = photoset.load(run)
-    assert found.classes == ["cat", "dog"] and (found.images == images).all()
-    for split in ("train", "val", "test"):
-        rows = found.rows(split)
-        assert (table.split.iloc[rows] == split).all() and len(rows) == table.split.eq(split).sum()
-        assert [found.classes[target] for target in found.targets(split)] == list(table.label.iloc[rows])
-        assert found.targets(split).dtype == np.int64
-    assert found.identity("train") == found.identity("train") != found.identity("train", "val")
-    relabelled = dataclasses.replace(found, table=table.assign(label=table.label.replace("cat", "dog")))
-    assert relabelled.identity("train") != found.identity("train")
-    renamed = dataclasses.replace(found, table=table.assign(path=table.path + "x"))
-    assert renamed.identity("train") == found.identity("train")
-
-
-def test_statistics_are_of_the_training_photos_as_the_network_takes_them(monkeypatch):
-    full = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
-    full[..., 2] //= 4
-    table = pd.DataFrame({"split": ["train", "val", "train", "train", "test", "train", "train", "", "val"]})
-    monkeypatch.setattr(photoset, "CHUNK", 2)  # 5 photos in 3 parts
-    mean, deviation = photoset.Photos(table, full, 8, ["cat"]).statistics
-    seen = full[[0, 2, 3, 5, 6], 2:10, 2:10] / 255
-    np.testing.assert_allclose(mean, seen.mean(axis=(0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(deviation, seen.std(axis=(0, 1, 2)), rtol=1e-12)
-
-
 # Decisions, flags and near-duplicates
 
 
@@ -415,6 +404,7 @@ def test_what_a_person_decided_is_applied(raw):
     ]
     row = table.loc["cat/5.png"]
     assert (row.label, row.status, row.reason) == ("dog", "kept", "relabelled by hand from cat") and row.split
+    assert table.relabelled_from["cat/5.png"] == "cat" and table.relabelled_from["dog/5.png"] == ""
     assert sorted(table.status[["cat/twin.png", "dog/twin.png"]]) == ["duplicate", "kept"]
     found = manifest.summary(table)
     assert found["relabelled"] == 1 + (table.status["dog/twin.png"] == "kept")
@@ -424,7 +414,7 @@ def test_what_a_person_decided_is_applied(raw):
 def test_decisions_that_cannot_be_applied_are_told(raw):
     two_classes(raw)
     decide(raw, "exclusions.csv", "cat/99.png,,gone")
-    cleaned = manifest.build(raw.folder.parent, settings(), "abc")
+    cleaned = manifest.build(raw.folder.parent, settings(), content="abc")
     assert (
         len(cleaned.notes) == 1
         and "cat/99.png" in cleaned.notes[0]
@@ -432,7 +422,18 @@ def test_decisions_that_cannot_be_applied_are_told(raw):
     )
 
 
-def test_a_relabelled_photo_that_moves_says_both(raw, monkeypatch):
+def test_a_sentence_of_a_person_is_no_state(raw):
+    two_classes(raw, 12)
+    reason = "moved here from the other folder, relabelled by hand from cat; leak: blurred (and dark)"
+    decide(raw, "exclusions.csv", f'cat/3.png,,"{reason}"')
+    table = build(raw)
+    assert table.reason["cat/3.png"] == f"excluded by hand: {reason}"
+    found = manifest.summary(table)
+    assert (found["moved"], found["relabelled"], found["leaks"]) == (0, 0, 0)
+    assert not any(manifest.flagged(table, kind)["cat/3.png"] for kind in manifest.quality.KINDS)
+
+
+def test_the_reason_of_a_kept_photo_names_all_that_happened_to_it(raw, monkeypatch):
     two_classes(raw, 15)
     first = build(raw)
     train, test = (
@@ -441,11 +442,19 @@ def test_a_relabelled_photo_that_moves_says_both(raw, monkeypatch):
     decide(raw, "relabels.csv", f"{test},,dog,cat")
     joined = first.path.isin([train, test])
     monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
-    table = build(raw, earlier=first)
-    said = "relabelled by hand from cat; moved here from test"
-    assert table.reason[test] == said
+    monkeypatch.setattr(manifest.splits, "leaks", lambda photos: photos.path.eq(test))
+    table = build(raw, settings(split={"on_leak": "keep"}), earlier=first)
+    assert table.reason[test] == (
+        "relabelled by hand from cat; moved here from test; "
+        "leak: a near-duplicate of it is in an earlier split"
+    )
     found = manifest.summary(table)
-    assert (found["relabelled"], found["moved"]) == (1, 1)
+    assert (found["moved"], found["relabelled"], found["leaks"]) == (1, 1, 1)
+    dropped = build(raw, earlier=first)
+    columns = ["status", "split", "moved_from", "leak", "relabelled_from", "cluster"]
+    assert dropped.loc[test, columns].tolist() == ["leak", "", "", True, "cat", -1]
+    found = manifest.summary(dropped)
+    assert (found["moved"], found["relabelled"], found["leaks"]) == (0, 0, 1)
 
 
 def put_odd(raw):
@@ -459,6 +468,8 @@ def test_odd_photos_are_flagged_and_kept(raw):
     table = build(raw)
     flagged = {kind: list(table.path[manifest.flagged(table, kind)]) for kind in ("greyscale", "dark")}
     assert flagged == {"greyscale": ["cat/grey.png"], "dark": ["dog/dark.png"]}
+    assert table["flags"]["cat/grey.png"] == "greyscale"
+    assert table.quality["cat/grey.png"] == "greyscale (colour 0)"
     assert table.status.eq("kept").all()
     found = manifest.summary(table)["flags"]
     assert (found["greyscale"], found["dark"], found["outlier"]) == (1, 1, 0)
@@ -492,7 +503,7 @@ def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
     monkeypatch.setattr(manifest.embeddings, "compute", compute)
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 30)
     given = settings(clean={"embeddings": True}, model={"image_size": 160})
-    cleaned = manifest.build(raw.folder.parent, given, "abc")
+    cleaned = manifest.build(raw.folder.parent, given, content="abc")
     table = cleaned.table.set_index("path", drop=False)
     assert table.cluster["cat/whole.png"] == table.cluster["cat/mirrored.png"] >= 0
     assert table.split["cat/whole.png"] == table.split["cat/mirrored.png"]
@@ -505,7 +516,7 @@ def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
 
 def test_near_duplicates_name_the_photos_the_surest_first(raw):
     put_dirt(raw)
-    cleaned = manifest.build(raw.folder.parent, settings(), "abc")
+    cleaned = manifest.build(raw.folder.parent, settings(), content="abc")
     pairs = manifest.near_duplicates(cleaned)
     assert list(pairs.kind) == sorted(pairs.kind)  # exact, perceptual
     assert set(pairs[pairs.kind.eq("exact")].labels) == {"cat / cat", "cat / dog"}

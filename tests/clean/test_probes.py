@@ -1,4 +1,4 @@
-"""Probes: photos whose embeddings tell the classes apart score high, others near chance, the best backbone first."""
+"""Probes: embeddings that tell the classes apart score high, others near chance, the best backbone first."""
 
 import numpy as np
 import pandas as pd

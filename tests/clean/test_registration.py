@@ -77,6 +77,54 @@ def test_what_is_turned_or_scaled_much_is_not_the_same_shot(change):
     assert compared(drawn(0), change(drawn(0))) == 0
 
 
+def described(places, seed=0):
+    """Return points at given places, each with a code of its own."""
+    codes = np.random.default_rng(seed).integers(0, 2**63, (len(places), 4), dtype=np.uint64)
+    return registration.Described(np.zeros((64, 64), np.uint8), np.asarray(places, np.float32), codes)
+
+
+def moved(degrees=0.0, scale=1.0, count=40):
+    """Return points, and the same points rotated and scaled about the middle."""
+    one = described(np.random.default_rng(1).uniform(20, 108, (count, 2)))
+    matrix = cv2.getRotationMatrix2D((64, 64), degrees, scale)
+    return one, one._replace(places=(one.places @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)), matrix
+
+
+@pytest.mark.parametrize("degrees", [0, 14.5, -14.5, 75.5, 90, 104.5, 180, -90])
+@pytest.mark.parametrize("scale", [1, 1.58, 0.64])
+def test_moderate_transformations_are_found(degrees, scale):
+    one, two, matrix = moved(degrees, scale)
+    np.testing.assert_allclose(registration._transformation(one, two), matrix, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "scale"), [(15.5, 1), (-15.5, 1), (45, 1), (74.5, 1), (105.5, 1), (0, 1.62), (0, 0.61)]
+)
+def test_transformations_beyond_the_limits_are_not(degrees, scale):
+    assert registration._transformation(*moved(degrees, scale)[:2]) is None
+
+
+def test_the_least_number_of_points_that_agree():
+    assert registration._transformation(*moved(count=15)[:2]) is not None
+    assert registration._transformation(*moved(count=14)[:2]) is None
+    # Of 40 points that match, the 26 at other places do not agree with the 14.
+    one, two, _ = moved()
+    places = two.places.copy()
+    places[14:] = np.random.default_rng(9).uniform(0, 128, (26, 2))
+    assert registration._transformation(one, two._replace(places=places)) is None
+
+
+def test_points_may_be_a_little_off_their_places():
+    one, two, matrix = moved()
+    off = np.random.default_rng(4).uniform(-1, 1, (40, 2)).astype(np.float32)
+    found = registration._transformation(one, two._replace(places=two.places + off))
+    np.testing.assert_allclose(found, matrix, atol=1.5)
+    far = np.where(np.arange(40)[:, None] % 2, 4, -4) * np.array([1, -1])
+    far = far + np.random.default_rng(5).uniform(-12, 12, (40, 2))
+    found = registration._transformation(one, two._replace(places=(two.places + far).astype(np.float32)))
+    assert found is None
+
+
 def test_what_has_little_in_common_is_not_the_same_shot(monkeypatch):
     half = np.roll(drawn(0), 80, axis=1)
     assert compared(drawn(0), half) > 0.9

@@ -210,6 +210,12 @@ def test_where_there_is_nothing_to_average_nothing_is_written(tmp_path):
 # Several views
 
 
+def scan(outputs, paths):
+    """Read the photos of the source."""
+    raw = outputs / "data" / "birds" / "raw"
+    return decoding.scan(raw, paths, content="birds", folder=outputs / "scan", size=36, fit="crop")
+
+
 @pytest.fixture
 def seen(outputs):
     """Two runs of networks that weigh every pixel, on photos that are there; one mirrors, and names the classes
@@ -220,7 +226,7 @@ def seen(outputs):
     for path in table.path:
         Image.fromarray(random.integers(0, 256, (36, 36, 3), np.uint8)).save(raw / path, quality=100)
     files.write_json(outputs / "data" / "birds" / "source.json", {"content_sha256": "birds"})
-    scanned, _ = decoding.scan(raw, list(table.path), folder=outputs / "scan", size=36, fit="crop")
+    scanned, _ = scan(outputs, list(table.path))
     table["sha1"] = scanned.sha1
     for seed, flip, classes in ((1, "none", CLASSES), (2, "horizontal", CLASSES[::-1])):
         folder = finished(
@@ -245,7 +251,7 @@ def network(seed):
 def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path):
     found = results()
     made = average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
-    scanned, full = decoding.scan(seen, [], folder=seen / "scan", size=36, fit="crop")
+    scanned, full = scan(seen, found["none-run"].predictions["path"].tolist())
     own = photoset.Photos(scanned, full, 32, CLASSES)
     expected = []
     for seed, flip in ((1, "none"), (2, "horizontal")):

@@ -258,7 +258,9 @@ def test_scan_describes_every_file(tmp_path):
     (tmp_path / "raw/empty.jpg").write_bytes(b"")
     (tmp_path / "raw/page.jpg").write_bytes(b"<html>\n</html>")
     paths = [*names, "empty.jpg", "page.jpg"]
-    table, images = decoding.scan(tmp_path / "raw", paths, folder=tmp_path / "cache", size=32, fit="squash")
+    table, images = decoding.scan(
+        tmp_path / "raw", paths, content="abc", folder=tmp_path / "cache", size=32, fit="squash"
+    )
     assert list(table.columns) == decoding.COLUMNS and list(table.path) == paths
     for row, path in enumerate(paths):
         data = (tmp_path / "raw" / path).read_bytes()
@@ -277,10 +279,14 @@ def test_scan_describes_every_file(tmp_path):
 
 def test_scan_reads_back_without_the_photos(tmp_path):
     names = fill(tmp_path / "raw")
-    first = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    first = decoding.scan(
+        tmp_path / "raw", names, content="abc", folder=tmp_path / "cache", size=24, fit="crop"
+    )
     for name in names:
         (tmp_path / "raw" / name).unlink()
-    again = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    again = decoding.scan(
+        tmp_path / "raw", names, content="abc", folder=tmp_path / "cache", size=24, fit="crop"
+    )
     pd.testing.assert_frame_equal(first[0], again[0])
     assert (first[1] == again[1]).all() and len(again[1]) == len(names)
 
@@ -289,7 +295,9 @@ def test_scan_reads_back_without_the_photos(tmp_path):
 def test_scan_keeps_hashes_that_look_like_numbers_as_text(tmp_path, monkeypatch, phash):
     fill(tmp_path / "raw", ["1.png"])
     monkeypatch.setattr(decoding, "perceptual_hash", lambda image: phash)
-    table, _ = decoding.scan(tmp_path / "raw", ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    table, _ = decoding.scan(
+        tmp_path / "raw", ["1.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+    )
     assert list(table.phash) == [phash]
 
 
@@ -306,12 +314,14 @@ def test_a_killed_scan_leaves_nothing_that_passes_for_whole(tmp_path, monkeypatc
 
     monkeypatch.setattr(decoding, "resize", killed)
     with pytest.raises(KeyboardInterrupt):
-        decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
-    assert not (tmp_path / "cache").exists()
+        decoding.scan(tmp_path / "raw", names, content="abc", folder=tmp_path / "cache", size=24, fit="crop")
+    assert not list((tmp_path / "cache").rglob("scan.csv"))
     monkeypatch.setattr(decoding, "resize", whole)
-    table, images = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    table, images = decoding.scan(
+        tmp_path / "raw", names, content="abc", folder=tmp_path / "cache", size=24, fit="crop"
+    )
     assert len(table) == len(names) and all(image.any() for image in images)
-    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+    assert [path.name for path in (tmp_path / "cache").iterdir() if "partial" in path.name] == []
 
 
 DAMAGES = {
@@ -341,7 +351,9 @@ def test_scan_of_many_files_keeps_their_order(tmp_path, monkeypatch, at_once):
     (tmp_path / "raw").mkdir()
     for number, name in enumerate(names):
         (tmp_path / "raw" / name).write_bytes(saved(np.full((20, 20, 3), number * 4, np.uint8), "PNG"))
-    table, images = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=4, fit="crop")
+    table, images = decoding.scan(
+        tmp_path / "raw", names, content="abc", folder=tmp_path / "cache", size=4, fit="crop"
+    )
     assert list(table.path) == names and list(images[:, 0, 0, 0]) == [number * 4 for number in range(60)]
 
 
@@ -349,7 +361,9 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     fill(tmp_path, ["1.png", "2.png"])
     (tmp_path / "2.png").write_bytes(bytes(30_000))
     monkeypatch.setattr(decoding, "LARGEST_BYTES", 20_000)
-    table, images = decoding.scan(tmp_path, ["1.png", "2.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    table, images = decoding.scan(
+        tmp_path, ["1.png", "2.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+    )
     assert list(table.problem) == ["", "the file has more than 2e-05 GB"] and not images[1].any()
     assert table.sha1[1] == hashlib.sha1(bytes(30_000)).hexdigest()
 
@@ -361,31 +375,44 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
         with pytest.raises(
             ValueError, match=f"expected to read {name}, as 01_download did. Received: "
         ) as caught:
-            decoding.scan(tmp_path, ["1.png", name], folder=tmp_path / "cache", size=8, fit="crop")
+            decoding.scan(
+                tmp_path, ["1.png", name], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+            )
         assert "run this again" in str(caught.value) and str(tmp_path) not in str(caught.value)
-        assert not (tmp_path / "cache").exists()
+        assert not list((tmp_path / "cache").rglob("scan.csv"))
 
 
 def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
     fill(tmp_path, ["1.png"])
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
     with pytest.raises(ValueError, match="writing photos.npy: expected 192 bytes of free disk space"):
-        decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+        decoding.scan(tmp_path, ["1.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop")
     monkeypatch.undo()
-    decoding.scan(tmp_path, ["1.png"], folder=tmp_path / "cache", size=8, fit="crop")
+    decoding.scan(tmp_path, ["1.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop")
 
 
-def test_cache_key_changes_with_each_part():
-    known = decoding.cache_key("abc", ["a", "b"], size=8, fit="crop")
-    others = [
-        decoding.cache_key("abd", ["a", "b"], size=8, fit="crop"),
-        decoding.cache_key("abc", ["a", "c"], size=8, fit="crop"),
-        decoding.cache_key("abc", ["b", "a"], size=8, fit="crop"),
-        decoding.cache_key("abc", ["a", "b"], size=9, fit="crop"),
-        decoding.cache_key("abc", ["a", "b"], size=8, fit="pad"),
-    ]
-    assert len({known, *others}) == 6
-    assert known == decoding.cache_key("abc", ["a", "b"], size=8, fit="crop")
+def test_another_scan_is_not_read_back(tmp_path):
+    fill(tmp_path, ["a.png", "b.png"])
+    known = {"root": tmp_path, "paths": ["a.png", "b.png"], "content": "abc", "size": 8, "fit": "crop"}
+    changes = [{"content": "abd"}, {"paths": ["b.png", "a.png"]}, {"size": 9}, {"fit": "pad"}, {}, {}]
+    for change in changes:
+        decoding.scan(**known | change, folder=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 5
+
+
+def test_a_pool_of_threads_leaves_opencv_as_it_was(tmp_path):
+    before = decoding.cv2.getNumThreads()
+    decoding.cv2.setNumThreads(3)
+    try:
+        with decoding.single_thread():
+            assert decoding.cv2.getNumThreads() == 1
+        with pytest.raises(ValueError, match="expected to read gone.png"):
+            decoding.scan(
+                tmp_path, ["gone.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+            )
+        assert decoding.cv2.getNumThreads() == 3
+    finally:
+        decoding.cv2.setNumThreads(before)
 
 
 def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):

@@ -16,8 +16,13 @@ def table(*images):
     return pd.DataFrame(rows)
 
 
-def flags(*images, **limits):
-    return quality.flags(table(*images), common=1, **limits)
+@pytest.fixture(autouse=True)
+def every_photo_may_have_a_flag(monkeypatch):
+    monkeypatch.setattr(quality, "COMMON", 1)
+
+
+def flags(*images):
+    return list(quality.flags(table(*images)).quality)
 
 
 @pytest.mark.parametrize(
@@ -33,36 +38,57 @@ def flags(*images, **limits):
     }.items(),
 )
 def test_each_kind(kind, image):
-    plain, odd = flags(SHARP, image)
-    assert plain == "" and f"{kind} (" in odd
+    plain, odd = quality.flags(table(SHARP, image)).itertuples(index=False)
+    assert tuple(plain) == ("", "") and kind in odd.flags.split(",") and f"{kind} (" in odd.quality
 
 
 def test_a_flag_says_what_was_measured():
-    assert flags(SHARP[:40], smallest=41) == ["small (shorter side 40); elongated (sides as 1 to 4)"]
+    assert flags(SHARP[:40]) == ["small (shorter side 40); elongated (sides as 1 to 4)"]
+    assert list(quality.flags(table(SHARP[:40]))["flags"]) == ["small,elongated"]
     grey = np.full((60, 60, 3), 90, np.uint8)
     assert "uniform (contrast 0)" in flags(grey)[0] and "greyscale (colour 0)" in flags(grey)[0]
 
 
-def test_limits_are_as_documented():
-    values = table(SHARP)
-    assert quality.flags(values, common=1, smallest=120) == [""] and quality.flags(
-        values, common=1, smallest=121
-    ) != [""]
-    assert quality.flags(values, common=1, widest=1.33) == [""]  # 160 / 120, rounded to two places
-    assert quality.flags(values, common=1, widest=1.32) != [""]
-    assert quality.flags(values, common=1, outlier=1) == [""]  # not measured
-    assert quality.flags(values.assign(outlier=1.0), common=1, outlier=1) == ["outlier (deviations 1)"]
+@pytest.mark.parametrize(
+    ("kind", "column", "flagged", "plain"),
+    [
+        ("small", "height", 47, 48),
+        ("elongated", "width", 301, 300),
+        ("blurred", "sharpness", 0.999, 1.0),
+        ("dark", "brightest", 99, 100),
+        ("overexposed", "darkest", 111, 110),
+        ("uniform", "contrast", 59, 60),
+        ("greyscale", "colour", 7.9, 8.0),
+        ("outlier", "outlier", 4.0, 3.99),
+    ],
+)
+def test_limits_are_as_documented(kind, column, flagged, plain):
+    values = {"width": 100, "height": 100, "sharpness": 2, "brightest": 200, "darkest": 20}
+    row = pd.Series(values | {"contrast": 150, "colour": 90, "outlier": 0}, dtype=float)
+    photos = pd.DataFrame([row, row, row])
+    photos.iloc[1, photos.columns.get_loc(column)] = flagged
+    photos.iloc[2, photos.columns.get_loc(column)] = plain
+    photos.index = [5, 3, 8]
+    found = quality.flags(photos)
+    assert list(found["flags"]) == ["", kind, ""] and list(found.index) == [5, 3, 8]
 
 
-def test_what_most_photos_have_in_common_is_no_flag():
+def test_outliers_are_flagged_only_if_they_were_measured():
+    assert list(quality.flags(table(SHARP))["flags"]) == [""]
+    assert quality.flags(table(SHARP).assign(outlier=5.0)).quality.tolist() == ["outlier (deviations 5)"]
+
+
+def test_what_most_photos_have_in_common_is_no_flag(monkeypatch):
+    monkeypatch.undo()
     grey = np.repeat(SHARP[..., :1], 3, axis=2)
-    assert not any(quality.flags(table(grey, grey, SHARP)))
-    assert [bool(text) for text in quality.flags(table(grey, SHARP, SHARP))] == [True, False, False]
+    assert not any(flags(grey, grey, SHARP))
+    assert [bool(text) for text in flags(grey, SHARP, SHARP)] == [True, False, False]
+    assert [bool(text) for text in flags(grey, SHARP)] == [True, False]
 
 
 def test_what_could_not_be_read_has_no_flag():
     values = pd.concat([table(SHARP), pd.DataFrame({"width": [0], "height": [0]})], ignore_index=True)
-    assert quality.flags(values, common=1) == ["", ""]
+    assert list(quality.flags(values).quality) == ["", ""]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (7, 3), (129, 128), (2000, 1500)])
@@ -79,13 +105,45 @@ def test_sharpness_falls_as_details_widen_and_does_not_depend_on_the_size():
     assert quality.measure(half)["sharpness"] == pytest.approx(quality.measure(large)["sharpness"], rel=0.1)
 
 
-def test_quantiles_against_numpy():
+@pytest.mark.parametrize(
+    ("shape", "small"),
+    [
+        ((300, 400), (96, 128)),
+        ((400, 300), (128, 96)),
+        ((1000, 900), (128, 115)),
+        ((128, 100), (128, 100)),
+        ((60, 80), (60, 80)),
+        ((3, 900), (1, 128)),
+    ],
+)
+def test_photos_are_measured_at_one_side_and_never_enlarged(shape, small):
+    assert quality._small(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
+
+
+def test_a_photo_is_shrunk_by_averages_of_whole_blocks():
+    image = np.random.default_rng(2).integers(0, 256, (256, 384, 3), np.uint8)
+    # By 3, then no more: 85 x 128.
+    blocks = image[:255].reshape(85, 3, 128, 3, 3).mean(axis=(1, 3))
+    assert np.abs(quality._small(image) - blocks).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.25, 0.5, 0.99, 1.0])
+def test_quantiles_are_the_smallest_values_that_suffice(fraction):
+    values = np.random.default_rng(3).integers(0, 256, (20, 30), np.uint8)
+    expected = next(value for value in range(256) if (values <= value).sum() >= fraction * values.size)
+    assert quality._quantiles(values, fraction) == [expected]
+    assert quality._quantiles(values, fraction, 0.5) == [expected, np.sort(values, axis=None)[299]]
+
+
+def test_measures_are_those_of_the_quantiles():
     values = quality.measure(SHARP)
     small = cv2.resize(SHARP, (128, 96))
     least, most = small.min(axis=2), small.max(axis=2)
     assert values["darkest"] == pytest.approx(np.quantile(least, 0.01), abs=2)
     assert values["brightest"] == pytest.approx(np.quantile(most, 0.99), abs=2)
     assert values["colour"] == pytest.approx(np.quantile(most - least, 0.99), abs=2)
+    low, high = np.quantile(small, [0.01, 0.99], axis=(0, 1))
+    assert values["contrast"] == pytest.approx((high - low).max(), abs=2)
 
 
 # Outliers
