@@ -336,12 +336,14 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_scan_is_made_again(tmp_path, capsys, file, damage):
     names = fill(tmp_path / "raw")
-    first = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    arguments = {"content": "abc", "folder": tmp_path / "cache", "size": 24, "fit": "crop"}
+    first = decoding.scan(tmp_path / "raw", names, **arguments)
+    (kept,) = (tmp_path / "cache").iterdir()
     known = first[1].copy()
-    DAMAGES[damage](tmp_path / "cache" / file)
-    again = decoding.scan(tmp_path / "raw", names, folder=tmp_path / "cache", size=24, fit="crop")
+    DAMAGES[damage](kept / file)
+    again = decoding.scan(tmp_path / "raw", names, **arguments)
     pd.testing.assert_frame_equal(first[0], again[0])
-    assert (known == again[1]).all() and "/cache is damaged: it is removed" in capsys.readouterr().out
+    assert (known == again[1]).all() and f"cache/{kept.name} is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at_once", [256, 7])
