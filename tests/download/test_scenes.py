@@ -1,5 +1,6 @@
 """Photos of butterflies: sizes, masks, covering leaves, light."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -48,6 +49,33 @@ def test_the_butterfly_is_where_its_mask_is():
         image, mask = scene(black, seed)
         bright = image.max(axis=2) > 60
         assert (bright & mask).sum() / (bright | mask).sum() > 0.8, seed
+
+
+def test_a_butterfly_is_near_the_middle_of_its_photo():
+    for seed in range(6):
+        _, mask = photo("Pearl Orangetip", seed)
+        assert np.argwhere(mask).mean(axis=0) / mask.shape == pytest.approx(0.5, abs=0.25), seed
+
+
+def test_butterflies_are_rotated(monkeypatch):
+    """With the head up, a mask resembles its mirror image."""
+    monkeypatch.setattr(scenes, "_cover", lambda *_, **__: None)
+    overlaps = []
+    for seed in range(6):
+        rows, columns = np.nonzero(photo("Lemon Longwing", seed)[1])
+        points = np.stack([rows - rows.mean(), columns - columns.mean()], axis=1).round()
+        pixels, mirrored = (set(map(tuple, points * (1, side))) for side in (1, -1))
+        overlaps.append(len(pixels & mirrored) / len(pixels))
+    assert min(overlaps) < 0.6
+
+
+def test_a_butterfly_throws_a_shadow_to_the_lower_right():
+    grey = background(dark="#c0c0c0", light="#c0c0c0", leaf="#000000", count=0)
+    image, mask = scene(grey, 1)
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))) > 0
+    shadow = np.roll(near, (7, 5), axis=(0, 1)) & ~near
+    opposite = np.roll(near, (-7, -5), axis=(0, 1)) & ~near
+    assert image[shadow].mean() < 0.9 * image[opposite].mean()
 
 
 def test_a_photo_shows_the_noise_and_the_leaves_of_its_background():
