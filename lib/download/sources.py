@@ -117,9 +117,12 @@ def _asked(declared: dict) -> str:
 def _fingerprint(source: schema.Source, folder: Path) -> str | None:
     """Return a hash that changes when what can be made again should be."""
     if source.kind == "sample":
-        from lib.download import sample  # here: only this kind needs it
+        # here: only this kind needs them
+        from lib.download import painting, sample, scenes, species
 
-        return _sha256(Path(sample.__file__))
+        files = (sample.__file__, scenes.__file__, painting.__file__, species.__file__, species.FILE)
+        hashes = [_sha256(Path(file)) for file in files]
+        return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     if source.kind == "folder":
         found, _ = _listing(_original(source, folder))
         stats = [(name, (stat := path.stat()).st_size, stat.st_mtime_ns) for name, path in found]

@@ -1,15 +1,16 @@
-"""The sample data set: deterministic, dirty in the counts that it documents, with a mask for each photo."""
+"""The sample data set: deterministic, with the defects that it documents and a mask for each photo."""
 
 import collections
 import csv
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from lib.download import sample
+from lib.download import sample, scenes
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,15 @@ def contents(folder):
 
 
 def photos(folder, pattern="raw/**/*.jpg"):
-    """Maps each readable photo to its decoded image and each unreadable one to None."""
-    found = {}
+    """Map each readable photo to its decoded image and each unreadable one to None."""
+    images = {}
     for path in sorted(Path(folder).glob(pattern)):
         try:
-            found[path] = Image.open(path)
-            found[path].load()
+            images[path] = Image.open(path)
+            images[path].load()
         except OSError:
-            found[path] = None
-    return found
+            images[path] = None
+    return images
 
 
 def test_same_arguments_give_the_same_bytes(folder, tmp_path):
@@ -44,7 +45,8 @@ def test_another_seed_gives_other_photos(folder, tmp_path):
     sample.write(tmp_path, seed=1, photos_per_class=8)
     mine = {path.read_bytes() for path in folder.rglob("*.jpg")}
     other = {path.read_bytes() for path in tmp_path.rglob("*.jpg")}
-    assert len(mine & other) == 2  # the empty file and the text
+    # The empty file and the text.
+    assert len(mine & other) == 2
 
 
 def test_a_photo_does_not_depend_on_how_many_others_there_are(folder, tmp_path):
@@ -75,6 +77,7 @@ def test_near_duplicates_look_like_a_larger_photo_of_their_class(folder):
     small = [path for path, image in readable.items() if sum(image.quantization[0]) == coarse]
     assert len(small) == 4
     for path in small:
+        assert all(136 <= side <= 187 for side in readable[path].size)
         others = [other for other in path.parent.glob("*.jpg") if other in readable and other != path]
         assert min(difference(readable[path], readable[other]) for other in others) < 6
 
@@ -87,10 +90,11 @@ def difference(one, other):
 def test_three_files_are_unreadable(folder):
     broken = [path for path, image in photos(folder).items() if image is None]
     starts = sorted(path.read_bytes()[:3] for path in broken)
-    assert starts == [b"", b"<ht", b"\xff\xd8\xff"]  # empty, a text, the beginning of a JPEG
+    # An empty file, a text, the beginning of a JPEG.
+    assert starts == [b"", b"<ht", b"\xff\xd8\xff"]
 
 
-def test_one_greyscale_one_cmyk_and_one_lying_photo(folder):
+def test_one_greyscale_one_cmyk_and_one_rotated_photo(folder):
     readable = [image for image in photos(folder).values() if image]
     modes = collections.Counter(image.mode for image in readable)
     assert (modes["L"], modes["CMYK"], set(modes)) == (1, 1, {"L", "CMYK", "RGB"})
@@ -98,11 +102,13 @@ def test_one_greyscale_one_cmyk_and_one_lying_photo(folder):
     assert sorted(orientations)[-2:] == [1, 6]
 
 
-def test_the_lying_photo_is_upright_after_its_orientation_is_applied():
+def test_a_rotated_photo_is_upright_after_its_orientation_is_applied():
     image = np.zeros((20, 40, 3), np.uint8)
-    image[:10] = 255  # the upper half is white
-    path_like = sample.io.BytesIO(sample._encode(image, "lying"))
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(path_like)))
+    # The upper half is white.
+    image[:10] = 255
+    stored = Image.open(io.BytesIO(sample.encode(image, rotated=True)))
+    assert stored.size == (20, 40)
+    upright = np.asarray(ImageOps.exif_transpose(stored))
     assert upright.shape == (20, 40, 3)
     assert upright[:8].mean() > 250 and upright[12:].mean() < 5
 
@@ -122,6 +128,7 @@ def test_unlabelled_photos_have_their_species_beside_raw(folder):
     rows = list(csv.DictReader((folder / "test_labels.csv").open()))
     assert [row["filename"] for row in rows] == names
     assert len(names) == 24
+    assert len({row["label"] for row in rows}) > 3
     assert {row["label"] for row in rows} <= {path.name for path in (folder / "raw" / "train").iterdir()}
 
 
@@ -130,6 +137,38 @@ def test_names_are_used_once_and_tell_nothing_of_the_class(folder):
     assert sorted(stems) == [f"photo_{number + 1:04d}" for number in range(len(stems))]
     first = sorted((path.stem, path.parent.name) for path in folder.glob("raw/train/*/*.jpg"))[:10]
     assert len({species for _, species in first}) > 2
+
+
+def test_a_mask_fits_the_photo_of_its_duplicates(folder):
+    """The mask of an exact duplicate is that of its original; a near-duplicate's is reduced with it."""
+    masks = collections.defaultdict(set)
+    for path, image in photos(folder, "raw/train/*/*.jpg").items():
+        if image:
+            content = hashlib.sha1(path.read_bytes()).hexdigest()
+            masks[content].add((folder / "masks" / f"{path.stem}.png").read_bytes())
+    assert {len(each) for each in masks.values()} == {1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_photo_with_two_labels_has_those_of_neighbours(tmp_path, monkeypatch, seed):
+    def noise(species, catalogue, *, random):
+        return random.integers(0, 256, (16, 16, 3), np.uint8), np.ones((16, 16), bool)
+
+    monkeypatch.setattr(scenes, "paint_photo", noise)
+    sample.write(tmp_path, seed=seed, photos_per_class=8)
+    labels = sorted(path.name for path in (tmp_path / "raw" / "train").iterdir())
+    places = collections.defaultdict(set)
+    for path in tmp_path.glob("raw/train/*/*.jpg"):
+        places[path.read_bytes()].add(labels.index(path.parent.name))
+    (first, second), *others = [sorted(ranks) for ranks in places.values() if len(ranks) > 1]
+    assert second - first in (1, len(labels) - 1)
+    assert not others
+
+
+def test_a_negative_seed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`seed` must be 0 or more. Received: -1"):
+        sample.write(tmp_path, seed=-1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("photos_per_class", [7, 0, -1])

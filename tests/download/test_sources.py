@@ -20,7 +20,7 @@ from conftest import encoded, scene
 
 import lib.download
 from lib.core import files, params, schema
-from lib.download import archives, kaggle, sources, transfer
+from lib.download import archives, kaggle, sources, species, transfer
 
 PHOTO = b"\xff\xd8\xff" + os.urandom(5000)
 KEY = "0123456789abcdef0123456789abcdef"
@@ -655,6 +655,14 @@ def test_a_sample_is_made_again_when_its_code_or_size_changes(folder, sample):
         "source.json",
         "test_labels.csv",
     ]
+
+
+def test_a_sample_is_made_again_when_its_species_change(folder, sample, tmp_path, monkeypatch):
+    first = sources.fetch(source("sample"), folder)
+    changed = tmp_path / "species.yaml"
+    changed.write_text("species: {}\n")
+    monkeypatch.setattr(species, "FILE", changed)
+    assert sources.fetch(source("sample"), folder)["fingerprint"] != first["fingerprint"]
 
 
 def test_a_swap_that_was_killed_is_made_good(folder, sample, monkeypatch):
