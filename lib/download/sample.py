@@ -247,4 +247,4 @@ def write(folder: Path, *, seed: int = 0, photos_per_class: int = 36) -> None:
             Image.fromarray(visible).save(folder / "masks" / f"{path.stem}.png")
         if not labelled:
             labels.append(f"{path.name},{species}\n")
-    (folder / "test_labels.csv").write_text("".join(labels))
+    (folder / "test_labels.csv").write_text("".join(labels), encoding="utf-8")
