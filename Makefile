@@ -8,7 +8,8 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)
 SETUP := .venv/requirements$(GPU).txt
 TOOLS := .venv/requirements-dev.txt
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
-COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --quiet
 # Through the environment, so that a path or a value may hold spaces and quotes.
 export ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS
 
@@ -39,19 +40,24 @@ help:
 setup: $(SETUP)
 
 .venv/bin/pip:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 to 3.13 is needed, and there is no $(PYTHON). On Debian and Ubuntu: sudo apt install python3 python3-venv" >&2; exit 1; }
-	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f'Python 3.11 to 3.13 is needed. $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11')"
-	@$(PYTHON) -c "import ensurepip" 2>/dev/null || { echo "$(PYTHON) has no ensurepip, which makes .venv. On Debian and Ubuntu: sudo apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { exec >&2; echo "Python 3.11 to 3.13 is needed, and there is no $(PYTHON)."; \
+		echo "On Debian and Ubuntu: sudo apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+		f'Python 3.11 to 3.13 is needed. $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11')"
+	@$(PYTHON) -c "import ensurepip" 2>/dev/null || { exec >&2; echo "$(PYTHON) has no ensurepip, which .venv needs."; \
+		echo "On Debian and Ubuntu: sudo apt install $(notdir $(PYTHON))-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# Two commands: pip refuses a folder beside hashes.
+# A copy of the lock says that it is installed, so that a failure leaves nothing that counts as ready.
+# pip takes no folder beside hashes: the project itself comes in a second command.
 .venv/%.txt: %.txt | .venv/bin/pip
 	@if ! cmp -s $< $@; then set -e; \
 		echo "Installing $< into .venv: some minutes, once"; \
 		$(PIP) --require-hashes -r $<; \
 		$(PIP) --no-deps -e .; \
 	fi
-	@test $* != requirements-gpu || .venv/bin/python -c "import sys; from lib.networks import device; sys.exit(0 if device.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver, or do without: make GPU=')"
+	@test $* != requirements-gpu || .venv/bin/python -c "import sys; from lib.networks import device; \
+		sys.exit(0 if device.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver, or do without: make GPU=')"
 	@cp $< $@
 
 $(TOOLS): $(SETUP)

@@ -13,7 +13,7 @@ from lib.core.params import ROOT
 # Answers `-m venv` and `-m pip` itself; real Python runs the code of `-c`, after the code in $BEFORE.
 PYTHON = f"""#!/bin/sh
 case "$1 $2" in
-"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/bin/pip" ;;
+"-m venv") mkdir -p "$3/bin" && cp -p "$0" "$3/bin/python" && touch "$3/bin/pip" ;;
 "-m pip") shift 2; echo "$*" >> pip.log; exit "${{PIP_STATUS:-0}}" ;;
 *) exec {sys.executable} -c "$BEFORE
 $2" ;;
@@ -165,6 +165,11 @@ def test_a_venv_that_was_left_half_made_is_completed(project: Project) -> None:
 def test_a_gpu_machine_gets_the_cuda_libraries(project: Project) -> None:
     assert project.make("setup", GPU_STATUS="0", BEFORE=gpus(["GPU:0"])).returncode == 0
     assert project.installed() == GPU_INSTALLED
+
+
+def test_a_gpu_machine_adds_the_dev_lock_to_the_cuda_libraries(project: Project) -> None:
+    project.make("lint", GPU_STATUS="0", BEFORE=gpus(["GPU:0"]))
+    assert project.installed() == [*GPU_INSTALLED, *DEV_INSTALLED]
 
 
 def test_a_gpu_that_tensorflow_does_not_see_is_an_error(project: Project) -> None:
