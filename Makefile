@@ -5,7 +5,13 @@ PYTHON ?= python3
 NAMES := $(filter-out template,$(shell ls params | sed -nE 's/^([A-Za-z0-9][A-Za-z0-9_-]*)\.yaml$$/\1/p'))
 VERBS := resume evaluate tune why report remove predict
 RUNNER := .venv/bin/python -m lib
-SETUP := .venv/ready
+# .venv holds a copy of each lock that it was installed from: a lock that is only touched installs nothing.
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)
+SETUP := .venv/requirements$(GPU).txt
+TOOLS := .venv/requirements-dev.txt
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --quiet
 
 # A value is taken as it was typed: make would expand each `$` in it, and run the command in `$(shell ...)`.
 VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR
@@ -15,9 +21,9 @@ export $(VARIABLES)
 CHANGE = --set="$$SET" --run="$$RUN" --archive="$$ARCHIVE" --weights="$$WEIGHTS" --outputs="$$OUTPUTS"
 
 # A misspelt variable would be ignored, and its value expanded.
-UNKNOWN := $(strip $(foreach name,$(filter-out $(VARIABLES) PYTHON,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+UNKNOWN := $(strip $(foreach name,$(filter-out $(VARIABLES) PYTHON GPU,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
 ifneq ($(UNKNOWN),)
-$(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES) or PYTHON)
+$(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES), PYTHON or GPU)
 endif
 
 COMMANDS := help setup demo compare lab test test-slow lint notebooks acceptance bench gpu-check lock
@@ -45,7 +51,7 @@ help:
 	@echo "make notebooks                   execute the committed notebooks again, in place"
 	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
 	@echo "make bench                       accuracy and speed of the cleaning on the photos in ../shared/data"
-	@echo "make lock                        compile the requirement files from pyproject.toml"
+	@echo "make setup, lock                 .venv, which every target sets up first; the locks from pyproject.toml (needs uv)"
 	@echo "make gpu-check                   one mixed-precision step and the photos per second on the GPU"
 
 # A name that is no target gets a message of our own. It is read from the environment: a shell must not see it.
@@ -60,17 +66,28 @@ export GOALS := $(value MAKECMDGOALS)
 
 setup: $(SETUP)
 
-# A machine with an NVIDIA GPU gets TensorFlow's CUDA libraries too, and must then see the GPU.
-$(SETUP): requirements.txt pyproject.toml
-	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f'Python 3.11 to 3.13 is needed. This is {v[0]}.{v[1]}: make PYTHON=python3.11')"
+.venv/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { exec >&2; echo "Python 3.11 to 3.13 is needed, and there is no $(PYTHON)."; \
+		echo "On Debian and Ubuntu: sudo apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+		f'Python 3.11 to 3.13 is needed. $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11')"
+	@$(PYTHON) -c "import ensurepip" 2>/dev/null || { exec >&2; echo "$(PYTHON) has no ensurepip, which .venv needs."; \
+		echo "On Debian and Ubuntu: sudo apt install $(notdir $(PYTHON))-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	@if nvidia-smi -L >/dev/null 2>&1; then \
-		grep -v '^-e' requirements.txt > .venv/constraints.txt; \
-		.venv/bin/pip install --quiet --disable-pip-version-check -c .venv/constraints.txt 'tensorflow[and-cuda]' && \
-		.venv/bin/python -c "import sys; from lib import device; sys.exit(0 if device.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver')"; \
+
+# A copy of the lock says that it is installed, so that a failure leaves nothing that counts as ready.
+# pip takes no folder beside hashes: the project itself comes in a second command.
+.venv/%.txt: %.txt | .venv/bin/pip
+	@if ! cmp -s $< $@; then set -e; \
+		echo "Installing $< into .venv: some minutes, once"; \
+		$(PIP) --require-hashes -r $<; \
+		$(PIP) --no-deps -e .; \
 	fi
-	@touch $@
+	@test $* != requirements-gpu || .venv/bin/python -c "import sys; from lib.networks import device; \
+		sys.exit(0 if device.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver, or do without: make GPU=')"
+	@cp $< $@
+
+$(TOOLS): $(SETUP)
 
 $(NAMES): $(SETUP)
 	@$(RUNNER) run $@ $(CHANGE)
@@ -99,37 +116,37 @@ $(NAMES:%=remove-%): remove-%: $(SETUP)
 $(NAMES:%=predict-%): predict-%: $(SETUP)
 	@$(RUNNER) predict $* --run="$$RUN" --photos="$$PHOTOS" --output="$$OUTPUT" --outputs="$$OUTPUTS"
 
-lab: $(SETUP)
+lab: $(TOOLS)
 	.venv/bin/jupyter lab notebooks
 
 # The notebooks write into a folder of their own, never into a user's outputs/demo.
-test: $(SETUP)
+test: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests && \
 	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest notebooks \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-test-slow: $(SETUP)
+test-slow: $(TOOLS)
 	.venv/bin/python -m pytest -m slow tests
 
-lint: $(SETUP)
+lint: $(TOOLS)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-notebooks: $(SETUP)
+notebooks: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
 
-acceptance: $(SETUP)
+acceptance: $(TOOLS)
 	@$(MAKE) --no-print-directory butterfly RUN=acceptance ARCHIVE=../shared/data/butterfly.zip \
 		WEIGHTS=../shared/weights/mobilenet_v2_1.0_224_no_top.weights.h5 \
 		SET="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
 	.venv/bin/python tests/acceptance.py
 
 # All of them run, whichever misses its target.
-bench: $(SETUP)
+bench: $(TOOLS)
 	@status=0; \
 	for benchmark in label_errors.py "near_duplicates.py --photos 12" "cleaning.py ../shared/data/flowers.zip"; do \
 		echo "benchmarks/$$benchmark"; .venv/bin/python benchmarks/$$benchmark || status=1; \
@@ -139,6 +156,8 @@ bench: $(SETUP)
 gpu-check: $(SETUP)
 	.venv/bin/python benchmarks/gpu.py
 
+# The two others take the versions of the first. It keeps those in requirements-dev.txt: delete that for newer ones.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --quiet -o requirements.txt
-	echo "-e ." >> requirements.txt
+	$(COMPILE) --group dev -o requirements-dev.txt
+	$(COMPILE) -c requirements-dev.txt -o requirements.txt
+	$(COMPILE) -c requirements-dev.txt --extra gpu -o requirements-gpu.txt
