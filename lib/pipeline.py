@@ -160,10 +160,8 @@ class Runner:
         # It takes a second to import, which an up-to-date run does not need.
         import papermill
 
-        with contextlib.suppress(OSError, AttributeError):
-            # Windows has no such name, and a log file is no terminal.
-            os.environ["CHRYSALIS_TERMINAL"] = os.ttyname(sys.stderr.fileno())
         try:
+            os.environ |= {steps.RUNNER: str(os.getpid()), "CHRYSALIS_TERMINAL": _terminal()}
             papermill.execute_notebook(
                 self.notebooks / f"{step.name}.ipynb",
                 partial,
@@ -182,6 +180,8 @@ class Runner:
             # A kernel that died, a disk that is full: the partial notebook still shows how far it came.
             hint = ". The memory may not have sufficed" if type(error).__name__ == "DeadKernelError" else ""
             return f"{type(error).__name__}: {error}{hint}"
+        finally:
+            del os.environ[steps.RUNNER]
         return None
 
     def _user_files(self, step: steps.Step) -> Iterator[tuple[str, Path]]:
@@ -254,6 +254,13 @@ def _publish(partial: Path, final: Path) -> None:
             text = text.replace(str(folder), name)
     files.write(final, lambda path: path.write_text(text, encoding="utf-8"))
     partial.unlink()
+
+
+def _terminal() -> str:
+    """Return the name of the terminal that progress is shown in; a log file has none, nor has Windows."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.ttyname(sys.stderr.fileno())
+    return ""
 
 
 def _duration(seconds: float) -> str:

@@ -159,7 +159,9 @@ def make(kind, number):
 
 def read_photo(data, folder):
     (folder / "1.jpg").write_bytes(data)
-    table, images = decoding.scan(folder, ["1.jpg"], content="abc", folder=folder / "cache", size=16, fit="crop")
+    table, images = decoding.scan(
+        folder, ["1.jpg"], content="abc", folder=folder / "cache", size=16, fit="crop"
+    )
     assert images.shape == (1, 16, 16, 3) and images.dtype == np.uint8 and len(table.sha1[0]) == 40
     kept = table.problem[0] == ""
     assert (table.width[0] > 0) == (table.height[0] > 0) == (len(table.phash[0]) == 16) == kept

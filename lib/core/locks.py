@@ -46,7 +46,7 @@ def run(folder: Path) -> Iterator[None]:
     except Timeout:
         raise ValueError(
             f"another process is at work in {folder.parent.name}/{folder.name}: wait for it, "
-            "or give this run a name of its own (RUN=...)"
+            "shut its notebook down, or give this run a name of its own (RUN=...)"
         ) from None
     with lock:
         yield

@@ -1,5 +1,6 @@
-"""The steps of the pipeline, a run that fills a folder with their results, and the record of how each was made."""
+"""The steps of the pipeline, the run whose folder they fill, and the record of how each was executed."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
-from lib.core import files, params, schema
+from lib.core import files, locks, params, schema
 
 PACKAGES = (
     "tensorflow",
@@ -117,6 +118,10 @@ COMPARE = Step(
     reads_of_runs=("metrics.json",),
     folder="compare",
 )
+# Set by the runner, which holds the lock of the run while its kernels work.
+RUNNER = "CHRYSALIS_RUNNER"
+# The locks of the runs that this kernel works on.
+_held: dict[Path, contextlib.ExitStack] = {}
 ALL = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM, TUNE, COMPARE)
 PIPELINE = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM)
 SEARCH = (DOWNLOAD, CLEAN, TUNE)
@@ -186,8 +191,9 @@ class Run:
         if not self.path(name).is_file():
             writer = next(step.name for step in ALL if name in step.writes)
             raise FileNotFoundError(
-                f"{self.settings.run_name} has no {name} yet: run {writer} first "
-                f"(notebooks/{writer}.ipynb with name = {self.settings.name!r}, or `make {self.settings.name}`)"
+                f"{self.settings.run_name} has no {name} yet: "
+                f"run {writer} first (notebooks/{writer}.ipynb with name = {self.settings.name!r}, "
+                f"or `make {self.settings.name}`)"
             )
         return self.path(name)
 
@@ -209,6 +215,8 @@ class Run:
         record = provenance(self.folder)
         record["steps"][self.step.name] = self._record()
         files.write_json(self.folder / "provenance.json", record)
+        if self.folder in _held:
+            _held.pop(self.folder).close()
         return self.folder / "provenance.json"
 
     def _record(self) -> StepRecord:
@@ -237,10 +245,17 @@ def start(settings: schema.Params, step: Step) -> Run:
         step: one of `ALL`.
 
     Returns:
-        The run; its folder exists.
+        The run; its folder exists, and no other process can work on it until `finish` or the kernel's end.
+
+    Raises:
+        ValueError: another process is at work on the run.
     """
     run = Run(settings, step)
     run.folder.mkdir(parents=True, exist_ok=True)
+    if RUNNER not in os.environ and run.folder not in _held:
+        lock = contextlib.ExitStack()
+        lock.enter_context(locks.run(run.folder))
+        _held[run.folder] = lock
     return run
 
 

@@ -107,7 +107,7 @@ def test_a_source_is_waited_for_and_a_line_says_so(tmp_path, start, capsys):
 def test_a_run_that_another_process_holds_is_refused(tmp_path, start):
     holder = start(HOLD, "run", tmp_path / "demo")
     assert holder.stdout.readline() == "held\n"
-    message = f"another process is at work in {tmp_path.name}/demo: wait for it, or .* name of its own"
+    message = f"another process is at work in {tmp_path.name}/demo: wait for it, .* a name of its own"
     with pytest.raises(ValueError, match=message), locks.run(tmp_path / "demo"):
         pass
     with locks.run(tmp_path / "other"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,29 @@ def test_git_is_none_outside_a_checkout(monkeypatch, tmp_path):
 def test_shared_photos_and_own_results():
     one, two = (steps.start(settings(run=name), steps.CLEAN) for name in ("one", "two"))
     assert one.data == two.data and one.folder != two.folder
+
+
+# Locks
+
+
+def test_a_step_in_jupyter_holds_its_run_until_its_end(outputs, monkeypatch):
+    code = (
+        "import json, sys; from lib.core import schema, steps\n"
+        "settings = schema.Params.model_validate(json.loads(sys.argv[1]))\n"
+        "steps.start(settings, steps.CLEAN)"
+    )
+    words = [sys.executable, "-c", code, settings().model_dump_json()]
+
+    def other_kernel(**environment):
+        done = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True)
+        return done.stderr
+
+    monkeypatch.delenv(steps.RUNNER, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(params.ROOT))
+    run = steps.start(settings(), steps.CLEAN)
+    assert "another process is at work in outputs/mine" in other_kernel()
+    # The kernels of the runner, which holds the lock itself.
+    assert other_kernel(**{steps.RUNNER: "1"}) == ""
+    fill(run)
+    run.finish()
+    assert other_kernel() == ""
