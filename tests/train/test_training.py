@@ -404,7 +404,9 @@ def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key(
 def test_the_key_holds_all_modules_that_the_network_and_its_batches_are_made_of():
     plumbing = {
         "cache",
+        "cards",
         "device",
+        "files",
         "params",
         "decoding",
         "progress",
