@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -14,25 +15,42 @@ from lib.core import files
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, a text that a spreadsheet would run behind an apostrophe."""
-    guarded = table.map(_with_apostrophe)
-    # so that a "\r" in a name is quoted
+def write(table: pd.DataFrame, path: Path, *, float_format: str | None = None) -> None:
+    """Write a table as CSV, with an apostrophe before each text that a spreadsheet would run.
+
+    Args:
+        table: the table; its index is not written.
+        path: the file.
+        float_format: how to write floating-point numbers, such as `%.7g`; `None`: with all their digits.
+    """
+    guarded = _map_texts(table, _with_apostrophe)
+    # With this line terminator, a "\r" in a name is quoted.
     files.write(
-        path, lambda partial: guarded.to_csv(partial, index=False, lineterminator="\r\n", encoding="utf-8")
+        path,
+        lambda partial: guarded.to_csv(
+            partial, index=False, lineterminator="\r\n", encoding="utf-8", float_format=float_format
+        ),
     )
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that was read from such a file with its texts as they were before."""
-    return table.map(_without_apostrophe)
+    """Return a table read from a file of `write` with its texts as they were before."""
+    return _map_texts(table, _without_apostrophe)
 
 
-def _with_apostrophe(cell):
+def _map_texts(table: pd.DataFrame, change: Callable[[object], object]) -> pd.DataFrame:
+    """Return a copy of a table with each cell changed, but for columns of numbers, which may be many."""
+    result = table.copy()
+    for column in table.select_dtypes(exclude="number"):
+        result[column] = table[column].map(change)
+    return result
+
+
+def _with_apostrophe(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
-def _without_apostrophe(cell):
+def _without_apostrophe(cell: object) -> object:
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -46,7 +64,8 @@ def read_csv(file: Path) -> pd.DataFrame:
         rows = [row for row in lines if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(
-            f"{file.name} cannot be read as a table: {error}. Expected: one line per photo, with quotes in pairs"
+            f"{file.name} cannot be read as a table: {error}. "
+            "Expected: one line per photo, with quotes in pairs"
         ) from None
     if not rows:
         raise ValueError(
@@ -57,7 +76,8 @@ def read_csv(file: Path) -> pd.DataFrame:
         raise ValueError(f"{file.name} has two columns {twice[0]!r}. Expected: each name once")
     if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
         raise ValueError(
-            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
+            f"{file.name}, row {wrong[0]}: expected {len(header)} columns. "
+            f"Received: {len(rows[wrong[0] - 1])}"
         )
     return pd.DataFrame(rows[1:], columns=header, dtype=str)
 
