@@ -1,4 +1,4 @@
-"""Which backbone suits the photos? A quick look before training: what can be read from its embeddings alone."""
+"""Which backbone suits the photos? A quick look before training, at what its embeddings alone tell."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder
         judged = ~np.isnan(said[:, 0])
         if not judged.any():
             continue
-        report = metrics.report(targets[judged], said[judged], classes, seed=settings.seed)
+        report = metrics.report(targets[judged], said[judged], classes=classes, seed=settings.seed)
         values = [model.backbone, model.image_size, vectors.shape[1], report["top_1"]]
         found.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
     return pd.DataFrame(found, columns=COLUMNS).sort_values("log_loss", ignore_index=True)

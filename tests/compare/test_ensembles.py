@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from evaluated_runs import CLASSES, finished, listed, results, said
 from PIL import Image
-from test_comparison import CLASSES, finished, listed, results, said
 
 from lib.clean import photoset
 from lib.compare import comparison, ensembles
@@ -99,7 +99,7 @@ def moved(column, value, row=6):
         ),
         (
             {"table": moved("label", "bee")},
-            r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee\)$",
+            r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee",
         ),
         ({"table": listed(test=0)}, "the headline of one is its test split, that of two its val split$"),
     ],
@@ -123,13 +123,13 @@ def test_the_mean_is_calibrated_on_val(outputs):
     found = results()
     made = average(found, "one", "two", "three")
     rows = [found[name].predictions for name in ("one", "two", "three")]
-    mean = np.mean([part[predictions.columns(CLASSES)].to_numpy() for part in rows], axis=0)
+    mean = np.mean([predictions.probabilities(part, CLASSES) for part in rows], axis=0)
     targets = rows[0].label.eq("bee").to_numpy().astype(int)
     val = rows[0].split.eq("val").to_numpy()
     temperature = metrics.temperature(targets[val], mean[val])
     powers = mean ** (1 / temperature)
     expected = powers / powers.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(made.predictions[predictions.columns(CLASSES)], expected, atol=1e-6)
+    np.testing.assert_allclose(predictions.probabilities(made.predictions, CLASSES), expected, atol=1e-6)
     assert made.report["temperature"] == pytest.approx(temperature, abs=1e-4) and temperature != 1
     assert (made.predictions.predicted == np.take(CLASSES, mean.argmax(axis=1))).all()
     assert made.report["test"]["top_1"] == (expected.argmax(axis=1) == targets)[~val].mean()
@@ -154,9 +154,8 @@ def test_members_may_list_photos_and_classes_in_another_order(outputs):
         finished(outputs, name, table=rows, classes=classes, probabilities=values)
     found = results()
     made = average(found, "one", "two")
-    columns = predictions.columns(CLASSES)
     one, two, both = (
-        rows.set_index("path")[columns].sort_index()
+        rows.set_index("path")[["p(ant)", "p(bee)"]].sort_index()
         for rows in (found["one"].predictions, found["two"].predictions, made.predictions)
     )
     assert both.index.tolist() == one.index.tolist() == two.index.tolist()
@@ -212,8 +211,10 @@ def test_where_there_is_nothing_to_average_nothing_is_written(tmp_path):
 
 @pytest.fixture
 def seen(outputs):
-    """Two runs of networks that weigh every pixel, on photos that are there; one mirrors, and names the classes
-    in another order."""
+    """Two runs of networks that weigh every pixel, on photos that are there.
+
+    One mirrors, and has the classes in another order.
+    """
     raw = outputs / "data" / "birds" / "raw"
     raw.mkdir()
     table, random = listed(), np.random.default_rng(0)
@@ -252,7 +253,7 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
         raw = inference.of_rows(
             network(seed),
             own,
-            np.arange(1, 9),
+            rows=np.arange(1, 9),
             folder=tmp_path,
             batch_size=8,
             views=inference.views(True, flip=flip),
