@@ -99,11 +99,12 @@ def difference(one: Result, other: Result) -> str:
         ]
     for what, (first, second) in sets.items():
         if first.keys() != second.keys():
-            return f"other {what}, {_only(first, second, one.name)}, {_only(second, first, other.name)}"
+            only = [_only(first, second, name=one.name), _only(second, first, name=other.name)]
+            return f"other {what}, {', '.join(only)}"
     return ""
 
 
-def _only(own: dict, others: dict, name: str) -> str:
+def _only(own: dict, others: dict, *, name: str) -> str:
     """Count the keys that only one run has, and name an example."""
     only = [text for key, text in own.items() if key not in others]
     return f"{len(only)} only in {name}" + (f" (such as {only[0]})" if only else "")
@@ -144,15 +145,11 @@ def average(
     splits = {split: base["split"].eq(split).to_numpy() for split in dict.fromkeys(("val", best.headline))}
     temperature = metrics.temperature(targets[splits["val"]], mean[splits["val"]])
     together = metrics.apply_temperature(mean, temperature)
-
-    def measure(values: np.ndarray) -> dict[str, metrics.Report]:
-        return {
-            split: metrics.report(targets[rows], values[rows], classes=classes, seed=seed)
-            for split, rows in splits.items()
-        }
-
-    measured = measure(together)
-    each = [_figures(name, measure(values), headline=best.headline) for name, values in probabilities.items()]
+    measured = [*probabilities.items(), ("ensemble", together)]
+    reports = [
+        (name, _measure(targets, values, splits=splits, classes=classes, seed=seed))
+        for name, values in measured
+    ]
     rows = predictions.named(base, together, classes=classes)
     own = rows.set_index(base.index)[splits[best.headline]]
     report = {
@@ -160,16 +157,31 @@ def average(
         "test_time_augmentation": augmented,
         "temperature": round(temperature, 4),
         "headline": best.headline,
-        **measured,
-        "each": [*each, _figures("ensemble", measured, headline=best.headline)],
+        **reports[-1][1],
+        "each": [_figures(name, report, headline=best.headline) for name, report in reports],
         "gain": {"over": best.name, **comparison.paired(own, best.rows(best.headline))},
     }
     return Ensemble(rows, report)
 
 
-def _figures(name: str, measured: dict[str, metrics.Report], *, headline: str) -> dict:
+def _measure(
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    splits: dict[str, np.ndarray],
+    classes: list[str],
+    seed: int,
+) -> dict[str, metrics.Report]:
+    """Return the result of `metrics.report` for each split, given which photos are in it, `bool` `(n,)`."""
+    return {
+        split: metrics.report(targets[rows], probabilities[rows], classes=classes, seed=seed)
+        for split, rows in splits.items()
+    }
+
+
+def _figures(name: str, report: dict[str, metrics.Report], *, headline: str) -> dict:
     """Return a row of `Ensemble.figures`."""
-    val, head = measured["val"], measured[headline]
+    val, head = report["val"], report[headline]
     return {
         "name": name,
         "val_top_1": val["top_1"],

@@ -102,7 +102,7 @@ def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def unlabelled(
-    photos: photoset.Photos, probabilities: np.ndarray, columns: schema.Predictions
+    photos: photoset.Photos, probabilities: np.ndarray, *, columns: schema.Predictions
 ) -> pd.DataFrame:
     """List the predictions for the photos without labels, with the columns that the parameters name.
 

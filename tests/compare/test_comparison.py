@@ -24,7 +24,8 @@ def outputs(tmp_path, monkeypatch):
     files.write_json(folder / "compare" / "params.json", {})
     (folder / "README.md").write_text("runs")
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(folder))
-    monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals that need them are not looked at here
+    # the intervals that need them are not looked at here
+    monkeypatch.setattr(metrics, "RESAMPLES", 5)
     return folder
 
 
@@ -136,7 +137,8 @@ def test_the_table_shows_what_the_files_say(outputs):
         measured[f"{name}_macro"] for name in ("precision", "recall", "f1")
     ]
     assert row.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
-    assert row.calibration_error == pytest.approx(0.3)  # 0.8 sure, half right
+    # 0.8 sure, half right
+    assert row.calibration_error == pytest.approx(0.3)
 
 
 def test_the_best_of_a_group_is_the_best_on_val_whatever_test_says(outputs):
@@ -159,10 +161,8 @@ def test_of_two_that_are_equally_right_on_val_the_surer_is_the_better(outputs):
                 for split in ("val", "test")
             },
         )
-    assert comparison.groups(results())["birds"] == [
-        "sure",
-        "modest",
-    ]  # one mistake costs less at 0.6 than at 0.9
+    # one mistake costs less at 0.6 than at 0.9
+    assert comparison.groups(results())["birds"] == ["sure", "modest"]
 
 
 def test_runs_of_other_photos_labels_or_splits_are_of_other_groups(outputs):

@@ -19,7 +19,8 @@ from lib.photos import decoding
 def outputs(tmp_path, monkeypatch):
     """Outputs of the test's own."""
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals are not looked at here
+    # the intervals are not looked at here
+    monkeypatch.setattr(metrics, "RESAMPLES", 5)
     (tmp_path / "outputs" / "data" / "birds").mkdir(parents=True)
     return tmp_path / "outputs"
 
@@ -37,7 +38,8 @@ def test_by_default_all_on_the_photos_of_the_best_on_val(outputs):
     finished(outputs, "b1", val="1110", test="1000", table=listed(first=50))
     finished(outputs, "b2", val="1000", test="1000", table=listed(first=50))
     finished(outputs, "alone", val="1111", table=listed(first=90))
-    assert ensembles.members(results()) == ["b1", "b2"]  # the best with a companion, though worse on test
+    # the best with a companion, though worse on test
+    assert ensembles.members(results()) == ["b1", "b2"]
     assert ensembles.members(results("a1", "a2", "b1")) == ["a1", "a2"]
     assert ensembles.members(results("a1", "b1", "alone")) == []
 
@@ -172,7 +174,8 @@ def test_its_predictions_have_the_form_of_a_runs(outputs, tmp_path):
     assert list(again.columns) == list(own.columns) and again.path.tolist() == own.path.tolist()
     measured = (again.label == again.predicted)[again.split.eq("test")].mean()
     assert measured == made.report["test"]["top_1"]
-    files.write_json(tmp_path / "report.json", made.report)  # every number is one that JSON can hold
+    # every number is one that JSON can hold
+    files.write_json(tmp_path / "report.json", made.report)
 
 
 def test_it_is_compared_with_its_best_member_on_val(outputs):
@@ -267,7 +270,8 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
     assert made.report["test_time_augmentation"] is True
     assert len(list((tmp_path / "cache").glob("predictions-*.npz"))) == 2
     plain = average(found, "none-run", "horizontal-run")
-    assert plain.report["each"][0]["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-6)  # of predictions.csv
+    # of predictions.csv
+    assert plain.report["each"][0]["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-6)
 
 
 def test_photos_that_are_gone_or_are_others_are_an_error(seen, tmp_path):

@@ -192,13 +192,15 @@ def test_inside_masks_solved_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
     photos = make_photos()
     photos.images[:] = 0
-    photos.images[2, 0, 0, 2] = 30  # p2 is a cat: blue, 30 on the object and 10 beside it
+    # p2 is a cat: blue, 30 on the object and 10 beside it
+    photos.images[2, 0, 0, 2] = 30
     photos.images[2, 7, 7, 2] = 10
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[:4] = 255
     folder = tmp_path / "data" / "x" / "masks"
     folder.mkdir(parents=True)
-    for name in ("p2", "p1", "another"):  # p1 is in val
+    # p1 is in val
+    for name in ("p2", "p1", "another"):
         Image.fromarray(mask).save(folder / f"{name}.png")
     settings = make_settings(masks="masks")
     shares = explanations.inside_masks(

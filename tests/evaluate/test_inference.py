@@ -132,7 +132,8 @@ def test_the_batch_is_halved_where_memory_does_not_suffice(tmp_path):
 
 
 def test_what_was_said_before_memory_ran_short_is_not_asked_again(tmp_path):
-    network, photos = make_network(most=2, after=2), noise()  # one call builds it, one succeeds
+    # one call builds it, one succeeds
+    network, photos = make_network(most=2, after=2), noise()
     said = inference.of_rows(network, photos, rows=np.arange(11), folder=tmp_path, batch_size=4)
     np.testing.assert_allclose(said, said_by(make_network(), photos.images[:11]), atol=1e-6)
     assert network.get_layer("crowded").seen[1:] == [4, 4, 2, 2, 2, 1]

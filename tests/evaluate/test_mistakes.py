@@ -92,7 +92,8 @@ def test_truth_in_top_by_hand():
     found = mistakes.truth_in_top(rows, 3)
     assert (found["mistakes"], found["hits"], found["share"]) == (5, 3, 0.6)
     assert found["interval"] == metrics.interval(3, 5)
-    assert found["by_chance"] == 0.5  # two of the four classes that are left
+    # two of the four classes that are left
+    assert found["by_chance"] == 0.5
     assert found["sentence"] == (
         "In 3 of 5 mistakes (60 %) the truth is in the top 3; 95 % interval 23 % to 88 %, by chance 50 %."
     )

@@ -96,7 +96,7 @@ def test_labels_that_look_like_numbers_stay_text(tmp_path):
 def unlabelled(*paths, **form):
     photos = make_photos([("x.jpg", "ant", "train"), *((path, "", "predict") for path in paths)])
     probabilities = np.eye(3)[np.arange(len(paths)) % 3] * 0.55553 + 0.14815
-    return predictions.unlabelled(photos, probabilities, schema.Predictions(**form))
+    return predictions.unlabelled(photos, probabilities, columns=schema.Predictions(**form))
 
 
 def test_unlabelled_photos_stand_in_natural_order():
@@ -123,7 +123,7 @@ def test_photos_of_one_name_are_told_apart_by_their_path():
 
 def test_no_unlabelled_photo_gives_an_empty_table():
     photos = make_photos([("x.jpg", "ant", "train")])
-    rows = predictions.unlabelled(photos, np.empty((0, 3), np.float32), schema.Predictions())
+    rows = predictions.unlabelled(photos, np.empty((0, 3), np.float32), columns=schema.Predictions())
     assert list(rows.columns) == ["filename", "label", "confidence"] and rows.empty
 
 
@@ -143,7 +143,7 @@ def test_texts_that_a_spreadsheet_would_run_are_guarded_and_come_back(tmp_path):
 
 def test_unlabelled_photos_and_those_of_a_folder_are_guarded_too(tmp_path):
     photos = make_photos([("x.jpg", "ant", "train"), ("=1+1.jpg", "", "predict")])
-    rows = predictions.unlabelled(photos, np.eye(3)[:1], schema.Predictions())
+    rows = predictions.unlabelled(photos, np.eye(3)[:1], columns=schema.Predictions())
     predictions.write(rows, tmp_path / "test_predictions.csv")
     assert (tmp_path / "test_predictions.csv").read_text().splitlines()[1] == "'=1+1.jpg,ant,1"
 
