@@ -52,7 +52,7 @@ def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder
         judged = ~np.isnan(probabilities[:, 0])
         if not judged.any():
             continue
-        report = metrics.report(targets[judged], probabilities[judged], classes, seed=settings.seed)
+        report = metrics.report(targets[judged], probabilities[judged], classes=classes, seed=settings.seed)
         values = [model.backbone, model.image_size, vectors.shape[1], report["top_1"]]
         results.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
     return pd.DataFrame(results, columns=COLUMNS).sort_values("log_loss", ignore_index=True)

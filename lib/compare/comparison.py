@@ -1,19 +1,21 @@
-"""Runs side by side: their figures, and what tells them apart on the same photos."""
+"""Runs side by side: their figures, and how they differ on the same photos."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from lib.clean import manifest
-from lib.core import files, metrics, schema, steps
+from lib.core import files, metrics, schema, steps, tables
 from lib.evaluate import predictions
 from lib.networks.cards import ModelCard
 
-FIGURES = {  # by their names in metrics.json
+# By their names in metrics.json.
+FIGURES = {
     "top_1": "top_1",
     "precision": "precision_macro",
     "recall": "recall_macro",
@@ -31,7 +33,7 @@ PAIR = ["group", "best", "run", "n", "difference", "low", "high", "only_best", "
 
 @dataclass(frozen=True)
 class Result:
-    """What the files of an evaluated run say.
+    """The files of an evaluated run.
 
     Attributes:
         name: the run's folder.
@@ -53,7 +55,7 @@ class Result:
 
     @property
     def headline(self) -> str:
-        """The split of the headline: test, or val where there is no test."""
+        """The split of the headline: test, or val if there is no test."""
         return self.metrics["headline"]
 
     @property
@@ -64,17 +66,37 @@ class Result:
     @property
     def classes(self) -> list[str]:
         """The class names, in the order of the network's outputs."""
-        return [name[2:-1] for name in self.predictions.columns if name.startswith("p(")]
+        return predictions.classes(self.predictions)
 
     @property
-    def rank(self) -> tuple:
-        """What orders runs from the best on val to the worst: top-1, then log loss, then the name."""
+    def rank(self) -> tuple[float, float, str]:
+        """The order of runs from the best on val to the worst: top-1, then log loss, then the name."""
         return -self.metrics["val"]["top_1"], self.metrics["val"]["log_loss"], self.name
 
     def rows(self, *splits: str) -> pd.DataFrame:
         """Return the predictions for some splits, by `split`, `sha1` and `label`."""
         chosen = self.predictions[self.predictions["split"].isin(splits)]
         return chosen.set_index(["split", "sha1", "label"], drop=False)
+
+    def validate(self) -> None:
+        """Check that the files hold all that a comparison reads.
+
+        Raises:
+            ValueError: one of them lacks something.
+        """
+        figures = ["n", "intervals", *FIGURES.values()]
+        headline = self.metrics.get("headline", "val")
+        needed: list[tuple[str, Container, list[str]]] = [
+            ("params.json", self.chosen, ["name", "source"]),
+            ("model.json", self.card, ["backbone", "size", "parameter_count"]),
+            ("history.csv", self.history, ["seconds"]),
+            ("metrics.json", self.metrics, ["headline", "val", headline]),
+            ("metrics.json", self.metrics.get("val", {}), figures),
+            ("metrics.json", self.metrics.get(headline, {}), figures),
+        ]
+        for file, values, keys in needed:
+            if missing := [key for key in dict.fromkeys(keys) if key not in values]:
+                raise ValueError(f"its {file} lacks {', '.join(missing)}: run it again with this version")
 
 
 def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
@@ -90,19 +112,18 @@ def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
         FileNotFoundError: there is no run, or none of a name that is given.
         ValueError: none of them can be compared.
     """
-    there = _runs()
-    if not there:
+    runs = _runs()
+    if not runs:
         raise FileNotFoundError("there is no run to compare in outputs/ yet: run `make demo` first")
-    if unknown := [name for name in names if name not in there]:
+    if unknown := [name for name in names if name not in runs]:
         raise FileNotFoundError(
-            f"`compare.runs` names {', '.join(unknown)}, which outputs/ does not hold. Runs: {', '.join(there)}"
+            f"`compare.runs` names {', '.join(unknown)}, which outputs/ does not hold. "
+            f"Runs: {', '.join(runs)}"
         )
     results, problems = {}, {}
-    for name in sorted(set(names) or there):
+    for name in sorted(set(names) or runs):
         try:
             results[name] = _read(name)
-        except KeyError as error:
-            problems[name] = f"its files lack {error}, as those of another version do: run it again"
         except (OSError, ValueError) as error:
             problems[name] = " ".join(str(error).split())
     if not results:
@@ -112,12 +133,17 @@ def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
 
 
 def _runs() -> list[str]:
-    """List the folders under `outputs/` in which a stage has begun, those without a result too."""
+    """List the folders under `outputs/` in which a step has begun, those without a result too."""
     folders = [path for path in steps.outputs().glob("*/") if path.name not in schema.RESERVED]
     return sorted(path.name for path in folders if any(path.glob("*.ipynb")) or any(path.glob("*.json")))
 
 
-def _read(name) -> Result:
+def _read(name: str) -> Result:
+    """Read the files of a run.
+
+    Raises:
+        ValueError: a file is missing, is older than another one, or lacks something.
+    """
     folder, step = steps.outputs() / name, steps.EVALUATE
     needed = ["params.json", *step.reads, "history.csv", "metrics.json", "predictions.csv"]
     if missing := [file for file in needed if not (folder / file).is_file()]:
@@ -125,18 +151,21 @@ def _read(name) -> Result:
     record = steps.provenance(folder)["steps"].get(step.name)
     if record is None:
         raise ValueError("unfinished: its last evaluation did not come to its end")
-    if changed := [file for file in step.reads if files.file_sha256(folder / file) != record["read"][file]]:
+    hashes = {file: files.file_sha256(folder / file) for file in step.reads}
+    if changed := [file for file in step.reads if hashes[file] != record["read"].get(file)]:
         raise ValueError(f"{', '.join(changed)} changed after its evaluation: evaluate it again")
     rows = predictions.read(folder / "predictions.csv")
     content = manifest.read(folder / "manifest.csv").set_index("path").sha1
     result = Result(
-        name,
-        *(files.read_json(folder / f"{file}.json") for file in ("params", "model", "metrics")),
+        name=name,
+        chosen=files.read_json(folder / "params.json"),
+        card=files.read_json(folder / "model.json"),
+        metrics=files.read_json(folder / "metrics.json"),
         history=pd.read_csv(folder / "history.csv"),
         predictions=rows.assign(sha1=rows["path"].map(content)),
         megabytes=(folder / "model.keras").stat().st_size / 1e6,
     )
-    table({name: result}, {})  # a file that lacks what the table needs is found here
+    result.validate()
     return result
 
 
@@ -147,14 +176,14 @@ def groups(results: dict[str, Result]) -> dict[str, list[str]]:
     """Divide runs into those that can be compared directly: the same headline photos, with the same labels.
 
     Returns:
-        For each group, named after its data set (numbered where that has several), its runs, the best on
+        For each group, named after its data set (numbered if that has several), its runs, the best on
         val first.
     """
-    found = {}
+    by_photos: dict[tuple, list[Result]] = {}
     for result in sorted(results.values(), key=lambda result: (result.source, result.rank)):
-        found.setdefault(tuple(sorted(result.rows(result.headline).index)), []).append(result)
-    names, sources = {}, [group[0].source for group in found.values()]
-    for index, group in enumerate(found.values()):
+        by_photos.setdefault(tuple(sorted(result.rows(result.headline).index)), []).append(result)
+    names, sources = {}, [group[0].source for group in by_photos.values()]
+    for index, group in enumerate(by_photos.values()):
         source = group[0].source
         number = f" {sources[:index].count(source) + 1}" if sources.count(source) > 1 else ""
         names[source + number] = [result.name for result in sorted(group, key=lambda result: result.rank)]
@@ -162,10 +191,10 @@ def groups(results: dict[str, Result]) -> dict[str, list[str]]:
 
 
 def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
-    """List runs, one row each: group by group, the best on val first, then what cannot be compared.
+    """List runs, one row each: group by group, the best on val first, then those that cannot be compared.
 
     Args:
-        results, problems: what `read` gives.
+        results, problems: the result of `read`.
 
     Returns:
         `run`; `recipe`, the parameter file; `group`, see `groups`; `best_on_val`, whether it is the best of
@@ -180,11 +209,13 @@ def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
         for name in names
     ]
     rows += [{"run": name, "problem": problem} for name, problem in problems.items()]
-    whole = dict.fromkeys(["image_size", "parameters", "n", "epochs"], "Int64")  # whole numbers, or nothing
+    # Whole numbers, or nothing.
+    whole = dict.fromkeys(["image_size", "parameters", "n", "epochs"], "Int64")
     return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
 
 
-def _row(result) -> dict:
+def _row(result: Result) -> dict:
+    """Return the figures of a run by their columns in `table`."""
     card, headline = result.card, result.metrics[result.headline]
     low, high = headline["intervals"]["top_1"]
     return {
@@ -211,39 +242,52 @@ def _row(result) -> dict:
 def pairs(results: dict[str, Result]) -> pd.DataFrame:
     """Compare each run with the best of its group, on the group's headline photos.
 
-    Which is the best, val says: the best on the photos that they are compared on would owe it to luck too.
+    The best is the best on val: chosen on the photos of the comparison, it would owe that to luck too.
 
     Returns:
         One row per run that is not the best of its group: `group`, `best`, `run`, `n`; `difference`, the
         run's top-1 minus the best's, with `low`, `high` and `p` as `paired`; `only_best` and `only_run`, the
-        photos that one alone named rightly. Empty where no two runs have the same photos.
+        photos that only one of them classified correctly. Empty if no two runs have the same photos.
     """
     rows = []
     for group, (best, *others) in groups(results).items():
         headline = results[best].headline
         for name in others:
-            found = paired(results[name].rows(headline), results[best].rows(headline))
-            found |= {"only_run": found.pop("only_one"), "only_best": found.pop("only_other")}
-            rows.append({"group": group, "best": best, "run": name, **found})
+            pair = paired(results[name].rows(headline), results[best].rows(headline))
+            only = {"only_run": pair["only_one"], "only_best": pair["only_other"]}
+            rows.append({"group": group, "best": best, "run": name, **pair, **only})
     return pd.DataFrame(rows, columns=PAIR)
 
 
-def paired(one: pd.DataFrame, other: pd.DataFrame) -> dict:
-    """Compare what two networks say of the same photos.
+class Paired(TypedDict):
+    """Two networks on the same photos, as `paired` describes it."""
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    only_one: int
+    only_other: int
+    p: float
+
+
+def paired(one: pd.DataFrame, other: pd.DataFrame) -> Paired:
+    """Compare the predictions of two networks for the same photos.
 
     Args:
         one, other: predictions in the form of `Result.rows`, with one index, in any order.
 
     Returns:
         `n`; `difference`, the top-1 of the first minus that of the second; its 95 % interval, `low` and
-        `high`; `only_one` and `only_other`, the photos that one alone named rightly; and `p`, of McNemar's
-        exact test: how probable so unequal a division of these photos is if both networks are equally good
-        (McNemar, 1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
+        `high`; `only_one` and `only_other`, the photos that only one of them classified correctly; and `p`,
+        of McNemar's exact test: how probable so unequal a division of these photos is if both are equally
+        good (McNemar, 1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
     """
     right = [rows["label"].eq(rows["predicted"]).to_numpy() for rows in (one, other.loc[one.index])]
     both, first = int((right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum())
     second = int((~right[0] & right[1]).sum())
-    low, high = newcombe(both, first, second, len(one) - both - first - second)
+    neither = len(one) - both - first - second
+    low, high = newcombe(both=both, first=first, second=second, neither=neither)
     return {
         "n": len(one),
         "difference": (first - second) / len(one),
@@ -255,12 +299,12 @@ def paired(one: pd.DataFrame, other: pd.DataFrame) -> dict:
     }
 
 
-def newcombe(both: int, first: int, second: int, neither: int) -> list[float]:
+def newcombe(*, both: int, first: int, second: int, neither: int) -> list[float]:
     """Return the 95 % interval of the difference of two shares that were counted on the same things.
 
     Newcombe, 1998, "Improved confidence intervals for the difference between binomial proportions based on
     paired data", Statistics in Medicine 17, method 10: Wilson's intervals of the two shares, put together
-    by their correlation. It holds where few things tell the two apart, even none, where a bootstrap gives
+    by their correlation. It holds if few things tell the two apart, even none, when a bootstrap results in
     an interval without width.
 
     Args:
@@ -272,12 +316,13 @@ def newcombe(both: int, first: int, second: int, neither: int) -> list[float]:
     n = both + first + second + neither
     shares = [(both + only) / n for only in (first, second)]
     (low, high), (low_2, high_2) = (metrics.interval(both + only, n) for only in (first, second))
-    product = both * neither - first * second
-    product = max(product - n / 2, 0) if product > 0 else product  # his correction of the correlation
+    product = float(both * neither - first * second)
+    # Newcombe's correction of the correlation.
+    product = max(product - n / 2, 0) if product > 0 else product
     spread = np.sqrt(float(both + first) * (second + neither) * (both + second) * (first + neither))
     correlation = product / spread if spread else 0.0
 
-    def reach(one, other):
+    def reach(one: float, other: float) -> float:
         return float(np.sqrt(one**2 - 2 * correlation * one * other + other**2))
 
     difference = (first - second) / n
@@ -288,15 +333,17 @@ def newcombe(both: int, first: int, second: int, neither: int) -> list[float]:
 
 
 def write(folder: Path, *, runs: pd.DataFrame, in_pairs: pd.DataFrame, ensemble: dict) -> None:
-    """Write `comparison.csv`, the runs, and `comparison.json`: `groups`, `not_compared`, `pairs` and `ensemble`.
+    """Write `comparison.csv`, the runs, and `comparison.json`.
+
+    The latter holds `groups`, `not_compared`, `pairs` and `ensemble`.
 
     Args:
         folder: where to.
-        runs: what `table` gives.
-        in_pairs: what `pairs` gives.
-        ensemble: `ensembles.Ensemble.report`; null in the file where it is empty.
+        runs: the result of `table`.
+        in_pairs: the result of `pairs`.
+        ensemble: `ensembles.Ensemble.report`; null in the file if it is empty.
     """
-    files.write(folder / "comparison.csv", lambda partial: runs.to_csv(partial, index=False))
+    tables.write(runs, folder / "comparison.csv")
     compared = runs[runs.problem.eq("")]
     record = {
         "groups": {name: rows.run.tolist() for name, rows in compared.groupby("group", sort=False)},

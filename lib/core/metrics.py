@@ -1,4 +1,7 @@
-"""Numbers about predictions, each with its interval where there is one, all from scikit-learn and SciPy."""
+"""Metrics of predictions, most with an interval, from scikit-learn and SciPy."""
+
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -8,11 +11,45 @@ from sklearn import metrics as sk
 BINS = 15
 RESAMPLES = 400
 CONFIDENCE = 0.95
-SMALLEST = 1e-7  # keeps the logarithm of a probability finite
-SPLITS = {"train": "train", "val": "validation, used for selection", "test": "test"}  # as a figure names them
+# Keeps the logarithm of a probability finite.
+SMALLEST = 1e-7
+# The splits as a figure names them.
+SPLITS = {"train": "train", "val": "validation, used for selection", "test": "test"}
 
 
-def report(targets: np.ndarray, probabilities: np.ndarray, classes: list[str], *, seed: int = 0) -> dict:
+class ClassReport(TypedDict):
+    """The figures of a class: its photos, and shares from 0 to 1."""
+
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Report(TypedDict):
+    """The figures of a split, as `report` describes them."""
+
+    n: int
+    top_1: float
+    top_3: float
+    top_5: float
+    precision_macro: float
+    recall_macro: float
+    f1_macro: float
+    precision_weighted: float
+    recall_weighted: float
+    f1_weighted: float
+    log_loss: float
+    roc_auc: float | None
+    mcc: float
+    calibration_error: float
+    intervals: dict[str, list[float]]
+    classes: dict[str, ClassReport]
+
+
+def report(
+    targets: np.ndarray, probabilities: np.ndarray, *, classes: Sequence[str], seed: int = 0
+) -> Report:
     """Measure predictions.
 
     Args:
@@ -23,59 +60,86 @@ def report(targets: np.ndarray, probabilities: np.ndarray, classes: list[str], *
 
     Returns:
         `n`; `top_1`, `top_3`, `top_5`; `precision`, `recall` and `f1`, each `_macro` and `_weighted`;
-        `log_loss`, `roc_auc` (one class against the rest, macro; None where a class has no photo),
+        `log_loss`, `roc_auc` (one class against the rest, macro; None if a class has no photo),
         `mcc`, `calibration_error`; `intervals`, 95 % ones: Wilson's for the `top_` values, percentile
         bootstrap for `f1_macro`, `mcc` and `log_loss`; and `classes`: for each its `n`, `precision`,
         `recall`, `f1`. All shares are from 0 to 1.
     """
     predicted = probabilities.argmax(axis=1)
-    hits = {f"top_{k}": top_hits(targets, probabilities, k) for k in (1, 3, 5)}
-    result = {"n": len(targets)} | {name: float(hit.mean()) for name, hit in hits.items()}
-    for average in ("macro", "weighted"):
-        values = sk.precision_recall_fscore_support(
-            targets, predicted, average=average, zero_division=0, labels=_present(targets, predicted)
-        )
-        result |= {
-            f"{name}_{average}": float(value)
-            for name, value in zip(("precision", "recall", "f1"), values, strict=False)
-        }
-    result |= {
+    hits = {k: top_hits(targets, probabilities, k=k) for k in (1, 3, 5)}
+    macro = _averaged(targets, predicted, average="macro")
+    weighted = _averaged(targets, predicted, average="weighted")
+    wilson = {f"top_{k}": interval(int(hit.sum()), len(hit)) for k, hit in hits.items()}
+    return {
+        "n": len(targets),
+        "top_1": float(hits[1].mean()),
+        "top_3": float(hits[3].mean()),
+        "top_5": float(hits[5].mean()),
+        "precision_macro": macro[0],
+        "recall_macro": macro[1],
+        "f1_macro": macro[2],
+        "precision_weighted": weighted[0],
+        "recall_weighted": weighted[1],
+        "f1_weighted": weighted[2],
         "log_loss": float(_log_losses(targets, probabilities).mean()),
         "roc_auc": _roc_auc(targets, probabilities),
         "mcc": float(sk.matthews_corrcoef(targets, predicted)),
         "calibration_error": calibration_error(targets, probabilities),
-        "intervals": {name: interval(int(hit.sum()), len(hit)) for name, hit in hits.items()},
+        "intervals": wilson | _bootstrap(targets, probabilities, seed=seed),
+        "classes": _per_class(targets, predicted, classes=classes),
     }
-    result["intervals"] |= _bootstrap(targets, probabilities, seed)
-    result["classes"] = _per_class(targets, predicted, classes)
-    return result
 
 
-def headline(report: dict, split: str) -> str:
+def report_without(
+    left_out: np.ndarray,
+    targets: np.ndarray,
+    *,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    seed: int = 0,
+) -> Report | None:
+    """Measure predictions without some photos, such as those that leak; None if that is none or all of them.
+
+    Args:
+        left_out: `bool` of shape `(n,)`.
+        targets, probabilities, classes, seed: as the function `report`.
+    """
+    if not 0 < left_out.sum() < len(left_out):
+        return None
+    return report(targets[~left_out], probabilities[~left_out], classes=classes, seed=seed)
+
+
+def headline(report: Report, split: str) -> str:
     """Say in a line how good the network is.
 
     Args:
-        report: what the function `report` gives.
-        split: the split that was measured; val is called what it is, photos that chose the weights.
+        report: the result of the function `report`.
+        split: the split that was measured; val is called the photos that chose the weights.
     """
     low, high = report["intervals"]["top_1"]
-    return f"top-1 on {SPLITS[split]}: {report['top_1']:.3f}, 95 % interval {low:.3f} to {high:.3f}, {report['n']} photos"
+    interval = f"95 % interval {low:.3f} to {high:.3f}"
+    return f"top-1 on {SPLITS[split]}: {report['top_1']:.3f}, {interval}, {report['n']} photos"
 
 
-def _present(targets, predicted):
-    return np.unique(np.concatenate([targets, predicted]))
+def _averaged(targets: np.ndarray, predicted: np.ndarray, *, average: str) -> tuple[float, float, float]:
+    """Return precision, recall and F1, averaged over the classes that occur."""
+    present = np.unique(np.concatenate([targets, predicted]))
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        targets, predicted, average=average, zero_division=0, labels=present
+    )
+    return float(precision), float(recall), float(f1)
 
 
-def top_hits(targets: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndarray:
-    """Tell for each photo whether its class is among the `k` most probable, `bool` of shape `(n,)`."""
+def top_hits(targets: np.ndarray, probabilities: np.ndarray, *, k: int) -> np.ndarray:
+    """Tell for each photo whether its class is among the `k` most probable ones, `bool` of shape `(n,)`."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return (best == np.asarray(targets)[:, None]).any(axis=1)
 
 
 def interval(hits: int, n: int) -> list[float]:
     """Return Wilson's 95 % interval of a share, as `[low, high]`."""
-    found = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return [float(found.low), float(found.high)]
+    wilson = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(wilson.low), float(wilson.high)]
 
 
 def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
@@ -92,24 +156,24 @@ def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Find the temperature that makes the confidence of a network honest (Guo et al., 2017).
+    """Find the temperature that calibrates the confidence of a network (Guo et al., 2017).
 
-    It minimises the log loss against targets that are not quite sure themselves: `1 - 1 / (n + 2)` for
-    the true class and the rest shared by the others, as Platt (1999) has it. Without that, a network
-    that names every one of these few photos rightly would be made infinitely sure.
+    It minimises the log loss against smoothed targets: `1 - 1 / (n + 2)` for the true class and the rest
+    divided among the others, as Platt (1999) does. Without that, a network that classifies all of these few
+    photos correctly would become infinitely confident.
 
     Args:
         targets: `int64` of shape `(n,)`, of photos that were not trained on.
         probabilities: `float` of shape `(n, classes)`.
 
     Returns:
-        A number between 0.05 and 20: below 1 the network was too modest, above 1 too sure.
+        A number between 0.05 and 20: below 1 the network was underconfident, above 1 overconfident.
     """
     return temperature_of_logits(targets, np.log(np.maximum(probabilities, SMALLEST)), most=20)
 
 
 def temperature_of_logits(targets: np.ndarray, logits: np.ndarray, *, most: float = 1e4) -> float:
-    """Find the temperature as `temperature` does, for what is too far apart to be probabilities.
+    """Find the temperature as `temperature` does, for logits too far apart to be probabilities.
 
     Args:
         targets: as `temperature`.
@@ -120,7 +184,7 @@ def temperature_of_logits(targets: np.ndarray, logits: np.ndarray, *, most: floa
     soft = np.full(logits.shape, doubt / (logits.shape[1] - 1))
     soft[np.arange(len(targets)), targets] = 1 - doubt
 
-    def loss(logarithm):
+    def loss(logarithm: float) -> float:
         return -(soft * special.log_softmax(logits / np.exp(logarithm), axis=1)).sum(axis=1).mean()
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, most]), method="bounded").x))
@@ -136,29 +200,28 @@ def apply_temperature(probabilities: np.ndarray, value: float) -> np.ndarray:
     Returns:
         `float64` of the same shape, rows that sum to 1: softmax of the logits divided by the temperature.
     """
-    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST)) / value
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
+    return special.softmax(logits / value, axis=1)
 
 
-def _log_losses(targets, probabilities):
-    return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets].astype(np.float64), SMALLEST))
+def _log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    own = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    return -np.log(np.maximum(own, SMALLEST))
 
 
-def _roc_auc(targets, probabilities):
+def _roc_auc(targets: np.ndarray, probabilities: np.ndarray) -> float | None:
     if len(np.unique(targets)) < probabilities.shape[1]:
         return None
     if probabilities.shape[1] == 2:
         return float(sk.roc_auc_score(targets, probabilities[:, 1]))
-    return float(
-        sk.roc_auc_score(targets, probabilities / probabilities.sum(axis=1, keepdims=True), multi_class="ovr")
-    )
+    shares = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return float(sk.roc_auc_score(targets, shares, multi_class="ovr"))
 
 
-def _bootstrap(targets, probabilities, seed):
-    """Return percentile intervals over photos drawn again with replacement.
+def _bootstrap(targets: np.ndarray, probabilities: np.ndarray, *, seed: int) -> dict[str, list[float]]:
+    """Return percentile intervals over photos resampled with replacement.
 
-    Such a draw is a multinomial draw of the confusion matrix's cells: thousands of photos cost no more than ten.
+    A resample is a multinomial draw of the confusion matrix's cells: thousands of photos cost as much as ten.
     """
     random = np.random.default_rng(seed)
     n, k = len(targets), probabilities.shape[1]
@@ -175,24 +238,34 @@ def _bootstrap(targets, probabilities, seed):
 
 
 def macro_f1(matrix: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur in a confusion matrix of counts, `(classes, classes)`, true classes in rows."""
+    """Return the mean F1 of the classes that occur in a confusion matrix.
+
+    Args:
+        matrix: counts of shape `(classes, classes)`, true classes in rows.
+    """
     sums = matrix.sum(axis=0) + matrix.sum(axis=1)
     occurs = sums > 0
     return float((2 * np.diag(matrix)[occurs] / sums[occurs]).mean())
 
 
 def matthews(matrix: np.ndarray) -> float:
-    """Return the Matthews correlation of a confusion matrix, as scikit-learn defines it for several classes; 0 where one class alone occurs."""
-    true, predicted, n = (
-        matrix.sum(axis=1).astype(float),
-        matrix.sum(axis=0).astype(float),
-        float(matrix.sum()),
-    )
+    """Return the Matthews correlation of a confusion matrix, as scikit-learn defines it for several classes.
+
+    Args:
+        matrix: counts of shape `(classes, classes)`, true classes in rows.
+
+    Returns:
+        A number from -1 to 1; 0 if only one class occurs.
+    """
+    true, predicted = matrix.sum(axis=1).astype(float), matrix.sum(axis=0).astype(float)
+    n = float(matrix.sum())
     spread = (n**2 - true @ true) * (n**2 - predicted @ predicted)
     return float((np.trace(matrix) * n - true @ predicted) / np.sqrt(spread)) if spread else 0.0
 
 
-def _per_class(targets, predicted, classes):
+def _per_class(
+    targets: np.ndarray, predicted: np.ndarray, *, classes: Sequence[str]
+) -> dict[str, ClassReport]:
     values = sk.precision_recall_fscore_support(
         targets, predicted, labels=range(len(classes)), zero_division=0
     )

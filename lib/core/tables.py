@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -14,20 +15,35 @@ from lib.core import files
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, with an apostrophe before each text that a spreadsheet would run as a formula."""
-    guarded = table.map(_with_apostrophe)
+def write(table: pd.DataFrame, path: Path, *, float_format: str | None = None) -> None:
+    """Write a table as CSV, with an apostrophe before each text that a spreadsheet would run.
 
-    def save(partial: Path) -> None:
-        # So that a "\r" in a name is quoted.
-        guarded.to_csv(partial, index=False, lineterminator="\r\n", encoding="utf-8")
-
-    files.write(path, save)
+    Args:
+        table: the table; its index is not written.
+        path: the file.
+        float_format: how to write floating-point numbers, such as `%.7g`; `None`: with all their digits.
+    """
+    guarded = _map_texts(table, _with_apostrophe)
+    # With this line terminator, a "\r" in a name is quoted.
+    files.write(
+        path,
+        lambda partial: guarded.to_csv(
+            partial, index=False, lineterminator="\r\n", encoding="utf-8", float_format=float_format
+        ),
+    )
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that `write` wrote and pandas read, without the apostrophes."""
-    return table.map(_without_apostrophe)
+    """Return a table read from a file of `write` with its texts as they were before."""
+    return _map_texts(table, _without_apostrophe)
+
+
+def _map_texts(table: pd.DataFrame, change: Callable[[object], object]) -> pd.DataFrame:
+    """Return a copy of a table with each cell changed, but for columns of numbers, which may be many."""
+    result = table.copy()
+    for column in table.select_dtypes(exclude="number"):
+        result[column] = table[column].map(change)
+    return result
 
 
 def _with_apostrophe(cell: object) -> object:

@@ -1,40 +1,43 @@
-"""Which photos a report explains, and how: the cells of 05_gradcam, one call each."""
+"""Explanations of predictions: which photos, their pictures, and their numbers."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from IPython.display import Image
+from matplotlib.figure import Figure
 
 from lib.clean import photoset
 from lib.core import metrics, params, schema, steps
 from lib.evaluate import heatmaps
 from lib.figures import photo_grids
-from lib.networks.cards import ModelCard
+from lib.networks import cards
+from lib.networks.device import keras
 from lib.photos import class_names, decoding
 
-MOST_MASKED = 256  # photos whose heat is measured against masks: enough for two digits of a mean
+# Photos whose heat is measured against masks: enough for two digits of a mean.
+MOST_MASKED = 256
+MEASURES = ["path", "inside", "even", "centre", "hit"]
 
 
 def choose(
     photos: photoset.Photos,
     predictions: pd.DataFrame,
-    settings: schema.Params,
     *,
+    settings: schema.Params,
     names: dict[str, str] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Choose the photos to explain, from the test split or, where there is none, from val.
+    """Choose the photos to explain, from the test split or, if there is none, from val.
 
     Args:
         photos: the run's photos.
         predictions: `predictions.csv`.
         settings: `gradcam.examples` says how many of each group; `seed` draws the right ones.
-        names: what to call the classes, as `class_names.of_card` gives it; none: by their labels.
+        names: the names of the classes, the result of `class_names.of_card`; `None`: their labels.
 
     Returns:
-        `right`, drawn at random, and `wrong`, the surest first: each with the columns `path`,
-        `label` and `predicted` (names), `confidence`, `row` (in the manifest) and `target` (the class
-        that was named, an index).
+        `right`, drawn at random, and `wrong`, the most confident first: each with the columns `path`,
+        `label` and `predicted` (names), `confidence`, `row` (in the manifest) and `target` (the index of
+        the predicted class).
     """
     rows = predictions[predictions.split.eq(_split(photos))].copy()
     rows["row"] = rows.path.map({path: row for row, path in enumerate(photos.table.path)})
@@ -49,61 +52,54 @@ def choose(
     return {group: class_names.rename(part, names or {}) for group, part in chosen.items()}
 
 
-def _split(photos):
+def _split(photos: photoset.Photos) -> str:
     return "test" if len(photos.rows("test")) else "val"
 
 
-def _title(row) -> str:
-    return f"{row.predicted} {row.confidence:.2f}" + (
-        "" if row.label == row.predicted else f"\nlabel: {row.label}"
-    )
+def _titles(rows: pd.DataFrame) -> list[str]:
+    """Return a title per photo: the prediction, its confidence and, if that is wrong, the label."""
+    columns = zip(rows.label, rows.predicted, rows.confidence, strict=True)
+    return [
+        f"{predicted} {confidence:.2f}" + ("" if label == predicted else f"\nlabel: {label}")
+        for label, predicted, confidence in columns
+    ]
 
 
-def single(photos: photoset.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path) -> Image | str:
-    """Show one photo, its heat, and both; write `single.png`.
+def single(photos: photoset.Photos, rows: pd.DataFrame, *, heats: np.ndarray) -> Figure | None:
+    """Draw one photo, its heatmap, and both; `None` if there is no photo.
 
     Args:
         photos: the run's photos.
-        rows: at most one row of what `choose` gives.
-        heats: its heat, `float32` of shape `(1, size, size)`.
-        folder: where the picture goes.
+        rows: at most one row of the result of `choose`.
+        heats: its heat, `float32` of shape `(len(rows), size, size)`.
     """
     if rows.empty:
-        return "no photo was named rightly"
+        return None
     image, heat = photos.images[rows.row.iloc[0]], heats[0]
-    titles = [Path(rows.path.iloc[0]).name, "heat", _title(rows.iloc[0])]
-    black = np.zeros_like(image)
-    return photo_grids.photo_grid(
-        [image, photo_grids.overlay(black, heat, strength=1), photo_grids.overlay(image, heat)],
-        titles,
-        columns=3,
-        path=folder / "single.png",
-    )
+    titles = [Path(rows.path.iloc[0]).name, "heat", *_titles(rows)]
+    images = [image, photo_grids.heat_colours(heat), photo_grids.overlay(image, heat)]
+    return photo_grids.photo_grid(images, titles, columns=3)
 
 
-def grid(
-    photos: photoset.Photos, rows: pd.DataFrame, heats: np.ndarray, folder: Path, name: str
-) -> Image | str:
-    """Show photos beside the same photos with their heat; write `<name>.png`.
+def grid(photos: photoset.Photos, rows: pd.DataFrame, *, heats: np.ndarray) -> Figure | None:
+    """Draw photos beside the same photos with their heatmaps; `None` if there are none.
 
     Args:
         photos: the run's photos.
-        rows: what `choose` gives for a group.
+        rows: a group of the result of `choose`.
         heats: their heat, `float32` of shape `(len(rows), size, size)`.
-        folder: where the picture goes.
-        name: name of the picture.
     """
-    if rows.empty:
-        return "there is none"
     images, titles = [], []
-    for row, heat in zip(rows.itertuples(), heats, strict=True):
-        image = photos.images[row.row]
+    for row, path, title, heat in zip(rows.row, rows.path, _titles(rows), heats, strict=True):
+        image = photos.images[row]
         images += [image, photo_grids.overlay(image, heat)]
-        titles += [Path(row.path).name, _title(row)]
-    return photo_grids.photo_grid(images, titles, columns=6, path=folder / f"{name}.png")
+        titles += [Path(path).name, title]
+    return photo_grids.photo_grid(images, titles, columns=6)
 
 
-def inside_masks(network, photos: photoset.Photos, settings: schema.Params, run: steps.Run) -> pd.DataFrame:
+def inside_masks(
+    network: keras.Model, photos: photoset.Photos, *, settings: schema.Params, run: steps.Run
+) -> pd.DataFrame:
     """Measure how much of the heat for the true class lies on the object.
 
     Args:
@@ -114,48 +110,43 @@ def inside_masks(network, photos: photoset.Photos, settings: schema.Params, run:
 
     Returns:
         One row per photo that has a mask: `path`; `inside`, the share of heat on the object; `even`,
-        the share if the heat were spread evenly; `centre`, the share of a blob in the middle; `hit`,
-        whether the hottest place is on the object. Empty where there are no masks.
+        the share if the heat were spread evenly; `centre`, the share of a centred Gaussian; `hit`,
+        whether the hottest place is on the object. Empty if there are no masks.
+
+    Raises:
+        FileNotFoundError, ValueError: as `heatmaps.masks`.
     """
-    columns = ["path", "inside", "even", "centre", "hit"]
     if settings.gradcam.masks is None:
-        return pd.DataFrame(columns=columns)
-    place = run.data / settings.gradcam.masks
-    place = place if place.exists() else params.find_file(settings.gradcam.masks)
-    rows = photos.rows(_split(photos))
-    size = photos.images.shape[1]
-    stems = [Path(photos.table.path.iloc[row]).stem for row in rows]
-    masks = heatmaps.masks(place, stems, size=size, fit=settings.model.fit)
-    chosen = [(row, masks[stem]) for row, stem in zip(rows, stems, strict=True) if stem in masks][
-        :MOST_MASKED
-    ]
-    targets = pd.Categorical(
-        photos.table.label.iloc[[row for row, _ in chosen]], photos.classes
-    ).codes.astype(np.int64)
-    heats = heatmaps.compute(network, photos.images[[row for row, _ in chosen]], targets)
+        return pd.DataFrame(columns=MEASURES)
+    folder = run.data / settings.gradcam.masks
+    folder = folder if folder.exists() else params.find_file(settings.gradcam.masks)
+    size, stems = photos.images.shape[1], {row: _stem(photos, row) for row in photos.rows(_split(photos))}
+    masks = heatmaps.masks(folder, list(stems.values()), size=size, fit=settings.model.fit)
+    rows = [row for row, stem in stems.items() if stem in masks][:MOST_MASKED]
+    targets = pd.Categorical(photos.table.label.iloc[rows], photos.classes).codes.astype(np.int64)
+    heats = heatmaps.compute(network, photos.images[rows], targets=targets)
     centre = heatmaps.centre_prior(size)
-    return pd.DataFrame(
-        [
-            (
-                photos.table.path.iloc[row],
-                heatmaps.share_inside(heat, mask),
-                float(mask.mean()),
-                heatmaps.share_inside(centre, mask),
-                bool(mask[np.unravel_index(heat.argmax(), heat.shape)]),
-            )
-            for (row, mask), heat in zip(chosen, heats, strict=True)
-        ],
-        columns=columns,
-    )
+    measured = []
+    for row, heat in zip(rows, heats, strict=True):
+        mask = masks[stems[row]]
+        inside, even = heatmaps.share_inside(heat, mask), float(mask.mean())
+        hit = bool(mask[np.unravel_index(heat.argmax(), heat.shape)])
+        path = photos.table.path.iloc[row]
+        measured.append((path, inside, even, heatmaps.share_inside(centre, mask), hit))
+    return pd.DataFrame(measured, columns=MEASURES)
+
+
+def _stem(photos: photoset.Photos, row: int) -> str:
+    return Path(photos.table.path.iloc[row]).stem
 
 
 def summary(shares: pd.DataFrame) -> dict:
-    """Sum up what `inside_masks` measured.
+    """Summarise the result of `inside_masks`.
 
     Returns:
         `photos` with a mask; the means of `inside`, `even` and `centre`; `hit`, the share of photos whose
         hottest place is on the object; `better_than_centre`, the share of photos in which the heat beats the
-        blob in the middle, and its 95 % interval. Only `photos` where there are no masks.
+        centred Gaussian, and its 95 % `interval`. Only `photos` if there are no masks.
     """
     measured = shares.dropna()
     if measured.empty:
@@ -171,7 +162,9 @@ def summary(shares: pd.DataFrame) -> dict:
     }
 
 
-def own_photo(network, card: ModelCard, photos: photoset.Photos, settings: schema.Params) -> Image:
+def own_photo(
+    network: keras.Model, card: cards.ModelCard, *, photos: photoset.Photos, settings: schema.Params
+) -> Figure | None:
     """Explain a photo of one's own, or the manifest's first kept one.
 
     Args:
@@ -181,31 +174,31 @@ def own_photo(network, card: ModelCard, photos: photoset.Photos, settings: schem
         settings: `gradcam.photo` is the path of the photo.
 
     Returns:
-        The photo beside its heat for the three most probable classes.
+        The photo beside its heatmaps for the three most probable classes.
 
     Raises:
         FileNotFoundError, ValueError: there is no such photo, or it cannot be read.
     """
-    image, name = _own_image(card, photos, settings.gradcam.photo)
+    image, name = _own_image(card, photos, photo=settings.gradcam.photo)
     probabilities = metrics.apply_temperature(
         network(image[None].astype(np.float32), training=False).numpy(), card["temperature"]
     )[0]
     best = np.argsort(-probabilities)[:3]
-    heats = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), best)
+    heats = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), targets=best)
     images = [image, *(photo_grids.overlay(image, heat) for heat in heats)]
     names = list(class_names.of_card(card).values())
-    return photo_grids.photo_grid(
-        images, [name, *(f"{names[target]} {probabilities[target]:.2f}" for target in best)], columns=4
-    )
+    titles = [name, *(f"{names[target]} {probabilities[target]:.2f}" for target in best)]
+    return photo_grids.photo_grid(images, titles, columns=4)
 
 
-def _own_image(card, photos, given):
-    if given is None:
+def _own_image(card: dict, photos: photoset.Photos, *, photo: str | None) -> tuple[np.ndarray, str]:
+    """Return a photo as the network takes it, `uint8` `(size, size, 3)`, and its name."""
+    if photo is None:
         row = int(np.flatnonzero(photos.table.status.eq("kept"))[0])
         return photos.images[row], Path(photos.table.path.iloc[row]).name
-    path = params.find_file(given)
+    path = params.find_file(photo)
     if not path.is_file():
-        raise FileNotFoundError(f"`gradcam.photo`: there is no file {given}. Expected: the path of a photo")
+        raise FileNotFoundError(f"`gradcam.photo`: there is no file {photo}. Expected: the path of a photo")
     try:
         pixels, _ = decoding.decode(path.read_bytes(), side=card["resize"])
     except ValueError as error:

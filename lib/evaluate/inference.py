@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,107 +16,128 @@ from lib.networks.device import keras, tf
 from lib.photos import decoding, labels
 from lib.train import dataset
 
-AT_ONCE = 32  # photos of a folder in memory
-CLOSER = 0.9  # share of the side that the closer views keep
-PLAIN = ((1.0, False),)  # the photo itself as the only view
+# Photos of a folder in memory.
+AT_ONCE = 32
+# Fraction of the side that the closer views keep.
+CLOSER = 0.9
+# The photo itself as the only view.
+PLAIN = ((1.0, False),)
+PHOTO_PREDICTIONS = "photo_predictions.csv"
 
 
 def views(augmented: bool, *, flip: str) -> tuple[tuple[float, bool], ...]:
     """Return the views of a photo that its prediction averages.
 
-    Several of them are test-time augmentation, as of Krizhevsky et al. (2012, section 4.1 of "ImageNet
+    Several of them are test-time augmentation, as in Krizhevsky et al. (2012, section 4.1 of "ImageNet
     classification with deep convolutional neural networks"), who averaged crops and their mirror images.
 
     Args:
         augmented: whether there are others than the photo itself.
-        flip: `augment.flip`. Only where the training mirrored photos are they mirrored here too: writing,
-            or a left hand, is something else in the mirror.
+        flip: `augment.flip`. Photos are mirrored only if the training mirrored them: writing, or a left
+            hand, is something else in the mirror.
 
     Returns:
-        For each view the share of the side that is kept about the centre, and whether it is mirrored:
+        For each view the fraction of the side that is kept about the centre, and whether it is mirrored:
         the photo first, then 90 % of it, then both mirrored.
     """
-    shares, mirrored = ((1.0, CLOSER), (False, True)) if augmented else ((1.0,), (False,))
-    return tuple((share, turned) for turned in mirrored for share in shares if not turned or flip != "none")
+    fractions = (1.0, CLOSER) if augmented else (1.0,)
+    mirrors = (False, True) if augmented and flip != "none" else (False,)
+    return tuple((fraction, mirrored) for mirrored in mirrors for fraction in fractions)
 
 
 def of_rows(
     network: keras.Model,
-    run_photos: photoset.Photos,
-    rows: np.ndarray,
+    photos: photoset.Photos,
     *,
+    rows: np.ndarray,
     folder: Path,
     batch_size: int,
     views: Sequence[tuple[float, bool]] = PLAIN,
 ) -> np.ndarray:
-    """Predict photos, or read back what the same network said of the same photos.
+    """Predict photos of a run, or read the earlier predictions of the same network for the same photos.
 
     Args:
         network: a model from `models.build`.
-        run_photos: the run's photos.
-        rows: rows of the manifest.
+        photos: the run's photos.
+        rows: rows of the manifest, `int64` of shape `(n,)`.
         folder: keeps the predictions.
-        batch_size: photos at a time, halved where memory does not suffice; does not change the result but
+        batch_size: photos at a time, halved if memory does not suffice; does not change the result but
             for rounding.
-        views: as the function `views` gives them. Of several, the result is the mean of the probabilities,
-            before any temperature: calibration belongs after the mean (Rahaman and Thiery, 2021,
-            https://arxiv.org/abs/2007.08792). The run's temperature was found with one view, and a mean is
-            more modest than what it averages: confidence then lies a little below accuracy. Which class is
-            named does not depend on the temperature.
+        views: the result of the function `views`. With several, the prediction is the mean of the
+            probabilities, before any temperature: calibration belongs after the mean (Rahaman and Thiery,
+            2021, https://arxiv.org/abs/2007.08792). The run's temperature was found with one view, and a
+            mean is less confident than its members: confidence then lies a little below accuracy. The
+            predicted class does not depend on the temperature.
 
     Returns:
-        Probabilities, `float32` of shape `(len(rows), classes)`, in the order of the rows.
+        Probabilities, `float32` of shape `(n, classes)`, in the order of the rows.
 
     Raises:
         ValueError: memory does not suffice for one photo.
     """
     if len(rows) == 0:
-        return np.empty((0, len(run_photos.classes)), np.float32)
+        return np.empty((0, len(photos.classes)), np.float32)
     key = cache.fingerprint(
         [models.weights_sha256(network), _without_weights(network), views],
-        [run_photos.full.shape[1:], run_photos.size, run_photos.fit],
-        run_photos.table.sha1.iloc[rows].tolist(),
+        [photos.full.shape[1:], photos.size, photos.fit],
+        photos.table.sha1.iloc[rows].tolist(),
         cache.code(__name__),
     )
-    return cache.arrays(
-        folder / f"predictions-{key}.npz",
-        lambda: {"probabilities": _say(network, run_photos.images, rows, batch_size, views)},
-    )["probabilities"]
+
+    def compute() -> dict[str, np.ndarray]:
+        return {
+            "probabilities": _predict(network, photos.images, rows=rows, batch_size=batch_size, views=views)
+        }
+
+    return cache.arrays(folder / f"predictions-{key}.npz", compute)["probabilities"]
 
 
-def _without_weights(network) -> list[dict]:
-    """Return what the layers without weights do, such as the scaling, which the weights do not tell."""
+def _without_weights(network: keras.Model) -> list[dict]:
+    """Return the configuration of layers without weights, such as the scaling, which are in no weight."""
     return [{**layer.get_config(), "name": ""} for layer in network.layers if not layer.weights]
 
 
-def _say(network, images, rows, batch_size, views) -> np.ndarray:
-    """Predict rows of photos, with half the batch from where memory did not suffice."""
-    parts, done = [], 0
+def _predict(
+    network: keras.Model,
+    images: np.ndarray,
+    *,
+    rows: np.ndarray,
+    batch_size: int,
+    views: Sequence[tuple[float, bool]],
+) -> np.ndarray:
+    """Predict rows of photos, with half the batch from the batch on that memory did not suffice for."""
+    parts: list[np.ndarray] = []
+    done = 0
     while done < len(rows):
         try:
             for batch in dataset.evaluation(images, rows[done:], batch_size=batch_size):
-                parts.append(_mean(network, batch, views))
+                parts.append(_mean(network, batch, views=views))
                 done += len(parts[-1])
         except tf.errors.ResourceExhaustedError:
             if batch_size == 1:
                 raise ValueError(
-                    f"memory does not suffice to predict one photo of {images.shape[-2]} pixels: close what else "
-                    "uses it, such as other open notebooks, or take a smaller `model.image_size` or backbone"
+                    f"memory does not suffice to predict one photo of {images.shape[-2]} pixels: close what "
+                    "else uses it, such as other open notebooks, or take a smaller `model.image_size` or "
+                    "backbone"
                 ) from None
             batch_size //= 2
     return np.concatenate(parts)
 
 
-def _mean(network, batch, views) -> np.ndarray:
-    said = [tf.convert_to_tensor(network(_view(batch, *view), training=False)) for view in views]
-    return np.mean([part.numpy() for part in said], axis=0, dtype=np.float32)
+def _mean(network: keras.Model, batch: tf.Tensor, *, views: Sequence[tuple[float, bool]]) -> np.ndarray:
+    """Return the mean probabilities over the views, `float32` of shape `(len(batch), classes)`."""
+    outputs = [
+        network(_view(batch, fraction, mirrored=mirrored), training=False) for fraction, mirrored in views
+    ]
+    probabilities = [tf.convert_to_tensor(output).numpy() for output in outputs]
+    return np.asarray(np.mean(probabilities, axis=0, dtype=np.float32))
 
 
-def _view(batch, share, mirrored):
+def _view(batch: tf.Tensor, fraction: float, *, mirrored: bool) -> tf.Tensor:
     """Return the middle of each photo, at the size of the whole, and its mirror image if asked for."""
-    if share < 1:
+    if fraction < 1:
         size = batch.shape[1]
-        margin = round(size * (1 - share) / 2)
+        margin = round(size * (1 - fraction) / 2)
         batch = tf.image.resize(batch[:, margin : size - margin, margin : size - margin], (size, size))
     return batch[:, :, ::-1] if mirrored else batch
 
@@ -123,14 +145,19 @@ def _view(batch, share, mirrored):
 def of_folder(run: Path, folder: Path) -> pd.DataFrame:
     """Predict every photo under a folder with the model of a finished run, as its evaluation predicts.
 
+    An earlier `photo_predictions.csv` of the run is removed first, so that it is not taken for the result
+    of a prediction that fails.
+
     Args:
         run: the run's folder, with `model.keras`, `model.json` and `params.json`; the last says whether
-            several views are averaged (`evaluate.test_time_augmentation`).
+            several views are averaged (`evaluate.test_time_augmentation`) and how small a usable photo is
+            (`clean.minimum_side`).
         folder: photos, at any depth. A few are in memory at a time, however many there are.
 
     Returns:
         One row per file that looks like a photo, in the order of the paths: `filename` (relative to the
-        folder), `label`, `confidence`, and `problem` where it could not be read.
+        folder), `label`, `confidence`, and `problem`. A photo that cannot be read has no label; one that
+        is smaller than the cleaning allows has one, and the problem beside it.
 
     Raises:
         FileNotFoundError: the run has no model, or there is no such folder.
@@ -143,15 +170,18 @@ def of_folder(run: Path, folder: Path) -> pd.DataFrame:
     paths = labels.files(folder)
     if not paths:
         raise ValueError(f"{folder.name} holds no photo. Expected files such as .jpg or .png")
+    names = [files.readable(str(path)) for path in paths]
+    (run / PHOTO_PREDICTIONS).unlink(missing_ok=True)
     card = cards.load(run / "model.json")
     network = models.load(run / "model.keras", card)
-    averaged, parts = views_of(run), []
+    views, parts = views_of(run), []
+    minimum = files.read_json(run / "params.json").get("clean", {}).get("minimum_side", 1)
     with progress.Bar(len(paths), "predict") as bar:
-        for squares, problems in _read(folder, paths, card):
-            parts.append(_part(squares, problems, card, network, averaged))
-            bar.step(len(problems))
+        for photos in _read_parts([folder / path for path in paths], card, minimum=minimum):
+            parts.append(_part(photos, card, network=network, views=views))
+            bar.step(len(photos))
     rows = pd.concat(parts, ignore_index=True)
-    rows.insert(0, "filename", [str(path) for path in paths])
+    rows.insert(0, "filename", names)
     return rows
 
 
@@ -161,31 +191,44 @@ def views_of(run: Path) -> tuple[tuple[float, bool], ...]:
     return views(chosen["evaluate"].get("test_time_augmentation", False), flip=chosen["augment"]["flip"])
 
 
-def _read(folder, paths, card) -> Iterator[tuple[list, list[str]]]:
-    """Read files, a few at a time: the squares of those that are photos, and what is wrong with each file, if anything."""
+class _Photo(NamedTuple):
+    """A file: its pixels, `uint8` `(size, size, 3)`, if it can be read, and its problem, if any."""
 
-    def read(path):
-        try:
-            pixels, _ = decoding.decode((folder / path).read_bytes(), side=card["resize"])
-        except OSError as error:
-            return None, f"the file cannot be opened: {error.strerror}"
-        except ValueError as error:
-            return None, " ".join(str(error).split())
-        return decoding.prepare(pixels, card), ""
+    pixels: np.ndarray | None
+    problem: str
 
+
+def _read_parts(paths: list[Path], card: dict, *, minimum: int) -> Iterator[list[_Photo]]:
+    """Read files, a few at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), AT_ONCE):
-            found = list(pool.map(read, paths[start : start + AT_ONCE]))
-            yield [square for square, problem in found if not problem], [problem for _, problem in found]
+            part = paths[start : start + AT_ONCE]
+            yield list(pool.map(lambda path: _read(path, card, minimum=minimum), part))
 
 
-def _part(squares, problems, card, network, views) -> pd.DataFrame:
-    """Predict a few files, those that could not be read among them."""
-    part = pd.DataFrame({"label": "", "confidence": 0.0, "problem": problems})
-    if squares:
-        said = _say(network, np.stack(squares), np.arange(len(squares)), AT_ONCE, views)
-        said = metrics.apply_temperature(said, card["temperature"])
-        read = part.problem.eq("")
-        part.loc[read, "label"] = np.take(card["classes"], said.argmax(axis=1))
-        part.loc[read, "confidence"] = said.max(axis=1).round(4)
+def _read(path: Path, card: dict, *, minimum: int) -> _Photo:
+    """Read a file; a photo smaller than `minimum` pixels on a side has a problem but can be predicted."""
+    try:
+        pixels, (width, height) = decoding.decode(path.read_bytes(), side=card["resize"])
+    except OSError as error:
+        return _Photo(None, f"the file cannot be opened: {error.strerror}")
+    except ValueError as error:
+        return _Photo(None, " ".join(str(error).split()))
+    small = f"{width} x {height} pixels, smaller than {minimum}" if min(width, height) < minimum else ""
+    return _Photo(decoding.prepare(pixels, card), small)
+
+
+def _part(
+    photos: list[_Photo], card: dict, *, network: keras.Model, views: Sequence[tuple[float, bool]]
+) -> pd.DataFrame:
+    """Predict a few files, among them those that could not be read."""
+    part = pd.DataFrame({"label": "", "confidence": 0.0, "problem": [photo.problem for photo in photos]})
+    read = [photo.pixels is not None for photo in photos]
+    if any(read):
+        images = np.stack([photo.pixels for photo in photos if photo.pixels is not None])
+        rows = np.arange(len(images))
+        probabilities = _predict(network, images, rows=rows, batch_size=AT_ONCE, views=views)
+        probabilities = metrics.apply_temperature(probabilities, card["temperature"])
+        part.loc[read, "label"] = np.take(card["classes"], probabilities.argmax(axis=1))
+        part.loc[read, "confidence"] = probabilities.max(axis=1).round(4)
     return part

@@ -3,37 +3,35 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Image
 from matplotlib.figure import Figure
 
 from lib.figures import style
 
 
-def class_counts(summary: dict) -> Image:
-    """Draw the photos per class after cleaning, by split, and those that were excluded.
+def class_counts(summary: dict) -> Figure:
+    """Plot the photos per class after cleaning, by split, and those that were excluded.
 
     Args:
-        summary: what `manifest.summary` gives.
+        summary: the result of `manifest.summary`.
     """
     table = pd.DataFrame(summary["classes"]).T
     table["excluded"] = table.found - table.kept
     figure = Figure(figsize=(style.WIDTH, min(14, 1 + 0.3 * len(table))))
     axes = figure.subplots()
     left = np.zeros(len(table))
-    for name, colour in style.COLOURS.items():
-        axes.barh(
-            [style.plain_text(row) for row in table.index], table[name], left=left, color=colour, label=name
-        )
-        left += table[name].to_numpy()
+    names = [style.plain_text(str(name)) for name in table.index]
+    for column, colour in style.COLOURS.items():
+        axes.barh(names, table[column], left=left, color=colour, label=column)
+        left += table[column].to_numpy()
     axes.invert_yaxis()
     axes.set(xlabel="photos")
     axes.tick_params(axis="y", labelsize=10 if len(table) < 40 else 5)
     axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    return style.picture(figure)
+    return figure
 
 
-def sizes(table: pd.DataFrame) -> Image:
-    """Draw how large the photos are and of which shape.
+def sizes(table: pd.DataFrame) -> Figure:
+    """Plot the width and height of the photos, and their aspect ratios.
 
     Args:
         table: the manifest; photos that could not be read are left out.
@@ -43,24 +41,24 @@ def sizes(table: pd.DataFrame) -> Image:
     left, right = figure.subplots(1, 2)
     left.scatter(read.width, read.height, s=12, alpha=0.3, color=style.COLOURS["train"], edgecolors="none")
     left.set(xlabel="width in pixels", ylabel="height in pixels", xlim=(0, None), ylim=(0, None))
-    ratio = np.log2(read.width / read.height)
-    widest = max(1.0, float(ratio.abs().max()))
+    ratio = np.log2((read.width / read.height).to_numpy())
+    widest = max(1.0, float(np.abs(ratio).max()))
     right.hist(ratio, bins=np.linspace(-widest, widest, 41), color=style.COLOURS["train"])
     ticks = [tick for tick in (-3, -2, -1, 0, 1, 2, 3) if abs(tick) <= widest]
     right.set_xticks(ticks, [f"{2**tick:g}" for tick in ticks])
     right.set(xlabel="width / height (1: a square)", ylabel="photos")
-    return style.picture(figure)
+    return figure
 
 
 def embedding_map(
     places: pd.DataFrame, labels: pd.Series, *, outliers: pd.Series, names: dict[str, str] | None = None
-) -> Image | None:
-    """Draw photos as dots, coloured by class, with a ring around each outlier and the classes' names where there are few.
+) -> Figure | None:
+    """Plot photos as dots, coloured by class, with a ring around each outlier; `None` if there are none.
 
     Args:
-        places: columns `x` and `y`, as `embeddings.arrange` gives them.
+        places: columns `x` and `y`, the result of `embeddings.arrange`.
         labels, outliers: the label of each photo, and whether it is an outlier, on the same index.
-        names: what `class_names.of_source` gives; none: the labels.
+        names: the result of `class_names.of_source`, drawn if the classes are few; `None`: the labels.
     """
     if places.empty:
         return None
@@ -73,8 +71,8 @@ def embedding_map(
     axes.scatter(odd.x, odd.y, s=90, facecolors="none", edgecolors=style.COLOURS["excluded"], linewidths=1.4)
     if len(classes) <= style.LARGEST_ANNOTATED:
         for label, middle in places.groupby(labels).median().iterrows():
-            text = style.plain_text((names or {}).get(label, label))
+            text = style.plain_text((names or {}).get(str(label), str(label)))
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": colours[label], "pad": 1.5}
             axes.text(middle.x, middle.y, text, fontsize=8, ha="center", va="center", bbox=box)
     axes.set(xticks=[], yticks=[])
-    return style.picture(figure)
+    return figure

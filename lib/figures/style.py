@@ -13,11 +13,13 @@ from lib.core import files
 INK, MUTED = "#22313f", "#8395a7"
 COLOURS = {"train": "#2a6f97", "val": "#e9a23b", "test": "#5aa469", "excluded": "#c44536"}
 DOTS = 80
-WIDTH = 10  # inches
+# In inches.
+WIDTH = 10
 LARGEST_ANNOTATED = 25
 
 
-pd.set_option("display.max_colwidth", None)  # tables are read to their ends too
+# Tables are shown with their long texts whole.
+pd.set_option("display.max_colwidth", None)
 
 
 sns.set_theme(
@@ -26,16 +28,28 @@ sns.set_theme(
 )
 
 
-def picture(figure: Figure, path: Path | None = None, *, photo: bool = False) -> Image:
-    """Return a figure as a picture, JPEG where it shows photos; write it to `path` too where one is given."""
+def show(figure: Figure | None, path: Path | None = None) -> Image | None:
+    """Return a figure as a picture for a notebook, and write it to a file.
+
+    Args:
+        figure: a figure of this package, which becomes a JPEG if it holds photos, else a PNG; `None`:
+            there is nothing to show.
+        path: the PNG file to write, twice as large; `None`: none. If there is nothing to show, a file of an
+            earlier run is removed.
+    """
+    if figure is None:
+        if path is not None:
+            path.unlink(missing_ok=True)
+        return None
+    photos = any(axes.images for axes in figure.axes)
+    kind, options = ("jpeg", {"quality": 82}) if photos else ("png", {})
     buffer = io.BytesIO()
-    options = {"pil_kwargs": {"quality": 82}} if photo else {}
-    figure.savefig(buffer, format="jpg" if photo else "png", dpi=DOTS, bbox_inches="tight", **options)
+    figure.savefig(buffer, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=options)
     if path is not None:
         files.write(path, lambda partial: figure.savefig(partial, dpi=2 * DOTS, bbox_inches="tight"))
-    return Image(buffer.getvalue(), format="jpeg" if photo else "png")
+    return Image(buffer.getvalue(), format=kind)
 
 
 def plain_text(text: str) -> str:
-    """Return a text that is drawn as it stands, dollar signs and all: between two of them Matplotlib expects formulas."""
+    """Return a text that Matplotlib draws as it is: between two dollar signs it expects a formula."""
     return text.replace("$", r"\$")

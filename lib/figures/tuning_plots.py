@@ -1,26 +1,25 @@
 """Figures of 06_tune."""
 
-from pathlib import Path
-
 import pandas as pd
-from IPython.display import Image
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lib.figures import style
 
+# How the trials of each state are drawn.
+MARKERS = {"complete": ("o", "train"), "pruned": ("x", "val"), "running": (".", "test")}
 
-def search_history(trials: pd.DataFrame, monitor: str, path: Path | None = None) -> Image:
-    """Draw the value of each trial of a search, and the best one so far.
+
+def search_history(trials: pd.DataFrame, monitor: str) -> Figure:
+    """Plot the value of each trial of a search, and the best one so far.
 
     Args:
-        trials: what `tuning.table` gives.
+        trials: the result of `tuning.table`.
         monitor: val_loss (less is better) or val_accuracy.
-        path: where to write the picture too.
     """
     figure = Figure(figsize=(style.WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
-    marks = {"complete": ("o", "train"), "pruned": ("x", "val"), "running": (".", "test")}
-    for state, (marker, colour) in marks.items():
+    for state, (marker, colour) in MARKERS.items():
         rows = trials[trials.state.eq(state)]
         if len(rows):
             axes.plot(rows.number, rows.value, marker, color=style.COLOURS[colour], label=state)
@@ -30,17 +29,16 @@ def search_history(trials: pd.DataFrame, monitor: str, path: Path | None = None)
     best = (complete.cummin() if monitor == "val_loss" else complete.cummax()).ffill()
     axes.step(trials.number, best, where="post", color=style.INK, linewidth=1, label="best so far")
     axes.set(xlabel="trial (dotted: failed)", ylabel=monitor)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.legend(fontsize=8)
-    return style.picture(figure, path)
+    return figure
 
 
-def importances(shares: dict[str, float], path: Path | None = None) -> Image:
-    """Draw how much each parameter of a search explains.
+def importances(shares: dict[str, float]) -> Figure:
+    """Plot how much of the variance each parameter of a search explains.
 
     Args:
-        shares: by the parameter's name, 0 to 1, largest first; empty where nothing is known.
-        path: where to write the picture too.
+        shares: by the parameter's name, 0 to 1, largest first; empty if nothing is known.
     """
     figure = Figure(figsize=(style.WIDTH, 1 + 0.35 * max(1, len(shares))), layout="constrained")
     axes = figure.subplots()
@@ -50,19 +48,16 @@ def importances(shares: dict[str, float], path: Path | None = None) -> Image:
     if not shares:
         axes.text(0.5, 0.5, "not known yet", ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
-    return style.picture(figure, path)
+    return figure
 
 
-def value_by_parameter(
-    trials: pd.DataFrame, names: list[str], monitor: str, path: Path | None = None
-) -> Image:
-    """Draw the value of the complete and pruned trials against each varied parameter.
+def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) -> Figure:
+    """Plot the value of the complete and pruned trials against each varied parameter.
 
     Args:
-        trials: what `tuning.table` gives.
+        trials: the result of `tuning.table`.
         names: columns of the varied parameters.
-        monitor: what the value is.
-        path: where to write the picture too.
+        monitor: the name of the value.
     """
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -71,20 +66,18 @@ def value_by_parameter(
         axes.set_axis_off()
     for axes, name in zip(figure.axes, names, strict=False):
         axes.set_axis_on()
-        for state, marker, colour in (("complete", "o", "train"), ("pruned", "x", "val")):
+        numeric = _numeric(trials[name])
+        for state in ("complete", "pruned"):
             chosen = trials[trials.state.eq(state)].dropna(subset=[name, "value"])
-            drawable = chosen[name] if _numeric(trials[name]) else chosen[name].astype(str)
-            axes.plot(list(drawable), chosen.value, marker, color=style.COLOURS[colour], markersize=4)
-        if (
-            _numeric(trials[name])
-            and trials[name].min() > 0
-            and trials[name].max() >= 20 * trials[name].min()
-        ):
+            values = chosen[name] if numeric else chosen[name].astype(str)
+            marker, colour = MARKERS[state]
+            axes.plot(list(values), chosen.value, marker, color=style.COLOURS[colour], markersize=4)
+        if numeric and 0 < 20 * trials[name].min() <= trials[name].max():
             axes.set_xscale("log")
         axes.set(xlabel=name)
     for index in range(0, len(names), columns):
         figure.axes[index].set_ylabel(monitor)
-    return style.picture(figure, path)
+    return figure
 
 
 def _numeric(values: pd.Series) -> bool:

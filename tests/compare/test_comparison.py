@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from evaluated_runs import CLASSES, finished, listed, results, said
 
-from lib.clean import manifest, photoset
 from lib.compare import comparison
 from lib.core import files, metrics
-from lib.evaluate import predictions
 
-CLASSES = ["ant", "bee"]
 FILES = ["params.json", "manifest.csv", "model.json", "history.csv", "model.keras", "metrics.json"]
 
 
@@ -26,89 +24,9 @@ def outputs(tmp_path, monkeypatch):
     files.write_json(folder / "compare" / "params.json", {})
     (folder / "README.md").write_text("runs")
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(folder))
-    monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals that need them are not looked at here
+    # the intervals that need them are not looked at here
+    monkeypatch.setattr(metrics, "RESAMPLES", 5)
     return folder
-
-
-def listed(*, val=4, test=4, classes=CLASSES, prefix="", first=0):
-    """A manifest: photos of two classes in turn, one of train that no comparison looks at."""
-    splits = ["train"] + ["val"] * val + ["test"] * test
-    table = pd.DataFrame(
-        {"path": [f"{prefix}{row + first}.jpg" for row in range(len(splits))], "split": splits}
-    )
-    table["label"] = [classes[row % len(classes)] for row in range(len(splits))]
-    table["sha1"] = [f"photo {row + first}" for row in range(len(splits))]
-    return table.reindex(columns=manifest.COLUMNS, fill_value="").assign(width=9, height=9, cluster=0)
-
-
-def said(table, split, right, classes=CLASSES, sure=0.8):
-    """Probabilities for a split: `right` says with 1 and 0 which photos are named rightly."""
-    rows = table[table.split.eq(split)]
-    assert len(right) == len(rows)
-    targets = pd.Categorical(rows.label, classes).codes.astype(int)
-    named = np.where([mark == "1" for mark in right], targets, (targets + 1) % len(classes))
-    values = np.full((len(rows), len(classes)), (1 - sure) / (len(classes) - 1))
-    values[np.arange(len(rows)), named] = sure
-    return values
-
-
-def finished(
-    outputs,
-    name,
-    *,
-    val="1111",
-    test="1111",
-    table=None,
-    classes=CLASSES,
-    probabilities=None,
-    card=None,
-    **chosen,
-):
-    """Write all that a run leaves, with photos of val and test that are named rightly (1) or wrongly (0)."""
-    folder = outputs / name
-    table = listed(val=len(val), test=len(test)) if table is None else table
-    marks = {"val": val, "test": test} if table.split.eq("test").any() else {"val": val}
-    probabilities = probabilities or {
-        split: said(table, split, right, classes) for split, right in marks.items()
-    }
-    photos = photoset.Photos(table, np.zeros((1, 32, 32, 3), np.uint8), 32, classes)
-    report = {
-        split: metrics.report(photos.targets(split), values, classes)
-        for split, values in probabilities.items()
-    }
-    chosen = {
-        "name": f"{name}-recipe",
-        "source": {"name": "birds"},
-        "train": {"batch_size": 2},
-        "augment": {"flip": "none"},
-    } | chosen
-    card = {
-        "backbone": "Tiny",
-        "parameter_count": 1234,
-        "size": 32,
-        "resize": 32,
-        "fit": "crop",
-        "classes": classes,
-        "temperature": 1.0,
-    } | (card or {})
-    folder.mkdir(parents=True)
-    manifest.write(table, folder / "manifest.csv")
-    predictions.write(predictions.table(photos, probabilities), folder / "predictions.csv")
-    pd.DataFrame({"epoch": [1, 2], "seconds": [10.25, 20.5]}).to_csv(folder / "history.csv", index=False)
-    (folder / "model.keras").write_bytes(bytes(2_500_000))
-    for file, value in (
-        ("params", chosen),
-        ("model", card),
-        ("metrics", {"headline": list(marks)[-1], **report}),
-    ):
-        files.write_json(folder / f"{file}.json", value)
-    seen = {file: files.file_sha256(folder / file) for file in ("manifest.csv", "model.json")}
-    files.write_json(folder / "provenance.json", {"steps": {"04_evaluate": {"read": seen}}})
-    return folder
-
-
-def results(*names):
-    return comparison.read(names)[0]
 
 
 # Reading
@@ -148,11 +66,20 @@ def test_a_run_that_is_at_its_beginning_is_listed_too(outputs):
     ("file", "text", "reason"),
     [
         ("metrics.json", "{", "Expecting property name"),
-        ("metrics.json", "{}", "its files lack 'val', as those of another version do: run it again"),
-        ("params.json", '{"name": "x"}', "its files lack 'source'"),
+        ("metrics.json", "{}", "its metrics.json lacks headline, val: run it again with this version"),
+        ("params.json", '{"name": "x"}', "its params.json lacks source: run it again"),
+        (
+            "metrics.json",
+            '{"headline": "test", "val": {}, "test": {}}',
+            "its metrics.json lacks n, intervals, top_1, precision_macro",
+        ),
         ("history.csv", "", "No columns to parse"),
-        ("history.csv", "epoch\n1\n", "its files lack 'seconds'"),
-        ("predictions.csv", "path\nx\n", "its files lack 'split'"),
+        ("history.csv", "epoch\n1\n", "its history.csv lacks seconds: run it again"),
+        (
+            "predictions.csv",
+            "path\nx\n",
+            "predictions.csv has no column split, label, predicted: evaluate the run again",
+        ),
         ("predictions.csv", "", "No columns to parse"),
         ("model.json", "{}", "model.json changed after its evaluation: evaluate it again"),
         ("manifest.csv", "path\n", "manifest.csv changed after its evaluation: evaluate it again"),
@@ -210,7 +137,8 @@ def test_the_table_shows_what_the_files_say(outputs):
         measured[f"{name}_macro"] for name in ("precision", "recall", "f1")
     ]
     assert row.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
-    assert row.calibration_error == pytest.approx(0.3)  # 0.8 sure, half right
+    # 0.8 sure, half right
+    assert row.calibration_error == pytest.approx(0.3)
 
 
 def test_the_best_of_a_group_is_the_best_on_val_whatever_test_says(outputs):
@@ -233,10 +161,8 @@ def test_of_two_that_are_equally_right_on_val_the_surer_is_the_better(outputs):
                 for split in ("val", "test")
             },
         )
-    assert comparison.groups(results())["birds"] == [
-        "sure",
-        "modest",
-    ]  # one mistake costs less at 0.6 than at 0.9
+    # one mistake costs less at 0.6 than at 0.9
+    assert comparison.groups(results())["birds"] == ["sure", "modest"]
 
 
 def test_runs_of_other_photos_labels_or_splits_are_of_other_groups(outputs):
@@ -269,12 +195,12 @@ def answers(right):
 
 
 def test_a_pair_solved_by_hand():
-    """Fagerland, Lydersen and Laake, 2014, on the airways of 21 children before and after a transplantation."""
+    """Fagerland, Lydersen and Laake, 2014, on the airways of 21 children before and after transplantation."""
     one, other = answers("1" + "1" + "0" * 7 + "0" * 12), answers("1" + "0" + "1" * 7 + "0" * 12)
     found = comparison.paired(one, other)
     assert (found["n"], found["only_one"], found["only_other"]) == (21, 1, 7)
     assert found["difference"] == pytest.approx(-6 / 21)
-    # of 8 throws of a coin at most 1 or at least 7 heads: 2 * (1 + 8) of 256, as statsmodels' mcnemar(exact=True)
+    # of 8 throws of a coin at most 1 or at least 7 heads: 2 * (1 + 8) of 256, as statsmodels' mcnemar
     assert found["p"] == pytest.approx(18 / 256)
     assert [round(found[side], 3) for side in ("low", "high")] == [-0.507, -0.026]
     shuffled = comparison.paired(one, other.sample(frac=1, random_state=1))
@@ -284,14 +210,17 @@ def test_a_pair_solved_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("counts", "published"),
+    ("both", "first", "second", "neither", "published"),
     [
-        ((36, 12, 2, 0), (0.0569, 0.3404)),  # Newcombe, 1998
-        ((14, 5, 0, 22), (0.011, 0.226)),  # Altman, Machin, Bryant and Gardner, 2000, table 6.2
+        # Newcombe, 1998
+        (36, 12, 2, 0, (0.0569, 0.3404)),
+        # Altman, Machin, Bryant and Gardner, 2000, table 6.2
+        (14, 5, 0, 22, (0.011, 0.226)),
     ],
 )
-def test_intervals_as_published(counts, published):
-    assert comparison.newcombe(*counts) == pytest.approx(published, abs=6e-4)
+def test_intervals_as_published(both, first, second, neither, published):
+    interval = comparison.newcombe(both=both, first=first, second=second, neither=neither)
+    assert interval == pytest.approx(published, abs=6e-4)
 
 
 def test_networks_that_say_the_same_differ_by_nothing_and_not_surely():

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from evaluated_runs import CLASSES, finished, listed, results, said
 from PIL import Image
-from test_comparison import CLASSES, finished, listed, results, said
 
 from lib.clean import photoset
 from lib.compare import comparison, ensembles
@@ -19,7 +19,8 @@ from lib.photos import decoding
 def outputs(tmp_path, monkeypatch):
     """Outputs of the test's own."""
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr(metrics, "RESAMPLES", 5)  # the intervals are not looked at here
+    # the intervals are not looked at here
+    monkeypatch.setattr(metrics, "RESAMPLES", 5)
     (tmp_path / "outputs" / "data" / "birds").mkdir(parents=True)
     return tmp_path / "outputs"
 
@@ -37,7 +38,8 @@ def test_by_default_all_on_the_photos_of_the_best_on_val(outputs):
     finished(outputs, "b1", val="1110", test="1000", table=listed(first=50))
     finished(outputs, "b2", val="1000", test="1000", table=listed(first=50))
     finished(outputs, "alone", val="1111", table=listed(first=90))
-    assert ensembles.members(results()) == ["b1", "b2"]  # the best with a companion, though worse on test
+    # the best with a companion, though worse on test
+    assert ensembles.members(results()) == ["b1", "b2"]
     assert ensembles.members(results("a1", "a2", "b1")) == ["a1", "a2"]
     assert ensembles.members(results("a1", "b1", "alone")) == []
 
@@ -99,7 +101,7 @@ def moved(column, value, row=6):
         ),
         (
             {"table": moved("label", "bee")},
-            r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee\)$",
+            r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee",
         ),
         ({"table": listed(test=0)}, "the headline of one is its test split, that of two its val split$"),
     ],
@@ -123,13 +125,13 @@ def test_the_mean_is_calibrated_on_val(outputs):
     found = results()
     made = average(found, "one", "two", "three")
     rows = [found[name].predictions for name in ("one", "two", "three")]
-    mean = np.mean([part[predictions.columns(CLASSES)].to_numpy() for part in rows], axis=0)
+    mean = np.mean([predictions.probabilities(part, CLASSES) for part in rows], axis=0)
     targets = rows[0].label.eq("bee").to_numpy().astype(int)
     val = rows[0].split.eq("val").to_numpy()
     temperature = metrics.temperature(targets[val], mean[val])
     powers = mean ** (1 / temperature)
     expected = powers / powers.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(made.predictions[predictions.columns(CLASSES)], expected, atol=1e-6)
+    np.testing.assert_allclose(predictions.probabilities(made.predictions, CLASSES), expected, atol=1e-6)
     assert made.report["temperature"] == pytest.approx(temperature, abs=1e-4) and temperature != 1
     assert (made.predictions.predicted == np.take(CLASSES, mean.argmax(axis=1))).all()
     assert made.report["test"]["top_1"] == (expected.argmax(axis=1) == targets)[~val].mean()
@@ -154,9 +156,8 @@ def test_members_may_list_photos_and_classes_in_another_order(outputs):
         finished(outputs, name, table=rows, classes=classes, probabilities=values)
     found = results()
     made = average(found, "one", "two")
-    columns = predictions.columns(CLASSES)
     one, two, both = (
-        rows.set_index("path")[columns].sort_index()
+        rows.set_index("path")[["p(ant)", "p(bee)"]].sort_index()
         for rows in (found["one"].predictions, found["two"].predictions, made.predictions)
     )
     assert both.index.tolist() == one.index.tolist() == two.index.tolist()
@@ -173,7 +174,8 @@ def test_its_predictions_have_the_form_of_a_runs(outputs, tmp_path):
     assert list(again.columns) == list(own.columns) and again.path.tolist() == own.path.tolist()
     measured = (again.label == again.predicted)[again.split.eq("test")].mean()
     assert measured == made.report["test"]["top_1"]
-    files.write_json(tmp_path / "report.json", made.report)  # every number is one that JSON can hold
+    # every number is one that JSON can hold
+    files.write_json(tmp_path / "report.json", made.report)
 
 
 def test_it_is_compared_with_its_best_member_on_val(outputs):
@@ -218,8 +220,10 @@ def scan(outputs, paths):
 
 @pytest.fixture
 def seen(outputs):
-    """Two runs of networks that weigh every pixel, on photos that are there; one mirrors, and names the classes
-    in another order."""
+    """Two runs of networks that weigh every pixel, on photos that are there.
+
+    One mirrors, and has the classes in another order.
+    """
     raw = outputs / "data" / "birds" / "raw"
     raw.mkdir()
     table, random = listed(), np.random.default_rng(0)
@@ -258,7 +262,7 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
         raw = inference.of_rows(
             network(seed),
             own,
-            np.arange(1, 9),
+            rows=np.arange(1, 9),
             folder=tmp_path,
             batch_size=8,
             views=inference.views(True, flip=flip),
@@ -272,7 +276,8 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
     assert made.report["test_time_augmentation"] is True
     assert len(list((tmp_path / "cache").glob("predictions-*.npz"))) == 2
     plain = average(found, "none-run", "horizontal-run")
-    assert plain.report["each"][0]["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-6)  # of predictions.csv
+    # of predictions.csv
+    assert plain.report["each"][0]["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-6)
 
 
 def test_photos_that_are_gone_or_are_others_are_an_error(seen, tmp_path):

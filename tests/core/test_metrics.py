@@ -29,7 +29,7 @@ def example(seed=0, n=300, classes=7):
 def test_report_agrees_with_scikit_learn(seed, classes):
     targets, probabilities = example(seed, classes=classes)
     predicted = probabilities.argmax(axis=1)
-    found = metrics.report(targets, probabilities, NAMES[:classes])
+    found = metrics.report(targets, probabilities, classes=NAMES[:classes])
     expected = {
         "n": 300,
         "top_1": sk.accuracy_score(targets, predicted),
@@ -63,8 +63,8 @@ def test_report_agrees_with_scikit_learn(seed, classes):
 
 def test_report_takes_float32_whose_rows_do_not_quite_sum_to_one():
     targets, probabilities = example()
-    found = metrics.report(targets, probabilities.astype(np.float32), NAMES)
-    exact = metrics.report(targets, probabilities, NAMES)
+    found = metrics.report(targets, probabilities.astype(np.float32), classes=NAMES)
+    exact = metrics.report(targets, probabilities, classes=NAMES)
     assert (found["roc_auc"], found["log_loss"]) == pytest.approx(
         (exact["roc_auc"], exact["log_loss"]), abs=1e-5
     )
@@ -73,7 +73,7 @@ def test_report_takes_float32_whose_rows_do_not_quite_sum_to_one():
 def test_report_without_any_photo_of_a_class():
     targets, probabilities = example(classes=4)
     keep = targets != 2
-    found = metrics.report(targets[keep], probabilities[keep], NAMES[:4])
+    found = metrics.report(targets[keep], probabilities[keep], classes=NAMES[:4])
     assert found["roc_auc"] is None
     assert found["classes"]["c"]["n"] == 0 and found["classes"]["c"]["recall"] == 0
     assert list(found["classes"]) == NAMES[:4]
@@ -81,7 +81,7 @@ def test_report_without_any_photo_of_a_class():
 
 def test_report_where_one_class_alone_is_predicted():
     targets = np.array([0, 0, 0, 1])
-    found = metrics.report(targets, np.array([[0.9, 0.1]] * 4), NAMES[:2])
+    found = metrics.report(targets, np.array([[0.9, 0.1]] * 4), classes=NAMES[:2])
     assert (found["top_1"], found["mcc"], found["recall_macro"], found["precision_macro"]) == (
         0.75,
         0,
@@ -92,9 +92,18 @@ def test_report_where_one_class_alone_is_predicted():
     assert found["classes"]["b"] == {"n": 1, "precision": 0, "recall": 0, "f1": 0}
 
 
+def test_report_without_some_photos():
+    targets, probabilities = example(n=40)
+    left_out = np.arange(40) < 10
+    found = metrics.report_without(left_out, targets, probabilities=probabilities, classes=NAMES)
+    assert found == metrics.report(targets[10:], probabilities[10:], classes=NAMES) and found["n"] == 30
+    for every in (left_out & False, left_out | True):
+        assert metrics.report_without(every, targets, probabilities=probabilities, classes=NAMES) is None
+
+
 def test_the_headline_says_which_photos_chose(monkeypatch):
     found = metrics.report(
-        np.array([0, 1, 1, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]]), NAMES[:2]
+        np.array([0, 1, 1, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]]), classes=NAMES[:2]
     )
     assert metrics.headline(found, "test") == "top-1 on test: 0.750, 95 % interval 0.301 to 0.954, 4 photos"
     assert metrics.headline(found, "val").startswith("top-1 on validation, used for selection: 0.750,")
@@ -112,26 +121,26 @@ def test_report_is_plain_numbers():
             else value is None or type(value) in (int, float)
         )
 
-    assert plain(metrics.report(targets, probabilities, NAMES))
+    assert plain(metrics.report(targets, probabilities, classes=NAMES))
 
 
 def test_a_wrong_prediction_of_probability_zero_has_a_finite_loss():
-    found = metrics.report(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), NAMES[:2])
+    found = metrics.report(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), classes=NAMES[:2])
     assert found["log_loss"] == pytest.approx(-np.log(1e-7) / 2)
 
 
 def test_top_hits_by_hand():
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3]])
     targets = np.array([1, 0, 2])
-    assert metrics.top_hits(targets, probabilities, 1).tolist() == [False, False, False]
-    assert metrics.top_hits(targets, probabilities, 2).tolist() == [
+    assert metrics.top_hits(targets, probabilities, k=1).tolist() == [False, False, False]
+    assert metrics.top_hits(targets, probabilities, k=2).tolist() == [
         True,
         False,
         False,
     ]  # of equals, the first class counts
     assert (
-        metrics.top_hits(targets, probabilities, 3).all()
-        and metrics.top_hits(targets, probabilities, 5).all()
+        metrics.top_hits(targets, probabilities, k=3).all()
+        and metrics.top_hits(targets, probabilities, k=5).all()
     )
 
 
@@ -151,13 +160,14 @@ def test_interval_as_in_the_literature():
 
 def test_intervals_hold_the_values_and_are_repeatable():
     targets, probabilities = example(n=80)
-    found = metrics.report(targets, probabilities, NAMES, seed=3)
+    found = metrics.report(targets, probabilities, classes=NAMES, seed=3)
     assert set(found["intervals"]) == {"top_1", "top_3", "top_5", "f1_macro", "mcc", "log_loss"}
     for key, (low, high) in found["intervals"].items():
         assert low < found[key] < high, key
-    assert metrics.report(targets, probabilities, NAMES, seed=3) == found
+    assert metrics.report(targets, probabilities, classes=NAMES, seed=3) == found
     assert (
-        metrics.report(targets, probabilities, NAMES, seed=4)["intervals"]["mcc"] != found["intervals"]["mcc"]
+        metrics.report(targets, probabilities, classes=NAMES, seed=4)["intervals"]["mcc"]
+        != found["intervals"]["mcc"]
     )
 
 
@@ -165,7 +175,7 @@ def test_the_bootstrap_of_the_log_loss_is_about_its_standard_error(monkeypatch):
     monkeypatch.setattr(metrics, "RESAMPLES", 200)
     targets, probabilities = example(n=400)
     losses = -np.log(probabilities[np.arange(400), targets])
-    low, high = metrics.report(targets, probabilities, NAMES)["intervals"]["log_loss"]
+    low, high = metrics.report(targets, probabilities, classes=NAMES)["intervals"]["log_loss"]
     assert (high - low) / 2 == pytest.approx(1.96 * losses.std() / 20, rel=0.25)
 
 

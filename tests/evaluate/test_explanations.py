@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from IPython.display import Image as Picture
 from PIL import Image
 
 from lib.clean import photoset
@@ -47,7 +46,7 @@ def make_predictions(photos, wrong=()):
 def test_wrong_ones_come_surest_first_and_right_ones_by_chance():
     photos = make_photos()
     predictions = make_predictions(photos, wrong=(3, 5, 7, 9))
-    chosen = explanations.choose(photos, predictions, make_settings(examples=3))
+    chosen = explanations.choose(photos, predictions, settings=make_settings(examples=3))
     assert chosen["wrong"].row.tolist() == [9, 7, 5]
     assert chosen["wrong"].path.tolist() == ["deep/p9.png", "deep/p7.png", "deep/p5.png"]
     assert [CLASSES[target] for target in chosen["wrong"].target] == chosen["wrong"].predicted.tolist()
@@ -55,12 +54,12 @@ def test_wrong_ones_come_surest_first_and_right_ones_by_chance():
     assert (
         len(right) == 3 and set(right.row) <= {2, 4, 6, 8, 10, 11} and (right.label == right.predicted).all()
     )
-    again = explanations.choose(photos, predictions, make_settings(examples=3))["right"]
+    again = explanations.choose(photos, predictions, settings=make_settings(examples=3))["right"]
     pd.testing.assert_frame_equal(again, right)
     assert {
         tuple(
             explanations.choose(
-                photos, predictions, make_settings(examples=3).model_copy(update={"seed": seed})
+                photos, predictions, settings=make_settings(examples=3).model_copy(update={"seed": seed})
             )["right"].row
         )
         for seed in range(8)
@@ -74,7 +73,7 @@ def test_wrong_ones_come_surest_first_and_right_ones_by_chance():
 )
 def test_as_many_as_there_are(wrong, counts):
     photos = make_photos()
-    chosen = explanations.choose(photos, make_predictions(photos, wrong), make_settings(examples=8))
+    chosen = explanations.choose(photos, make_predictions(photos, wrong), settings=make_settings(examples=8))
     assert (len(chosen["right"]), len(chosen["wrong"])) == counts
     for group in chosen.values():
         assert {"path", "label", "predicted", "confidence", "row", "target"} <= set(group.columns)
@@ -83,13 +82,18 @@ def test_as_many_as_there_are(wrong, counts):
 def test_without_a_test_split_they_come_from_val():
     photos = make_photos(split="val")
     assert (
-        len(explanations.choose(photos, make_predictions(photos), make_settings(examples=64))["right"]) == 11
+        len(
+            explanations.choose(photos, make_predictions(photos), settings=make_settings(examples=64))[
+                "right"
+            ]
+        )
+        == 11
     )
     assert (
         len(
-            explanations.choose(make_photos(), make_predictions(make_photos()), make_settings(examples=64))[
-                "right"
-            ]
+            explanations.choose(
+                make_photos(), make_predictions(make_photos()), settings=make_settings(examples=64)
+            )["right"]
         )
         == 10
     )
@@ -98,51 +102,47 @@ def test_without_a_test_split_they_come_from_val():
 # Pictures
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Returns what is given to the grid of photos instead of drawing it."""
-    calls = []
-
-    def photo_grid(images, titles, *, columns, path=None):
-        calls.append((images, titles, path))
-        return Picture(b"png", format="png")
-
-    monkeypatch.setattr(photo_grids, "photo_grid", photo_grid)
-    return calls
+def shown(figure):
+    """Return the photos and titles of a grid."""
+    drawn = [axes for axes in figure.axes if axes.images]
+    return [axes.images[0].get_array() for axes in drawn], [axes.get_title() for axes in drawn]
 
 
-def test_grids_show_each_photo_beside_its_heat(drawn, tmp_path):
+def test_grids_show_each_photo_beside_its_heat():
     photos = make_photos()
-    rows = explanations.choose(photos, make_predictions(photos, (5, 9)), make_settings())["wrong"]
+    rows = explanations.choose(photos, make_predictions(photos, (5, 9)), settings=make_settings())["wrong"]
     heats = np.zeros((2, SIZE, SIZE), np.float32)
-    explanations.grid(photos, rows, heats, tmp_path, "wrong")
-    images, titles, path = drawn[0]
-    assert path == tmp_path / "wrong.png"
+    heats[1, 3, 4] = 1
+    images, titles = shown(explanations.grid(photos, rows, heats=heats))
     np.testing.assert_array_equal(images[0], photos.images[9])
+    np.testing.assert_array_equal(images[1], photo_grids.overlay(photos.images[9], heats[0]))
     np.testing.assert_array_equal(images[2], photos.images[5])
-    assert titles[0] == "p9.png" and titles[1].startswith("bee 0.") and titles[1].endswith("label: ant")
-    explanations.single(photos, rows[:1], heats[:1], tmp_path)
-    np.testing.assert_array_equal(drawn[1][0][0], photos.images[9])
-    assert drawn[1][2] == tmp_path / "single.png"
+    np.testing.assert_array_equal(images[3], photo_grids.overlay(photos.images[5], heats[1]))
+    # p9 is an ant taken for a bee, the ninth of eleven confidences from 0.4 to 0.9
+    assert titles[:2] == ["p9.png", "bee 0.80\nlabel: ant"]
 
 
-def test_an_empty_group_is_said_so(drawn, tmp_path):
+def test_a_single_photo_its_heat_and_both():
     photos = make_photos()
-    none = explanations.choose(photos, make_predictions(photos), make_settings())["wrong"]
-    assert explanations.grid(photos, none, np.empty((0, SIZE, SIZE)), tmp_path, "wrong") == "there is none"
-    assert (
-        explanations.single(photos, none, np.empty((0, SIZE, SIZE)), tmp_path) == "no photo was named rightly"
-    )
-    assert drawn == []
+    rows = explanations.choose(photos, make_predictions(photos), settings=make_settings())["right"][:1]
+    heats = np.linspace(0, 1, SIZE * SIZE).reshape(1, SIZE, SIZE)
+    images, titles = shown(explanations.single(photos, rows, heats=heats))
+    photo = photos.images[rows.row.iloc[0]]
+    for image, expected in zip(
+        images,
+        (photo, photo_grids.heat_colours(heats[0]), photo_grids.overlay(photo, heats[0])),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(image, expected)
+    assert titles[1] == "heat" and titles[2].startswith(rows.predicted.iloc[0]) and "label" not in titles[2]
 
 
-def test_a_grid_is_drawn(tmp_path):
+def test_an_empty_group_has_no_picture():
     photos = make_photos()
-    rows = explanations.choose(photos, make_predictions(photos), make_settings(examples=2))["right"]
-    assert isinstance(
-        explanations.grid(photos, rows, np.ones((2, SIZE, SIZE), np.float32), tmp_path, "right"), Picture
-    )
-    assert Image.open(tmp_path / "right.png").size[0] > 100
+    none = explanations.choose(photos, make_predictions(photos), settings=make_settings())["wrong"]
+    heats = np.empty((0, SIZE, SIZE))
+    assert explanations.grid(photos, none, heats=heats) is None
+    assert explanations.single(photos, none, heats=heats) is None
 
 
 # Numbers
@@ -192,30 +192,36 @@ def test_inside_masks_solved_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
     photos = make_photos()
     photos.images[:] = 0
-    photos.images[2, 0, 0, 2] = 30  # p2 is a cat: blue, 30 on the object and 10 beside it
+    # p2 is a cat: blue, 30 on the object and 10 beside it
+    photos.images[2, 0, 0, 2] = 30
     photos.images[2, 7, 7, 2] = 10
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[:4] = 255
     folder = tmp_path / "data" / "x" / "masks"
     folder.mkdir(parents=True)
-    for name in ("p2", "p1", "another"):  # p1 is in val
+    # p1 is in val
+    for name in ("p2", "p1", "another"):
         Image.fromarray(mask).save(folder / f"{name}.png")
     settings = make_settings(masks="masks")
-    shares = explanations.inside_masks(solvable(), photos, settings, steps.Run(settings, steps.GRADCAM))
+    shares = explanations.inside_masks(
+        solvable(), photos, settings=settings, run=steps.Run(settings, steps.GRADCAM)
+    )
     assert shares.path.tolist() == ["deep/p2.png"]
     row = shares.iloc[0]
     assert (row.inside, row.even, row.centre, row.hit) == (pytest.approx(0.75), 0.5, pytest.approx(0.5), True)
 
 
 def test_without_masks_there_is_nothing_to_measure():
-    assert explanations.inside_masks(None, make_photos(), make_settings(), None).empty
+    assert explanations.inside_masks(None, make_photos(), settings=make_settings(), run=None).empty
 
 
 def test_missing_masks_are_said_so(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
     settings = make_settings(masks="nowhere")
     with pytest.raises(FileNotFoundError, match="`gradcam.masks`: there is no nowhere"):
-        explanations.inside_masks(solvable(), make_photos(), settings, steps.Run(settings, steps.GRADCAM))
+        explanations.inside_masks(
+            solvable(), make_photos(), settings=settings, run=steps.Run(settings, steps.GRADCAM)
+        )
 
 
 # A photo of one's own
@@ -224,10 +230,10 @@ def test_missing_masks_are_said_so(tmp_path, monkeypatch):
 CARD = {"size": SIZE, "resize": SIZE, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
 
 
-def test_a_photo_of_ones_own(drawn, tmp_path):
+def test_a_photo_of_ones_own(tmp_path):
     Image.new("RGB", (30, 20), (0, 200, 100)).save(tmp_path / "mine.png")
-    explanations.own_photo(solvable(), CARD, make_photos(), make_settings(photo=str(tmp_path / "mine.png")))
-    images, titles, _ = drawn[0]
+    settings = make_settings(photo=str(tmp_path / "mine.png"))
+    images, titles = shown(explanations.own_photo(solvable(), CARD, photos=make_photos(), settings=settings))
     assert images[0].shape == (SIZE, SIZE, 3) and (images[0] == (0, 200, 100)).all()
     # logits 0, 20, 10 divided by the temperature of 2; probabilities below 1e-7 count as that
     assert (
@@ -238,22 +244,22 @@ def test_a_photo_of_ones_own(drawn, tmp_path):
     )
 
 
-def test_classes_are_called_by_their_names(drawn):
+def test_classes_are_called_by_their_names():
     card = CARD | {"class_names": ["Ameise", "Biene", "Katze"]}
-    explanations.own_photo(solvable(), card, make_photos(), make_settings())
-    assert [title.split()[0] for title in drawn[0][1][1:]] == ["Biene", "Ameise", "Katze"]
+    figure = explanations.own_photo(solvable(), card, photos=make_photos(), settings=make_settings())
+    assert [title.split()[0] for title in shown(figure)[1][1:]] == ["Biene", "Ameise", "Katze"]
     photos = make_photos()
     names = dict(zip(CLASSES, card["class_names"], strict=True))
     predictions = make_predictions(photos, wrong=(3,))
-    chosen = explanations.choose(photos, predictions, make_settings(examples=3), names=names)
+    chosen = explanations.choose(photos, predictions, settings=make_settings(examples=3), names=names)
     assert (chosen["wrong"].label.tolist(), chosen["wrong"].predicted.tolist()) == (["Ameise"], ["Biene"])
     assert chosen["wrong"].target.tolist() == [1] and set(chosen["right"].label) <= set(names.values())
 
 
-def test_without_one_it_is_the_first_kept_photo(drawn):
+def test_without_one_it_is_the_first_kept_photo():
     photos = make_photos()
-    explanations.own_photo(solvable(), CARD, photos, make_settings())
-    images, titles, _ = drawn[0]
+    figure = explanations.own_photo(solvable(), CARD, photos=photos, settings=make_settings())
+    images, titles = shown(figure)
     np.testing.assert_array_equal(images[0], photos.images[1])
     assert titles[0] == "p1.png" and len(images) == 4
 
@@ -263,10 +269,10 @@ def test_a_missing_or_broken_photo_is_named(tmp_path):
         FileNotFoundError, match="`gradcam.photo`: there is no file .*none.jpg. Expected: the path of a photo"
     ):
         explanations.own_photo(
-            solvable(), CARD, make_photos(), make_settings(photo=str(tmp_path / "none.jpg"))
+            solvable(), CARD, photos=make_photos(), settings=make_settings(photo=str(tmp_path / "none.jpg"))
         )
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     with pytest.raises(ValueError, match="`gradcam.photo`: broken.jpg cannot be read: not a photo"):
         explanations.own_photo(
-            solvable(), CARD, make_photos(), make_settings(photo=str(tmp_path / "broken.jpg"))
+            solvable(), CARD, photos=make_photos(), settings=make_settings(photo=str(tmp_path / "broken.jpg"))
         )

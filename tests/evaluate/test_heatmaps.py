@@ -23,7 +23,7 @@ def Tiny(weights, input_shape):
 
 
 def solvable(kernel):
-    """A network whose feature map is the photo divided by 255 and whose head is linear: logits = mean of the map times the kernel."""
+    """A network whose feature map is the photo divided by 255; the logits are its mean times the kernel."""
     inputs = keras.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(3, 1, use_bias=False, name="features")(inputs)
     x = layers.GlobalAveragePooling2D()(x)
@@ -41,7 +41,7 @@ def photos(count=3, size=SIZE):
 def test_heat_of_a_linear_network_is_the_map_times_the_weights():
     kernel = [[1, -1], [2, 0.5], [-1, 0.2]]
     targets = np.array([0, 1, 0])
-    heats = heatmaps.compute(solvable(kernel), photos(), targets)
+    heats = heatmaps.compute(solvable(kernel), photos(), targets=targets)
     expected = np.maximum(np.einsum("nhwc,cn->nhw", photos() / 255, np.array(kernel)[:, targets]), 0)
     expected /= expected.max(axis=(1, 2), keepdims=True)
     assert heats.dtype == np.float32 and heats.shape == (3, SIZE, SIZE)
@@ -50,17 +50,20 @@ def test_heat_of_a_linear_network_is_the_map_times_the_weights():
 
 def test_the_class_decides_where_the_heat_is():
     image = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-    image[0, 1, 2, 0], image[0, 6, 5, 1] = 200, 200  # red speaks for class 0, green for class 1
+    # red speaks for class 0, green for class 1
+    image[0, 1, 2, 0], image[0, 6, 5, 1] = 200, 200
     network = solvable([[1, 0], [0, 1], [0, 0]])
     places = [
-        np.unravel_index(heatmaps.compute(network, image, np.array([target]))[0].argmax(), (SIZE, SIZE))
+        np.unravel_index(
+            heatmaps.compute(network, image, targets=np.array([target]))[0].argmax(), (SIZE, SIZE)
+        )
         for target in (0, 1)
     ]
     assert places == [(1, 2), (6, 5)]
 
 
 def test_where_nothing_speaks_for_the_class_there_is_no_heat():
-    heats = heatmaps.compute(solvable([[-1, 1], [-1, 1], [-1, 1]]), photos(), np.array([0, 0, 1]))
+    heats = heatmaps.compute(solvable([[-1, 1], [-1, 1], [-1, 1]]), photos(), targets=np.array([0, 0, 1]))
     assert (heats[:2] == 0).all() and heats[2].max() == 1
 
 
@@ -97,37 +100,41 @@ def test_any_head_is_explained_within_bounds(tiny, head):
     assert heatmaps.feature_map(network).shape == (None, 8, 8, 4)
     before = [value.copy() for value in network.get_weights()]
     images = photos(6, 32)
-    heats = heatmaps.compute(network, images, np.arange(6) % 3)
+    heats = heatmaps.compute(network, images, targets=np.arange(6) % 3)
     assert heats.shape == (6, 32, 32) and heats.min() >= 0 and heats.max() <= 1
     assert (heats.max(axis=(1, 2)) > 0.99).any()
-    for mine, theirs in zip(
-        before, network.get_weights(), strict=True
-    ):  # in training mode, statistics would move
+    # In training mode, the statistics would move.
+    for mine, theirs in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    np.testing.assert_array_equal(
-        heatmaps.compute(network, images, np.arange(6) % 3), heats
-    )  # dropout is off
+    # Dropout is off.
+    np.testing.assert_array_equal(heatmaps.compute(network, images, targets=np.arange(6) % 3), heats)
 
 
-def test_the_size_of_the_batch_changes_nothing(tiny):
+def test_the_size_of_the_batch_changes_nothing(tiny, monkeypatch):
     network = build(head=HEADS["batch normalisation first"])
     targets = np.arange(5) % 3
-    whole, single = (heatmaps.compute(network, photos(5, 32), targets, batch_size=size) for size in (8, 1))
+    whole = heatmaps.compute(network, photos(5, 32), targets=targets)
+    monkeypatch.setattr(heatmaps, "AT_ONCE", 2)
+    single = heatmaps.compute(network, photos(5, 32), targets=targets)
     np.testing.assert_allclose(whole, single, atol=1e-4)
 
 
 def test_a_frozen_network_is_explained_as_well(tiny, tmp_path):
     network = build(head=HEADS["pooling"])
     targets = np.arange(3)
-    expected = heatmaps.compute(network, photos(3, 32), targets)
+    expected = heatmaps.compute(network, photos(3, 32), targets=targets)
     network.trainable = False
     models.save(network, tmp_path / "model.keras")
     frozen = models.read(tmp_path / "model.keras")
-    np.testing.assert_allclose(heatmaps.compute(frozen, photos(3, 32), targets), expected, atol=1e-5)
+    np.testing.assert_allclose(heatmaps.compute(frozen, photos(3, 32), targets=targets), expected, atol=1e-5)
 
 
 def test_no_photos_give_no_heat():
-    assert heatmaps.compute(solvable(np.ones((3, 2))), photos(0), np.array([], int)).shape == (0, SIZE, SIZE)
+    assert heatmaps.compute(solvable(np.ones((3, 2))), photos(0), targets=np.array([], int)).shape == (
+        0,
+        8,
+        8,
+    )
 
 
 def test_a_coarse_map_is_enlarged_bilinearly():
@@ -135,7 +142,7 @@ def test_a_coarse_map_is_enlarged_bilinearly():
     x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(4)(inputs))
     x = layers.Dense(2, use_bias=False, name=models.LOGITS, kernel_initializer="ones")(x)
     images = photos(1)
-    heat = heatmaps.compute(keras.Model(inputs, layers.Softmax()(x)), images, np.array([0]))[0]
+    heat = heatmaps.compute(keras.Model(inputs, layers.Softmax()(x)), images, targets=np.array([0]))[0]
     coarse = images[0].astype(np.float32).sum(axis=-1).reshape(2, 4, 2, 4).mean(axis=(1, 3))
     expected = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-5)
@@ -145,7 +152,7 @@ def test_a_network_without_a_feature_map_is_refused():
     inputs = keras.Input((4,))
     network = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name=models.LOGITS)(inputs)))
     with pytest.raises(ValueError, match="a layer pools or flattens a feature map. This one has none"):
-        heatmaps.compute(network, photos(), np.zeros(3, int))
+        heatmaps.compute(network, photos(), targets=np.zeros(3, int))
 
 
 # Against masks
@@ -175,9 +182,11 @@ def test_centre_prior(size):
 def draw_masks(folder):
     folder.mkdir()
     mask = np.zeros((20, 40), np.uint8)
-    mask[:, :20] = 255  # the left half is the object
+    # the left half is the object
+    mask[:, :20] = 255
     Image.fromarray(mask).save(folder / "one.png")
-    Image.fromarray(mask.T > 0).save(folder / "two.png")  # 1 bit
+    # of 1 bit
+    Image.fromarray(mask.T > 0).save(folder / "two.png")
     return folder
 
 
@@ -203,3 +212,41 @@ def test_missing_masks_are_said_so(tmp_path):
         FileNotFoundError, match="`gradcam.masks`: there is no masks. Expected: a folder or a zip"
     ):
         heatmaps.masks(tmp_path / "masks", ["one"], size=8, fit="crop")
+
+
+def packed(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("_", "."), content)
+    return path
+
+
+def test_a_mask_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmaps, "LARGEST_PACKED", 10_000)
+    path = packed(tmp_path / "masks.zip", one_png=bytes(2_000_000), two_png=bytes(9_000))
+    with pytest.raises(
+        ValueError, match=r"`gradcam.masks`: one.png unpacks to 2,000,000 bytes from .* 100 times"
+    ):
+        heatmaps.masks(path, ["one"], size=8, fit="crop")
+    # a small one may shrink as it likes, and one that no photo wants is not looked at
+    with pytest.raises(ValueError, match="`gradcam.masks`: the mask of two cannot be read"):
+        heatmaps.masks(path, ["two"], size=8, fit="crop")
+    assert heatmaps.masks(path, ["three"], size=8, fit="crop") == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_mask_larger_than_a_photo_may_be_is_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmaps.decoding, "LARGEST_BYTES", 50)
+    path = draw_masks(tmp_path / "masks")
+    if kind == "zip":
+        path = packed(tmp_path / "masks.zip", one_png=(path / "one.png").read_bytes())
+    with pytest.raises(ValueError, match="one.png unpacks to .* Expected: at most 50"):
+        heatmaps.masks(path, ["one"], size=8, fit="crop")
+
+
+def test_a_file_that_is_no_zip_is_named(tmp_path):
+    (tmp_path / "masks.tar").write_bytes(b"x" * 600)
+    with pytest.raises(
+        ValueError, match="`gradcam.masks`: masks.tar is no zip file. Expected: a folder or a zip"
+    ):
+        heatmaps.masks(tmp_path / "masks.tar", ["one"], size=8, fit="crop")

@@ -1,5 +1,6 @@
 """Mistakes, counted by hand, and figures computed again from the file that a run leaves."""
 
+import itertools
 import json
 
 import numpy as np
@@ -7,16 +8,14 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from lib.clean import photoset
-from lib.core import files, metrics
-from lib.evaluate import inference, mistakes, predictions, wordnet
+from lib.clean import embeddings, photoset
+from lib.core import files, metrics, schema
+from lib.evaluate import inference, mistakes, predictions
 from lib.networks.device import keras
-
-TABBY, COUGAR, TEAPOT, WOK = "n02123045", "n02125311", "n04398044", "n04596742"
 
 
 def table(classes, *said):
-    """Make a table of predictions from labels and what was said of them, the most probable class first, as in "ab"."""
+    """Make a table of predictions from a label and the classes by probability, as in "ab": a taken for b."""
     rows = []
     for index, (label, *order) in enumerate(said):
         left = [name for name in classes if name not in order]
@@ -39,13 +38,10 @@ ROWS = table(LETTERS, "ab", "ab", "aa", "aa", "ba", "bb", "cba", "cbdc", "cbade"
 
 
 def measured(rows):
-    classes = mistakes._classes(rows)
-    probabilities = rows[predictions.columns(classes)].to_numpy()
-    return metrics.report(
-        rows.label.map(classes.index).to_numpy(),
-        probabilities / probabilities.sum(axis=1, keepdims=True),
-        classes,
-    )
+    names = predictions.classes(rows)
+    probabilities = predictions.probabilities(rows, names)
+    targets = rows.label.map(names.index).to_numpy()
+    return metrics.report(targets, probabilities / probabilities.sum(axis=1, keepdims=True), classes=names)
 
 
 # Classes
@@ -71,20 +67,20 @@ def test_classes_are_ranked_by_recall_and_then_by_evidence():
 
 
 def test_confused_pairs_by_hand():
-    found = mistakes.confused(ROWS, 99)
+    found = mistakes.confused(ROWS, 99, similarities=None)
     assert found.to_dict("list") == {
         "label": ["c", "a", "b"],
         "predicted": ["b", "b", "a"],
         "photos": [3, 2, 1],
         "share": [1.0, 0.5, 0.5],
     }
-    assert mistakes.confused(ROWS, 1).label.tolist() == ["c"]
-    assert mistakes.confused(ROWS[ROWS.label.eq("d")], 9).empty
+    assert mistakes.confused(ROWS, 1, similarities=None).label.tolist() == ["c"]
+    assert mistakes.confused(ROWS[ROWS.label.eq("d")], 9, similarities=None).empty
 
 
 def test_of_equally_many_the_larger_share_comes_first():
     rows = table(LETTERS, "aa", "aa", "ab", "ba", "cc", "ca")
-    assert mistakes.confused(rows, 9).label.tolist() == ["b", "c", "a"]
+    assert mistakes.confused(rows, 9, similarities=None).label.tolist() == ["b", "c", "a"]
 
 
 # The truth in the top
@@ -96,7 +92,8 @@ def test_truth_in_top_by_hand():
     found = mistakes.truth_in_top(rows, 3)
     assert (found["mistakes"], found["hits"], found["share"]) == (5, 3, 0.6)
     assert found["interval"] == metrics.interval(3, 5)
-    assert found["by_chance"] == 0.5  # two of the four classes that are left
+    # two of the four classes that are left
+    assert found["by_chance"] == 0.5
     assert found["sentence"] == (
         "In 3 of 5 mistakes (60 %) the truth is in the top 3; 95 % interval 23 % to 88 %, by chance 50 %."
     )
@@ -117,102 +114,185 @@ def test_the_top_of_few_classes_says_nothing():
     assert (none["mistakes"], none["share"], none["sentence"]) == (0, None, "There is no mistake.")
 
 
-# Nearness
+# Similarity of confused classes
 
 
-CATS = [TABBY, COUGAR, TEAPOT, WOK]
+def test_centroids_solved_by_hand():
+    # directions are averaged, whatever the lengths: a points to (1, 0), b to (1, 1)
+    vectors = np.array([[9, 9], [2, 0], [0, 3], [5, 0], [-1, 0], [0, 0.1]], np.float32)
+    rows, targets = np.array([1, 2, 3, 5]), np.array([0, 1, 1, 2])
+    found = mistakes.centroid_similarities(vectors, rows, targets=targets, classes=["a", "b", "c"])
+    half = np.sqrt(0.5)
+    assert found.index.tolist() == found.columns.tolist() == ["a", "b", "c"]
+    np.testing.assert_allclose(found, [[1, half, 0], [half, 1, half], [0, half, 1]], atol=1e-7)
 
 
-def near_and_far(near, far):
-    """Take tabbies for cougars, and for teapots."""
-    return table(
-        CATS,
-        *[(TABBY, COUGAR)] * near,
-        *[(TABBY, TEAPOT)] * far,
-        (TABBY, TABBY),
-        (WOK, WOK),
-        (COUGAR, COUGAR),
+def test_centroids_are_the_same_a_part_at_a_time(monkeypatch):
+    random = np.random.default_rng(0)
+    vectors, targets = random.normal(size=(50, 6)).astype(np.float32), np.arange(50) % 3
+    photos = {"rows": np.arange(50), "targets": targets, "classes": ["a", "b", "c"]}
+    whole = mistakes.centroid_similarities(vectors, **photos)
+    monkeypatch.setattr(mistakes, "ROWS_AT_ONCE", 7)
+    pd.testing.assert_frame_equal(mistakes.centroid_similarities(vectors, **photos), whole)
+
+
+def drawn(tmp_path, **clean):
+    """Photos of three classes in train, one of each in test that looks like another class, and settings."""
+    table = pd.DataFrame(
+        {"label": list("abc") * 3, "split": ["train"] * 6 + ["test"] * 3, "sha1": list("123456789")}
+    )
+    full = np.zeros((9, 8, 8, 3), np.uint8)
+    photos = photoset.Photos(table, full, 4, list("abc"), "squash", tmp_path)
+    values = {"name": "x", "source": {"kind": "sample", "name": "x"}, "clean": clean}
+    return photos, schema.Params.model_validate(values)
+
+
+def test_similarities_are_those_of_the_training_photos_in_the_cache_of_the_cleaning(tmp_path, monkeypatch):
+    photos, settings = drawn(tmp_path)
+    vectors = np.eye(3, dtype=np.float32)[[0, 1, 1, 0, 1, 1, 2, 2, 2]]
+    calls = []
+    monkeypatch.setattr(
+        embeddings, "compute", lambda images, **options: calls.append((images, options)) or vectors
+    )
+    found = mistakes.class_similarities(photos, settings)
+    np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
+    embeddings.of_photos(photos.table.sha1, photos.full, fit="squash", folder=tmp_path)
+    # the arguments that decide the name of the file are those of the cleaning
+    assert calls[0][0] is calls[1][0] and calls[0][1] == calls[1][1]
+
+
+def test_without_embeddings_similarity_is_not_known(tmp_path):
+    assert mistakes.class_similarities(*drawn(tmp_path, embeddings=False)) is None
+    found = mistakes.similarity(ROWS, None)
+    assert found == {
+        "sentence": "Without embeddings (`clean.embeddings`), how alike the classes are is not known."
+    }
+    assert "similarity" not in mistakes.confused(ROWS, 9, similarities=None)
+
+
+def alike(count, *pairs):
+    """Similarities of so many letters: 0.9 for the pairs that are named, 0.1 for the others."""
+    names = list("abcdefghijkl"[:count])
+    values = np.full((count, count), 0.1) + 0.9 * np.eye(count)
+    for one, other in pairs:
+        places = names.index(one), names.index(other)
+        values[places] = values[places[::-1]] = 0.9
+    return pd.DataFrame(values, names, names)
+
+
+TWINS = alike(12, "ab", "cd", "ef")
+
+
+def mistaken(*said):
+    return table(list(TWINS.index), *said, "aa", "bb")
+
+
+def test_similarity_solved_by_hand():
+    found = mistakes.similarity(mistaken("ab", "ba", "cd", "fe", "gh"), TWINS)
+    # four of five mistakes between twins; of the 66 pairs of classes three are twins
+    assert found["confused"] == pytest.approx((4 * 0.9 + 0.1) / 5)
+    assert found["random"] == pytest.approx((3 * 0.9 + 63 * 0.1) / 66)
+    assert found["sentence"] == (
+        "Confused classes are more alike than random pairs: 0.74 against 0.14, "
+        "95 % interval 0.10 to {:.2f} (mistakes: 5, classes: 12).".format(found["interval"][1])
     )
 
 
-def test_nearness_is_compared_with_the_other_classes():
-    found = mistakes.nearness(near_and_far(3, 1))
-    for name, measure in mistakes.MEASURES.items():
-        others = [measure(TABBY, other) for other in CATS[1:]]
-        mean = (3 * others[0] + others[1]) / 4
-        values = found["measures"][name]
-        assert values["mistakes"] == pytest.approx(mean) and values["by_chance"] == pytest.approx(
-            np.mean(others)
-        )
-        assert values["difference"] == pytest.approx(mean - np.mean(others))
-        assert values["interval"][0] <= values["difference"] <= values["interval"][1]
-    near = wordnet.wu_palmer(TABBY, COUGAR)
-    assert found["nearest"][0] == {"label": TABBY, "predicted": COUGAR, "photos": 3, "wu_palmer": near}
-    assert [row["predicted"] for row in found["farthest"]] == [TEAPOT, COUGAR]
-    assert mistakes.examples(found).predicted.tolist() == [COUGAR, TEAPOT]
+def test_the_interval_is_that_of_all_renamings(monkeypatch):
+    """Of five classes there are 120 renamings: the interval is compared with the exact one."""
+    monkeypatch.setattr(mistakes, "PERMUTATIONS", 20_000)
+    names, random = list("abcde"), np.random.default_rng(1)
+    values = random.random((5, 5))
+    similarities = pd.DataFrame((values + values.T) / 2, names, names)
+    found = mistakes.similarity(table(names, *["ab"] * 9, "cd", "ea"), similarities)
+    values = similarities.to_numpy()
+    pairs = [(0, 1)] * 9 + [(2, 3), (4, 0)]
+    means = sorted(
+        np.mean([values[order[one], order[other]] for one, other in pairs])
+        for order in itertools.permutations(range(5))
+    )
+    # 3 of the 120 may lie beyond each end
+    assert found["interval"] == pytest.approx([means[3], means[-4]], abs=0.02)
 
 
-def test_the_interval_is_that_of_a_mean():
-    values = mistakes.nearness(near_and_far(150, 50))["measures"]["wu_palmer"]
-    spread = wordnet.wu_palmer(TABBY, COUGAR) - wordnet.wu_palmer(TABBY, TEAPOT)
-    error = spread * np.sqrt(0.75 * 0.25 / 200)
-    assert np.diff(values["interval"]).item() == pytest.approx(2 * 1.96 * error, rel=0.1)
+def test_many_mistakes_between_two_classes_are_one_coincidence():
+    """Fifty photos of one confused pair of unlike classes' twins prove no more than one."""
+    random = np.random.default_rng(0)
+    values = random.random((6, 6))
+    similarities = pd.DataFrame((values + values.T) / 2, list("abcdef"), list("abcdef"))
+    others = similarities.where(~np.eye(6, dtype=bool), -1)
+    label, predicted = others.stack().idxmax()
+    one, fifty = (
+        mistakes.similarity(table(list("abcdef"), *[label + predicted] * count), similarities)
+        for count in (1, 50)
+    )
+    assert one["interval"] == fifty["interval"]
+    # the most alike of 15 pairs is met by chance in one of 15 cases
+    assert one["sentence"].startswith("Too few mistakes or classes to tell whether")
+    assert fifty["sentence"].startswith("Too few mistakes or classes to tell whether")
+
+
+def test_confusions_at_random_are_rarely_called_alike():
+    """In at most about one of forty cases, however few the mistakes."""
+    random = np.random.default_rng(0)
+    names = list("abcdefgh")
+    for count in (2, 12):
+        verdicts = []
+        for _ in range(120):
+            values = random.random((8, 8))
+            similarities = pd.DataFrame((values + values.T) / 2, names, names)
+            pairs = ["".join(random.choice(names, 2, replace=False)) for _ in range(count)]
+            verdicts.append(mistakes.similarity(table(names, *pairs), similarities)["sentence"])
+        assert sum("are more alike" in verdict for verdict in verdicts if "whether" not in verdict) <= 9
 
 
 @pytest.mark.parametrize(
-    ("near", "far", "verdict"),
-    [(30, 0, "are nearer in"), (0, 30, "are farther in"), (1, 2, "are not measurably nearer in")],
+    ("said", "verdict"),
+    [
+        (["ab", "cd", "ef"], "Confused classes are more alike than random pairs: 0.90 against"),
+        (["ab", "gh", "ai", "bk", "cl", "dk", "eg", "fh"], "Confused classes are not measurably more alike"),
+        (
+            ["ab"],
+            "Too few mistakes or classes to tell whether confused classes are more alike",
+        ),
+        (["aa"], "There is no mistake."),
+    ],
 )
-def test_the_sentence_follows_the_interval(near, far, verdict):
-    sentence = mistakes.nearness(near_and_far(near, far))["sentence"]
-    assert verdict in sentence
-    if not far:
-        assert "wu_palmer: 0.88, by chance 0.55; difference 0.329, 95 % interval 0.329 to 0.329" in sentence
+def test_the_sentence_follows_the_interval(said, verdict):
+    assert mistakes.similarity(mistaken(*said), TWINS)["sentence"].startswith(verdict)
 
 
-def test_examples_come_nearest_first_and_once():
-    classes = [
-        "n02123045",
-        "n02125311",
-        "n04398044",
-        "n04596742",
-        "n02085620",
-        "n02094433",
-        "n07749582",
-        "n07753592",
-    ]
-    rows = table(classes, *[(one, other) for one in classes for other in classes])
-    found = mistakes.nearness(rows)
-    assert len(found["nearest"]) == len(found["farthest"]) == 5
-    table_of_both = mistakes.examples(found)
-    assert len(table_of_both) == 10 and table_of_both.wu_palmer.is_monotonic_decreasing
-    every = [wordnet.wu_palmer(one, other) for one in classes for other in classes if one != other]
-    assert table_of_both.wu_palmer.iloc[0] == max(every) and table_of_both.wu_palmer.iloc[-1] == min(every)
+def test_unlike_classes_are_said_so():
+    # nearly all classes are alike, but the confused ones are not
+    names = list(TWINS.index)
+    values = np.where(np.eye(12, dtype=bool), 1.0, np.where(TWINS == 0.9, 0.1, 0.9))
+    found = mistakes.similarity(mistaken("ab", "cd", "ef"), pd.DataFrame(values, names, names))
+    assert found["sentence"].startswith(
+        "Confused classes are less alike than random pairs: 0.10 against 0.86"
+    )
 
 
-def test_where_nothing_can_be_measured_a_sentence_says_why():
-    found = mistakes.nearness(ROWS)
-    assert found == {
-        "sentence": "Labels such as 'a' are no WordNet ids: nearness in meaning is not measured."
-    }
-    assert mistakes.examples(found).empty
-    mixed = table([TABBY, COUGAR, "n00000001"], (TABBY, COUGAR))
-    assert "'n00000001'" in mistakes.nearness(mixed)["sentence"]
-    for rows in (table(CATS, (TABBY, TABBY)), table([TABBY, WOK], (TABBY, WOK), (WOK, WOK))):
-        assert list(mistakes.nearness(rows)) == ["sentence"]
+def test_two_classes_have_one_pair():
+    similarities = pd.DataFrame([[1, 0.3], [0.3, 1]], list("ab"), list("ab"))
+    found = mistakes.similarity(table(list("ab"), "ab", "ab", "ba"), similarities)
+    assert found["interval"] == [0.3, 0.3] and found["sentence"].startswith("Too few mistakes or classes")
+
+
+def test_confused_pairs_say_how_alike_they_are():
+    pairs = mistakes.confused(mistaken("ba", "gh", "gh"), 9, similarities=TWINS)
+    assert pairs.similarity.tolist() == [0.1, 0.9] and pairs.label.tolist() == ["g", "b"]
 
 
 # The summary
 
 
-@pytest.mark.parametrize(
-    "rows", [ROWS, near_and_far(3, 1), table(LETTERS, *zip("abcde", "abcde", strict=True))]
-)
-def test_the_summary_is_plain_json(rows, tmp_path):
-    found = mistakes.summary(rows, measured(rows))
+@pytest.mark.parametrize("similarities", [None, alike(5, "ab")])
+@pytest.mark.parametrize("rows", [ROWS, table(LETTERS, *zip("abcde", "abcde", strict=True))])
+def test_the_summary_is_plain_json(rows, similarities, tmp_path):
+    found = mistakes.summary(rows, measured(rows), similarities=similarities)
     files.write_json(tmp_path / "metrics.json", found)
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
-    assert list(found) == ["n", "truth_in_top_3", "nearness", "most_accurate", "least_accurate", "confused"]
+    assert list(found) == ["n", "truth_in_top_3", "similarity", "most_accurate", "least_accurate", "confused"]
     assert found["n"] == (rows.label != rows.predicted).sum() == found["truth_in_top_3"]["mistakes"]
 
 
@@ -220,7 +300,7 @@ def test_the_summary_lists_the_extremes_first():
     rows = table(
         list("abcdefg"), *["aa"] * 3, *["bb"] * 2, "ba", *["cc", "cd"], *["da"] * 3, "ee", "ff", "gg"
     )
-    found = mistakes.summary(rows, measured(rows))
+    found = mistakes.summary(rows, measured(rows), similarities=None)
     assert [row["label"] for row in found["most_accurate"]] == ["a", "e", "f", "g", "b"]
     assert [row["label"] for row in found["least_accurate"]] == ["d", "c", "b", "g", "f"]
     assert found["confused"][0] == {"label": "d", "predicted": "a", "photos": 3, "share": 1.0}
@@ -246,7 +326,7 @@ def test_predictions_stand_beside_the_labels_of_their_own_photos(tmp_path):
     colours = keras.layers.GlobalAveragePooling2D()(inputs)
     network = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Rescaling(10 / 255)(colours)))
     said = {
-        split: inference.of_rows(network, photos, photos.rows(split), folder=tmp_path, batch_size=4)
+        split: inference.of_rows(network, photos, rows=photos.rows(split), folder=tmp_path, batch_size=4)
         for split in ("train", "val", "test")
     }
     told = predictions.table(photos, said)
@@ -255,7 +335,7 @@ def test_predictions_stand_beside_the_labels_of_their_own_photos(tmp_path):
         dict(zip(told.path, told.label, strict=True)) == rows[splits != ""].set_index("path").label.to_dict()
     )
     for split, values in said.items():
-        assert metrics.report(photos.targets(split), values, photos.classes)["top_1"] == 1
+        assert metrics.report(photos.targets(split), values, classes=photos.classes)["top_1"] == 1
 
 
 @pytest.mark.parametrize("classes", [2, 6])
@@ -269,9 +349,11 @@ def test_the_figures_can_be_computed_again_from_the_files(classes, tmp_path, mon
     rows = pd.DataFrame({"path": [f"{index}.png" for index in range(400)], "label": np.take(names, targets)})
     photos = photoset.Photos(rows.assign(split="test"), np.zeros((400, 1, 1, 3), np.uint8), 1, names)
     told = predictions.table(photos, {"test": probabilities})
-    report = metrics.report(photos.targets("test"), probabilities, names)
+    report = metrics.report(photos.targets("test"), probabilities, classes=names)
     predictions.write(told, tmp_path / "predictions.csv")
-    files.write_json(tmp_path / "metrics.json", report | {"mistakes": mistakes.summary(told, report)})
+    files.write_json(
+        tmp_path / "metrics.json", report | {"mistakes": mistakes.summary(told, report, similarities=None)}
+    )
 
     figures = json.loads((tmp_path / "metrics.json").read_text())
     file = pd.read_csv(tmp_path / "predictions.csv")

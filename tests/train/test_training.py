@@ -400,29 +400,6 @@ def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key(
     np.testing.assert_allclose(scaled.std(axis=(0, 1, 2)), 1, atol=1e-5)
 
 
-<<<<<<< HEAD
-=======
-def test_the_key_holds_all_modules_that_the_network_and_its_batches_are_made_of():
-    plumbing = {
-        "cache",
-        "cards",
-        "device",
-        "files",
-        "params",
-        "decoding",
-        "progress",
-        "schema",
-    }  # photos come in the size of the network
-    used = {
-        value.__name__.rsplit(".", 1)[-1]
-        for module in training.CODE
-        for value in vars(module).values()
-        if inspect.ismodule(value) and value.__name__.startswith("lib.")
-    }
-    assert used - plumbing <= {module.__name__.rsplit(".", 1)[-1] for module in training.CODE}
-
-
->>>>>>> h-net
 def test_the_key_holds_the_photos_that_train_and_choose():
     settings, photos = make_settings(), make_photos()
     key = training._key(settings, photos, None)

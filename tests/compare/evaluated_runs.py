@@ -1,0 +1,92 @@
+"""Write the files of evaluated runs."""
+
+import numpy as np
+import pandas as pd
+
+from lib.clean import manifest, photoset
+from lib.compare import comparison
+from lib.core import files, metrics, steps
+from lib.evaluate import predictions
+
+CLASSES = ["ant", "bee"]
+
+
+def listed(*, val=4, test=4, classes=CLASSES, prefix="", first=0):
+    """A manifest: photos of two classes in turn, one of train that no comparison looks at."""
+    splits = ["train"] + ["val"] * val + ["test"] * test
+    table = pd.DataFrame(
+        {"path": [f"{prefix}{row + first}.jpg" for row in range(len(splits))], "split": splits}
+    )
+    table["label"] = [classes[row % len(classes)] for row in range(len(splits))]
+    table["sha1"] = [f"photo {row + first}" for row in range(len(splits))]
+    return table.reindex(columns=manifest.COLUMNS, fill_value="").assign(width=9, height=9, cluster=0)
+
+
+def said(table, split, right, classes=CLASSES, sure=0.8):
+    """Probabilities for a split: `right` says with 1 and 0 which photos are named rightly."""
+    rows = table[table.split.eq(split)]
+    assert len(right) == len(rows)
+    targets = pd.Categorical(rows.label, classes).codes.astype(int)
+    named = np.where([mark == "1" for mark in right], targets, (targets + 1) % len(classes))
+    values = np.full((len(rows), len(classes)), (1 - sure) / (len(classes) - 1))
+    values[np.arange(len(rows)), named] = sure
+    return values
+
+
+def finished(
+    outputs,
+    name,
+    *,
+    val="1111",
+    test="1111",
+    table=None,
+    classes=CLASSES,
+    probabilities=None,
+    card=None,
+    **chosen,
+):
+    """Write all that a run leaves, with photos of val and test that are named rightly (1) or wrongly (0)."""
+    folder = outputs / name
+    table = listed(val=len(val), test=len(test)) if table is None else table
+    marks = {"val": val, "test": test} if table.split.eq("test").any() else {"val": val}
+    probabilities = probabilities or {
+        split: said(table, split, right, classes) for split, right in marks.items()
+    }
+    photos = photoset.Photos(table, np.zeros((1, 32, 32, 3), np.uint8), 32, classes)
+    report = {
+        split: metrics.report(photos.targets(split), values, classes=classes)
+        for split, values in probabilities.items()
+    }
+    chosen = {
+        "name": f"{name}-recipe",
+        "source": {"name": "birds"},
+        "train": {"batch_size": 2},
+        "augment": {"flip": "none"},
+    } | chosen
+    card = {
+        "backbone": "Tiny",
+        "parameter_count": 1234,
+        "size": 32,
+        "resize": 32,
+        "fit": "crop",
+        "classes": classes,
+        "temperature": 1.0,
+    } | (card or {})
+    folder.mkdir(parents=True)
+    manifest.write(table, folder / "manifest.csv")
+    predictions.write(predictions.table(photos, probabilities), folder / "predictions.csv")
+    pd.DataFrame({"epoch": [1, 2], "seconds": [10.25, 20.5]}).to_csv(folder / "history.csv", index=False)
+    (folder / "model.keras").write_bytes(bytes(2_500_000))
+    for file, value in (
+        ("params", chosen),
+        ("model", card),
+        ("metrics", {"headline": list(marks)[-1], **report}),
+    ):
+        files.write_json(folder / f"{file}.json", value)
+    seen = {file: files.file_sha256(folder / file) for file in steps.EVALUATE.reads}
+    files.write_json(folder / "provenance.json", {"steps": {"04_evaluate": {"read": seen}}})
+    return folder
+
+
+def results(*names):
+    return comparison.read(names)[0]

@@ -1,0 +1,75 @@
+"""Training curves: which curve is which, and where the best epoch and the stages are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rendering import rendered, texts
+
+from lib.figures import style, training_plots
+
+
+def history():
+    return pd.DataFrame(
+        {
+            "epoch": [1, 2, 3, 4],
+            "stage": ["head", "head", "fine_tune", "fine_tune"],
+            "loss": [0.9, 0.7, 0.5, 0.3],
+            "val_loss": [1.0, 0.6, 0.8, 0.85],
+            "accuracy": [0.5, 0.6, 0.7, 0.8],
+            "val_accuracy": [0.4, 0.55, 0.65, 0.62],
+        }
+    )
+
+
+def lines(axes):
+    """Return the curves by their label, the dots of the best epochs and the lines between stages."""
+    curves = {line.get_label(): line for line in axes.lines if line.get_label() in ("train", "val")}
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    stages = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    return curves, dots, stages
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_train_and_val_are_drawn_as_what_they_are(part):
+    name = ("loss", "accuracy")[part]
+    axes = training_plots.training_curves(history()).axes[part]
+    curves, _, _ = lines(axes)
+    assert (axes.get_ylabel(), axes.get_xlabel()) == (name, "epoch")
+    for split, column in (("train", name), ("val", f"val_{name}")):
+        assert curves[split].get_color() == style.COLOURS[split]
+        assert list(curves[split].get_xdata()) == [1, 2, 3, 4]
+        assert list(curves[split].get_ydata()) == history()[column].tolist()
+
+
+@pytest.mark.parametrize(("part", "epoch", "value"), [(0, 2, 0.6), (1, 3, 0.65)])
+def test_the_dot_is_on_the_best_epoch_of_val(part, epoch, value):
+    # the rows of a table that was cut have an index that does not start at 0
+    later = history().set_index(pd.Index([7, 8, 9, 10]))
+    _, dots, _ = lines(training_plots.training_curves(later).axes[part])
+    assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [(epoch, value)]
+    assert dots[0].get_color() == style.COLOURS["val"]
+
+
+def test_a_line_stands_before_the_first_epoch_of_each_stage():
+    for axes in training_plots.training_curves(history()).axes:
+        assert lines(axes)[2] == [0.5, 2.5]
+        assert {text.get_text(): text.get_position()[0] for text in axes.texts} == {
+            "head": 0.6,
+            "fine_tune": 2.6,
+        }
+
+
+def test_the_legend_names_both_curves():
+    assert texts(training_plots.training_curves(history()).axes[1].get_legend().get_texts()) == [
+        "train",
+        "val",
+    ]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 40])
+def test_it_can_be_rendered(epochs):
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"epoch": range(1, epochs + 1), "stage": "head"})
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        table[name] = random.random(epochs)
+    rendered(training_plots.training_curves(table))
