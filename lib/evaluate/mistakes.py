@@ -4,6 +4,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
+from sklearn.preprocessing import normalize
 
 from lib.clean import embeddings, photoset
 from lib.core import metrics, schema
@@ -193,9 +194,9 @@ def centroid_similarities(
     sums = np.zeros((len(classes), vectors.shape[1]))
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        np.add.at(sums, targets[part], embeddings.normalised(vectors[rows[part]]))
+        np.add.at(sums, targets[part], normalize(vectors[rows[part]]))
     # The cosine does not depend on the length: the sums serve as well as the means.
-    centroids = embeddings.normalised(sums)
+    centroids = normalize(sums)
     return pd.DataFrame(centroids @ centroids.T, index=classes, columns=classes)
 
 

@@ -83,9 +83,14 @@ def finished(
         ("metrics", {"headline": list(marks)[-1], **report}),
     ):
         files.write_json(folder / f"{file}.json", value)
+    record(folder)
+    return folder
+
+
+def record(folder):
+    """Record that the run was evaluated with the files that it has now."""
     seen = {file: files.file_sha256(folder / file) for file in steps.EVALUATE.reads}
     files.write_json(folder / "provenance.json", {"steps": {"04_evaluate": {"read": seen}}})
-    return folder
 
 
 def results(*names):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from evaluated_runs import CLASSES, finished, listed, results, said
+from evaluated_runs import CLASSES, finished, listed, record, results, said
 from PIL import Image
 
 from lib.clean import photoset
@@ -242,6 +242,7 @@ def seen(outputs):
             augment={"flip": flip},
         )
         models.save(network(seed), folder / "model.keras")
+        record(folder)
     return outputs
 
 

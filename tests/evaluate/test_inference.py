@@ -285,7 +285,7 @@ def test_a_folder_is_seen_as_the_evaluation_sees_its_photos(tmp_path):
     network = make_network(size=SIZE)
     models.save(network, tmp_path / "plain.keras")
     names = sorted(path.name for path in folder.iterdir())
-    table, full = decoding.scan(folder, names, folder=tmp_path / "cache", size=36, fit="crop")
+    table, full = decoding.scan(folder, names, content="abc", folder=tmp_path / "cache", size=36, fit="crop")
     seen = photoset.Photos(table, full, SIZE, CLASSES)
     for augmented in (False, True):
         run = publish(network, tmp_path / f"run {augmented}", size=SIZE, resize=36, augmented=augmented)
