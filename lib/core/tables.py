@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,9 @@ from lib.core import files
 
 # A spreadsheet runs what starts with one of these as a formula: such cells are written behind an apostrophe.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+# Bytes of a table that is read.
+LARGEST_BYTES = 200 * 10**6
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -38,6 +42,11 @@ def _without_apostrophe(cell):
 
 def read_csv(file: Path) -> pd.DataFrame:
     """Read a CSV file as text, whatever its separator, line ends and encoding."""
+    if (size := file.stat().st_size) > LARGEST_BYTES:
+        raise ValueError(
+            f"{file.name}: expected a table of at most {LARGEST_BYTES / 1e6:g} MB. "
+            f"Received: {size / 1e6:.0f} MB. Leave out the columns that are not needed"
+        )
     text = _text(file.read_bytes())
     first = (text.strip().splitlines() or [""])[0]
     separator = max(",;\t", key=first.count)
@@ -53,8 +62,8 @@ def read_csv(file: Path) -> pd.DataFrame:
             f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
         )
     header = [name.strip() for name in rows[0]]
-    if twice := [name for name in header if name and header.count(name) > 1]:
-        raise ValueError(f"{file.name} has two columns {twice[0]!r}. Expected: each name once")
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise ValueError(f"{file.name} has two columns {repeated[0]!r}. Expected: each name once")
     if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
         raise ValueError(
             f"{file.name}, row {wrong[0]}: expected {len(header)} columns. Received: {len(rows[wrong[0] - 1])}"
