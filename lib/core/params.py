@@ -1,7 +1,7 @@
-"""The parameters of a run, and the one loader that reads them; `lib.core.schema` says what they can be.
+"""Read the parameters of a run; `lib.core.schema` says what they can be.
 
-A file `params/<name>.yaml` is laid over the file that it extends, what a notebook or the command
-line gives is laid over that, and the result is checked once, whole, before any work.
+The values of a file `params/<name>.yaml` override those of the file that it extends, the command line and a
+notebook's cell override both, and the result is checked as a whole before any work.
 """
 
 import difflib
@@ -9,44 +9,49 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import pandas as pd
 import pydantic
 import yaml
+from pydantic_core import ErrorDetails, to_jsonable_python
 
-from lib.core import schema
+from lib.core import reference
 from lib.core.schema import HEAD, NAME, RESERVED, STAGES, Params
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
+# Values of the command line that the cells of a notebook must not show, as JSON.
+PRIVATE = "CHRYSALIS_PRIVATE"
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without its surprises: no tags, anchors or duplicate keys, and `1e-4` is a number."""
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):
             raise yaml.MarkedYAMLError(
                 problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        if repeated := [key for key in keys if keys.count(key) > 1]:
             raise yaml.MarkedYAMLError(
-                problem=f"the key `{twice[0]}` stands twice", problem_mark=node.start_mark
+                problem=f"the key `{repeated[0]}` stands twice", problem_mark=node.start_mark
             )
         return super().construct_mapping(node, deep)
 
 
-# What a URL must not show: a login, what follows the `?` of a database's, the folders of a database's file.
-_PRIVATE = [
+# The parts of a URL that may be secret: a login; a query, which may hold a key, except that of a link to
+# Google Drive, which is the folder's id; the folders of a database's file.
+_SECRETS = [
     re.compile(r"(\w://)[^/\s]+@"),
-    re.compile(r"^((?!https?:)[\w+]+://[^?]*)\?.*$"),
+    re.compile(r"^((?!https?://drive\.google\.com/)[\w+]+://[^?#]*)[?#].*$", re.DOTALL),
     re.compile(r"^(sqlite[\w+]*:///).*[/\\]"),
 ]
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
@@ -62,7 +67,7 @@ def read(path: Path) -> dict:
     """Read one YAML file of parameters, unchecked.
 
     Raises:
-        FileNotFoundError: there is no such file; the message lists those there are.
+        FileNotFoundError: there is no such file; the message lists the existing ones.
         ValueError: the file is not valid YAML, or not a mapping.
     """
     if not path.is_file():
@@ -72,7 +77,8 @@ def read(path: Path) -> dict:
         )
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
+    # ValueError: a date such as 2001-99-99.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{_short(path)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(
@@ -82,8 +88,11 @@ def read(path: Path) -> dict:
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
-    """Lay one nested mapping over another: mappings are merged key by key, other values replaced."""
-    merged = dict(base)
+    """Merge two nested mappings: mappings key by key, other values of `over` replace those of `base`.
+
+    A source or a layer whose kind `over` changes loses the keys that the new kind does not take.
+    """
+    merged = _of_same_kind(base, over)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
@@ -99,19 +108,19 @@ def nested(values: Mapping) -> dict:
     return reduce(merge, parts, {})
 
 
-def load(name: str, overrides: Mapping | None = None, origin: str = "the overrides") -> Params:
-    """Load `params/<name>.yaml`, lay overrides over it and check the whole.
+def load(name: str, overrides: Mapping | None = None, *, origin: str = "the overrides") -> Params:
+    """Load `params/<name>.yaml`, apply overrides and check the whole.
 
     Args:
         name: name of the parameter file.
-        overrides: nested values that win over the file's; `None` values on the top level are ignored.
-        origin: what to call the overrides in messages.
+        overrides: nested values that replace the file's; `None` values on the top level are ignored.
+        origin: name of the overrides in messages.
 
     Returns:
-        The frozen parameters, every default filled in.
+        The frozen parameters, with every default.
 
     Raises:
-        FileNotFoundError: there is no such file, or none that it extends.
+        FileNotFoundError: there is no such file, or the file that it extends does not exist.
         ValueError: an unknown key, a wrong type, a value out of range, a name that is not the
             file's. The message says where, what was expected and what was received.
     """
@@ -120,15 +129,16 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
             f"`name` must be the name of a file in params/: letters, digits, - and _. Received: {name!r}"
         )
     files = _chain(name)
-    given = {
+    changes = {
         key: _numbers(value) if isinstance(value, Mapping) else value
         for key, value in (overrides or {}).items()
         if value is not None
     }
-    over = [("the command line", _environment()), (origin, given)]
+    over = [("the command line", _environment()), (origin, changes)]
     data = _named_defaults(reduce(merge, (values for _, values in files)))
     data = _without_removed(reduce(merge, (values for _, values in over), data))
-    if isinstance(data.get("source"), Mapping):  # recipes that extend one file share its photos
+    # Recipes that extend one file share its photos.
+    if isinstance(data.get("source"), Mapping):
         data["source"] = {"name": files[0][1]["name"], **data["source"]}
     params = _checked(data, [*files, *over], files[-1][0])
     for field, value in (("name", params.name), ("run", params.run_name)):
@@ -137,17 +147,17 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
     return params
 
 
-def changed(params: Params, values: Mapping, origin: str = "the changes") -> Params:
+def changed(params: Params, values: Mapping, *, origin: str = "the changes") -> Params:
     """Return parameters that differ in some values, checked as a whole.
 
     Args:
         params: the parameters.
-        values: what to lay over them, by dotted key, such as `model.simple_cnn.filters` or `train`; a
-            mapping is merged, any other value replaced.
-        origin: what to call the values in messages.
+        values: the new values by dotted key, such as `model.simple_cnn.filters` or `train`; a mapping is
+            merged, any other value replaced.
+        origin: name of the values in messages.
 
     Raises:
-        ValueError: an unknown key, a wrong type or a value out of range, as `load` says it.
+        ValueError: an unknown key, a wrong type or a value out of range, with the message of `load`.
     """
     over = nested(values)
     data = _named_defaults(params.model_dump(mode="json", exclude_unset=True))
@@ -158,8 +168,8 @@ def resolve(cell: Mapping) -> Params:
     """Resolve the values of a notebook's parameters cell.
 
     Args:
-        cell: the notebook's variables (`vars()`): `name` says which file, every other parameter is
-            `None` (as in the file) or laid over the file's value.
+        cell: the notebook's variables (`vars()`): `name` is the file's, every other parameter is `None`
+            (as in the file) or replaces the file's value.
 
     Returns:
         The frozen parameters.
@@ -179,32 +189,36 @@ def parse_assignments(text: str) -> dict:
     Raises:
         ValueError: a part is not `key=value`.
     """
-    result = {}
+    result: dict = {}
     try:
         parts = shlex.split(text or "")
     except ValueError:
         raise ValueError(
-            f"SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed, in {text!r}"
+            "SET takes key=value pairs such as train.batch_size=16. "
+            f"Received: a quote that is not closed, in {text!r}"
         ) from None
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(rf"{NAME}(\.{NAME})*", key):
             raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: {part!r}")
-        try:
-            given = yaml.load(value, Loader=_Loader)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            given = value
-        result = merge(result, nested({key: given}))
+        result = merge(result, nested({key: _value(value)}))
     return result
 
 
-def pick(params: Params, key: str):
-    """Return the plain value at a dotted key, such as `model.image_size`, as `public` shows it."""
-    return reduce(lambda values, part: values[part], key.split("."), public(params))
+def pick(params: Params, key: str) -> Any:
+    """Return the plain value at a dotted key, such as `model.image_size`, without what `public` hides.
+
+    Raises:
+        KeyError: there is no such key, or the kind of source or layer does not take it.
+    """
+    value: Any = params
+    for part in key.split("."):
+        value = dict(value)[part]
+    return _cut(to_jsonable_python(value))
 
 
 def table(params: Params, *keys: str) -> pd.DataFrame:
-    """List the resolved values of some sections or keys, one row each, for a reader; what is null or empty is left out.
+    """List the resolved values of some sections or keys, one row each; null and empty values are left out.
 
     Args:
         params: the parameters.
@@ -213,20 +227,50 @@ def table(params: Params, *keys: str) -> pd.DataFrame:
     Returns:
         A table with the index `parameter` (dotted key) and the columns `value` and `meaning`.
     """
-    rows = [row for key in keys for row in _rows(key, pick(params, key), schema.walk(key.split("."))[1])]
+    rows = [row for key in keys for row in _rows(key, pick(params, key))]
     return pd.DataFrame(rows, columns=["parameter", "value", "meaning"]).set_index("parameter")
 
 
 def public(params: Params) -> dict:
-    """Return the parameters as plain values in which paths outside the project are cut to their last part.
+    """Return the parameters as plain values, without what a result or report must not show.
 
-    What is written beside a result or shown in a report must not carry a user's name, folders or passwords.
+    Paths outside the project are cut to their last part; logins, passwords and queries of URLs are left out.
     """
-    return _cut(json.loads(params.model_dump_json()))
+    return _cut(to_jsonable_python(params))
+
+
+def public_assignments(text: str) -> str:
+    """Return assignments, as `parse_assignments` takes them, without what `public` hides.
+
+    A text without anything private is returned as it is.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    parts, private = [], False
+    for part in shlex.split(text or ""):
+        key, equals, written = part.partition("=")
+        value = _value(written)
+        shown = _cut(value)
+        private = private or shown != value
+        shown_text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, default=str)
+        parts.append(part if shown == value else f"{key}{equals}{shown_text}")
+    return shlex.join(parts) if private else text
+
+
+def without_private(overrides: Mapping) -> tuple[dict, dict[str, str]]:
+    """Separate overrides from what `public` hides in them, so that no notebook's cell shows it.
+
+    Returns:
+        The overrides without private texts, and the environment variables with which `load` and `resolve`
+        apply those in the notebook's process.
+    """
+    shown, private = _separate(overrides)
+    return shown, {PRIVATE: json.dumps(private)} if private else {}
 
 
 def find_file(text: str) -> Path:
-    """Return the path that a user typed: `~` expanded; relative to the current folder, else to the project's."""
+    """Return the path that a user typed: `~` expanded, relative to the current folder or the project's."""
     path = Path(text).expanduser()
     return path if path.is_absolute() or path.exists() else ROOT / path
 
@@ -235,19 +279,65 @@ def _short(path: Path) -> str:
     return f"params/{path.name}" if path.parent == FOLDER else path.name
 
 
-def _cut(value):
+def _cut(value: Any) -> Any:
+    """Return a plain value without private parts of its texts: folders, and the secrets of URLs."""
     if isinstance(value, dict):
         return {key: _cut(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
     if not isinstance(value, str):
         return value
-    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value):
-        return PureWindowsPath(value).name  # it takes both kinds of slashes
-    return reduce(lambda text, part: part.sub(r"\1", text), _PRIVATE, value)
+    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:[\\/]", value):
+        # This class takes both kinds of slashes.
+        return PureWindowsPath(value).name
+    return _without_secrets(value)
+
+
+def _separate(values: Mapping) -> tuple[dict, dict]:
+    """Return the values that `public` shows as they are, and the others, both nested as they were."""
+    shown: dict = {}
+    private: dict = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            inner, hidden = _separate(value)
+            if inner or not hidden:
+                shown[key] = inner
+            if hidden:
+                private[key] = hidden
+        elif _cut(value) == value:
+            shown[key] = value
+        else:
+            private[key] = value
+    return shown, private
+
+
+def _without_secrets(text: str) -> str:
+    return reduce(lambda shown, secret: secret.sub(r"\1", shown), _SECRETS, text)
+
+
+def _value(text: str) -> Any:
+    """Read the value of an assignment as YAML; a text that is none stays a text."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
+def _of_same_kind(base: Mapping, over: Mapping) -> dict:
+    """Return the values that another kind of source or layer takes too, if `over` changes the kind."""
+    for discriminator in ("kind", "layer"):
+        tag = over.get(discriminator)
+        changes = discriminator in base and base[discriminator] != tag
+        if changes and isinstance(tag, str) and tag in reference.VARIANTS:
+            _, section = reference.VARIANTS[tag]
+            return {key: value for key, value in base.items() if key in section.model_fields}
+    return dict(base)
 
 
 def _chain(name: str) -> list[tuple[str, dict]]:
     """Return the file and those that it extends as (origin, values), the outermost base first."""
-    chain, seen = [], []
+    chain: list[tuple[str, dict]] = []
+    seen: list[str] = []
     while name:
         if name in seen:
             raise ValueError(f"params/{name}.yaml extends itself: {' -> '.join([*seen, name])}")
@@ -258,38 +348,49 @@ def _chain(name: str) -> list[tuple[str, dict]]:
                 f"params/{name}.yaml: `name` must be the file's name, {name}. Received: {data.get('name')!r}"
             )
         chain.insert(0, (f"params/{name}.yaml", data))
-        name = data.get("extends")
-        if name is not None and not re.fullmatch(NAME, str(name)):
-            raise ValueError(f"{chain[0][0]}: `extends` must name a file in params/. Received: {name!r}")
+        extended = data.get("extends")
+        if extended is not None and not re.fullmatch(NAME, str(extended)):
+            raise ValueError(f"{chain[0][0]}: `extends` must name a file in params/. Received: {extended!r}")
+        name = extended or ""
     return chain
 
 
-def _checked(data: dict, layers: list, otherwise: str) -> Params:
-    """Check merged values; the error names the layer that holds the wrong one, or else the one named last."""
+def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], otherwise: str) -> Params:
+    """Check merged values.
+
+    Args:
+        data: the merged values.
+        origins: the values before merging, by the name of their origin, the ones that win last.
+        otherwise: origin in the message of a value that none of them holds.
+    """
     try:
         return Params.model_validate_json(json.dumps(data, default=str), strict=True)
     except pydantic.ValidationError as error:
-        problems = [_explain(problem, layers, otherwise) for problem in error.errors()]
+        problems = [_explain(problem, origins, otherwise=otherwise) for problem in error.errors()]
         raise ValueError("\n".join(problems)) from None
 
 
 def _environment() -> dict:
-    """Return what the command line gives as files and databases: paths and passwords stay out of the notebooks' cells."""
-    values = {}
+    """Return the values of the environment: paths and passwords, which stay out of the notebooks' cells."""
+    values: dict = {}
     if archive := os.environ.get("CHRYSALIS_ARCHIVE"):
         values["source"] = {"archive": archive}
     if weights := os.environ.get("CHRYSALIS_WEIGHTS"):
         values["model"] = {"weights": weights}
     if storage := os.environ.get("CHRYSALIS_STORAGE"):
         values["tune"] = {"storage": storage}
-    return values
+    return merge(values, json.loads(os.environ.get(PRIVATE) or "{}"))
 
 
 def _named_defaults(data: dict) -> dict:
-    """Write the default layers and stages out where the files give none, so that `SET=` can change one key of one."""
-    for section, key, defaults in (("model", "head", HEAD), ("train", "stages", STAGES)):
+    """Add the default layers and stages if there are none, so that `SET=` can change one key of one."""
+    defaults: tuple[tuple[str, str, Mapping[str, pydantic.BaseModel]], ...] = (
+        ("model", "head", HEAD),
+        ("train", "stages", STAGES),
+    )
+    for section, key, items in defaults:
         if isinstance(data.get(section, {}), Mapping):
-            written = {name: item.model_dump(exclude_defaults=True) for name, item in defaults.items()}
+            written = {name: item.model_dump(exclude_defaults=True) for name, item in items.items()}
             data = {**data, section: {key: written, **data.get(section, {})}}
     return data
 
@@ -304,32 +405,58 @@ def _without_removed(data: dict) -> dict:
     return data
 
 
-def _numbers(value):
+def _numbers(value: Any) -> Any:
     """Turn `"1e-4"`, which papermill's YAML reads as a string, into the number that it is."""
     if isinstance(value, Mapping):
         return {key: _numbers(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
-def _explain(problem: dict, layers: list, otherwise: str) -> str:
-    """Say in one line where a value is wrong, what was expected and what was received."""
-    path = [str(part) for part in problem["loc"]]
-    where = next((origin for origin, values in reversed(layers) if _holds(values, path)), otherwise)
-    key = ".".join(path) or "the parameters"
+def _explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, otherwise: str) -> str:
+    """Return one line: the origin of a wrong value, its key, what was expected and what was received."""
+    path, kind = reference.without_tags(problem["loc"])
+    origin = next((name for name, values in reversed(origins) if _holds(values, path)), otherwise)
     if problem["type"] == "extra_forbidden":
-        allowed = schema.keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], allowed, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        return f"{where}: unknown key `{key}`.{hint} Allowed here: {', '.join(allowed)}"
-    if problem["type"] == "missing":
-        return f"{where}: `{key}` is missing. {schema.meaning(path)}".rstrip()
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-    received = "" if isinstance(problem["input"], dict) else f". Received: {problem['input']!r}"
-    meaning = schema.meaning(path)
-    return f"{where}: `{key}` is wrong: {message}{received}{f' ({meaning})' if meaning else ''}"
+        return f"{origin}: {_unknown(path, kind)}"
+    message, received = problem["msg"], problem["input"]
+    if problem["type"].startswith("union_tag"):
+        # The error is that of the section without a known kind.
+        path.append(problem["ctx"]["discriminator"].strip("'"))
+        message = f"it should be one of {problem['ctx'].get('expected_tags')}"
+        received = problem["ctx"].get("tag")
+    key = ".".join(path) or "the parameters"
+    parameter = reference.parameter(key)
+    meaning = parameter.description if parameter else ""
+    if problem["type"] in ("missing", "union_tag_not_found"):
+        return f"{origin}: `{key}` is missing. {meaning}".rstrip()
+    message = message.removeprefix("Value error, ").replace("Input should be", "it should be")
+    if not isinstance(received, dict):
+        shown = _without_secrets(received) if isinstance(received, str) else received
+        message += f". Received: {shown!r}"
+    return f"{origin}: `{key}` is wrong: {message}{f' ({meaning})' if meaning else ''}"
 
 
-def _holds(values, path) -> bool:
+def _unknown(path: list[str], kind: str | None) -> str:
+    """Return what is wrong with a key that its section does not take."""
+    key, *above = path[-1], *path[:-1]
+    if kind is None:
+        allowed = [field for section in reference.sections_at(above) for field in section.model_fields]
+        return f"unknown key `{'.'.join(path)}`.{_nearest(key, allowed)} Allowed here: {', '.join(allowed)}"
+    discriminator, section = reference.VARIANTS[kind]
+    allowed = list(section.model_fields)
+    takes = f"{discriminator} {kind} takes: {', '.join(allowed)}"
+    if any(key in other.model_fields for other in reference.sections_at(above)):
+        return f"`{'.'.join(path)}` is no key of {discriminator} {kind}. {takes}"
+    return f"unknown key `{'.'.join(path)}`.{_nearest(key, allowed)} Allowed here: {takes}"
+
+
+def _nearest(key: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, allowed, n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def _holds(values: Any, path: list[str]) -> bool:
+    """Return whether nested values have a value at a path of keys."""
     for part in path:
         if not isinstance(values, Mapping) or part not in values:
             return False
@@ -337,16 +464,11 @@ def _holds(values, path) -> bool:
     return bool(path)
 
 
-def _rows(key, value, field):
+def _rows(key: str, value: Any) -> list[tuple[str, Any, str]]:
+    """Return the rows of `table` for the value at a dotted key."""
     if value in (None, {}, []):
         return []
-    if not isinstance(value, dict) or not schema.sections(field.annotation):
-        return [(key, value, field.description or "")]
-    rows, inner = [], schema.sections(field.annotation)[0]
-    for name, item in value.items():
-        if name in inner.model_fields:
-            rows += _rows(f"{key}.{name}", item, inner.model_fields[name])
-        elif isinstance(item, dict):
-            for part, deep in item.items():
-                rows += _rows(f"{key}.{name}.{part}", deep, inner.model_fields[part])
-    return rows
+    if isinstance(value, dict) and reference.sections_at(key.split(".")):
+        return [row for name, item in value.items() for row in _rows(f"{key}.{name}", item)]
+    parameter = reference.parameter(key)
+    return [(key, value, parameter.description if parameter else "")]

@@ -7,14 +7,14 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from lib.core.schema import Source
+from lib.core.schema import Sample
 from lib.photos import class_names, labels
 
-FOLDERS = Source(kind="sample")
+FOLDERS = Sample(kind="sample")
 
 
 def tables(**given):
-    return Source(kind="sample", tables=given)
+    return Sample(kind="sample", tables=given)
 
 
 def one(**options):
@@ -359,7 +359,7 @@ def test_links_that_a_table_names_are_refused(raw, tmp_path):
 
 
 def part(*names, **given):
-    return Source(kind="sample", classes=list(names), **given)
+    return Sample(kind="sample", classes=list(names), **given)
 
 
 def test_a_part_of_the_classes_can_be_chosen(raw):
@@ -400,7 +400,7 @@ CLASSES = ["n1", "n2", "n3"]
 def names_of(raw, content, classes=CLASSES):
     raw.put("deep/Labels.json", content if isinstance(content, bytes) else json.dumps(content).encode())
     return class_names.of_source(
-        raw.folder, Source(kind="sample", class_names="deep/Labels.json"), classes=classes
+        raw.folder, Sample(kind="sample", class_names="deep/Labels.json"), classes=classes
     )
 
 
@@ -463,7 +463,7 @@ def test_a_missing_file_of_names_lists_those_there_are(raw):
     with pytest.raises(
         FileNotFoundError, match="the source has no Labels.json. JSON files in it: deep/labels.json"
     ):
-        class_names.of_source(raw.folder, Source(kind="sample", class_names="Labels.json"), classes=CLASSES)
+        class_names.of_source(raw.folder, Sample(kind="sample", class_names="Labels.json"), classes=CLASSES)
 
 
 @pytest.mark.parametrize("place", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
@@ -474,7 +474,7 @@ def test_names_outside_the_source(raw, tmp_path, place):
     with pytest.raises(
         ValueError, match="`source.class_names` must be a path inside the source. Received: "
     ) as caught:
-        class_names.of_source(raw.folder, Source(kind="sample", class_names=place), classes=CLASSES)
+        class_names.of_source(raw.folder, Sample(kind="sample", class_names=place), classes=CLASSES)
     assert repr(place) in str(caught.value)
 
 
