@@ -4,22 +4,21 @@ The values of a file `params/<name>.yaml` override those of the file that it ext
 notebook's cell override both, and the result is checked as a whole before any work.
 """
 
-import difflib
 import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pydantic
 import yaml
-from pydantic_core import ErrorDetails, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
-from lib.core import reference
+from lib.core import privacy, problems, reference
 from lib.core.schema import HEAD, NAME, RESERVED, STAGES, Params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,13 +46,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# The parts of a URL that may be secret: a login; a query, which may hold a key, except that of a link to
-# Google Drive, which is the folder's id; the folders of a database's file.
-_SECRETS = [
-    re.compile(r"(\w://)[^/\s]+@"),
-    re.compile(r"^((?!https?://drive\.google\.com/)[\w+]+://[^?#]*)[?#].*$", re.DOTALL),
-    re.compile(r"^(sqlite[\w+]*:///).*[/\\]"),
-]
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
@@ -214,7 +206,7 @@ def pick(params: Params, key: str) -> Any:
     value: Any = params
     for part in key.split("."):
         value = dict(value)[part]
-    return _cut(to_jsonable_python(value))
+    return privacy.public(to_jsonable_python(value))
 
 
 def table(params: Params, *keys: str) -> pd.DataFrame:
@@ -236,7 +228,7 @@ def public(params: Params) -> dict:
 
     Paths outside the project are cut to their last part; logins, passwords and queries of URLs are left out.
     """
-    return _cut(to_jsonable_python(params))
+    return privacy.public(to_jsonable_python(params))
 
 
 def public_assignments(text: str) -> str:
@@ -247,15 +239,9 @@ def public_assignments(text: str) -> str:
     Raises:
         ValueError: a quote is not closed.
     """
-    parts, private = [], False
-    for part in shlex.split(text or ""):
-        key, equals, written = part.partition("=")
-        value = _value(written)
-        shown = _cut(value)
-        private = private or shown != value
-        shown_text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, default=str)
-        parts.append(part if shown == value else f"{key}{equals}{shown_text}")
-    return shlex.join(parts) if private else text
+    parts = shlex.split(text or "")
+    shown = [_public_assignment(part) for part in parts]
+    return text if shown == parts else shlex.join(shown)
 
 
 def without_private(overrides: Mapping) -> tuple[dict, dict[str, str]]:
@@ -265,7 +251,7 @@ def without_private(overrides: Mapping) -> tuple[dict, dict[str, str]]:
         The overrides without private texts, and the environment variables with which `load` and `resolve`
         apply those in the notebook's process.
     """
-    shown, private = _separate(overrides)
+    shown, private = privacy.separate(overrides)
     return shown, {PRIVATE: json.dumps(private)} if private else {}
 
 
@@ -279,40 +265,16 @@ def _short(path: Path) -> str:
     return f"params/{path.name}" if path.parent == FOLDER else path.name
 
 
-def _cut(value: Any) -> Any:
-    """Return a plain value without private parts of its texts: folders, and the secrets of URLs."""
-    if isinstance(value, dict):
-        return {key: _cut(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_cut(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:[\\/]", value):
-        # This class takes both kinds of slashes.
-        return PureWindowsPath(value).name
-    return _without_secrets(value)
-
-
-def _separate(values: Mapping) -> tuple[dict, dict]:
-    """Return the values that `public` shows as they are, and the others, both nested as they were."""
-    shown: dict = {}
-    private: dict = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            inner, hidden = _separate(value)
-            if inner or not hidden:
-                shown[key] = inner
-            if hidden:
-                private[key] = hidden
-        elif _cut(value) == value:
-            shown[key] = value
-        else:
-            private[key] = value
-    return shown, private
-
-
-def _without_secrets(text: str) -> str:
-    return reduce(lambda shown, secret: secret.sub(r"\1", shown), _SECRETS, text)
+def _public_assignment(text: str) -> str:
+    key, equals, written = text.partition("=")
+    value = _value(written)
+    shown = privacy.public(value)
+    if shown == value:
+        # What YAML takes for a comment may be a part of a password.
+        return f"{key}{equals}{privacy.without_secrets(written)}"
+    if not isinstance(shown, str):
+        shown = json.dumps(shown, ensure_ascii=False, default=str)
+    return f"{key}{equals}{shown}"
 
 
 def _value(text: str) -> Any:
@@ -366,8 +328,8 @@ def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], otherwise: str)
     try:
         return Params.model_validate_json(json.dumps(data, default=str), strict=True)
     except pydantic.ValidationError as error:
-        problems = [_explain(problem, origins, otherwise=otherwise) for problem in error.errors()]
-        raise ValueError("\n".join(problems)) from None
+        lines = [problems.explain(problem, origins, otherwise=otherwise) for problem in error.errors()]
+        raise ValueError("\n".join(lines)) from None
 
 
 def _environment() -> dict:
@@ -410,58 +372,6 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _numbers(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
-
-
-def _explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, otherwise: str) -> str:
-    """Return one line: the origin of a wrong value, its key, what was expected and what was received."""
-    path, kind = reference.without_tags(problem["loc"])
-    origin = next((name for name, values in reversed(origins) if _holds(values, path)), otherwise)
-    if problem["type"] == "extra_forbidden":
-        return f"{origin}: {_unknown(path, kind)}"
-    message, received = problem["msg"], problem["input"]
-    if problem["type"].startswith("union_tag"):
-        # The error is that of the section without a known kind.
-        path.append(problem["ctx"]["discriminator"].strip("'"))
-        message = f"it should be one of {problem['ctx'].get('expected_tags')}"
-        received = problem["ctx"].get("tag")
-    key = ".".join(path) or "the parameters"
-    parameter = reference.parameter(key)
-    meaning = parameter.description if parameter else ""
-    if problem["type"] in ("missing", "union_tag_not_found"):
-        return f"{origin}: `{key}` is missing. {meaning}".rstrip()
-    message = message.removeprefix("Value error, ").replace("Input should be", "it should be")
-    if not isinstance(received, dict):
-        shown = _without_secrets(received) if isinstance(received, str) else received
-        message += f". Received: {shown!r}"
-    return f"{origin}: `{key}` is wrong: {message}{f' ({meaning})' if meaning else ''}"
-
-
-def _unknown(path: list[str], kind: str | None) -> str:
-    """Return what is wrong with a key that its section does not take."""
-    key, *above = path[-1], *path[:-1]
-    if kind is None:
-        allowed = [field for section in reference.sections_at(above) for field in section.model_fields]
-        return f"unknown key `{'.'.join(path)}`.{_nearest(key, allowed)} Allowed here: {', '.join(allowed)}"
-    discriminator, section = reference.VARIANTS[kind]
-    allowed = list(section.model_fields)
-    takes = f"{discriminator} {kind} takes: {', '.join(allowed)}"
-    if any(key in other.model_fields for other in reference.sections_at(above)):
-        return f"`{'.'.join(path)}` is no key of {discriminator} {kind}. {takes}"
-    return f"unknown key `{'.'.join(path)}`.{_nearest(key, allowed)} Allowed here: {takes}"
-
-
-def _nearest(key: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, allowed, n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
-def _holds(values: Any, path: list[str]) -> bool:
-    """Return whether nested values have a value at a path of keys."""
-    for part in path:
-        if not isinstance(values, Mapping) or part not in values:
-            return False
-        values = values[part]
-    return bool(path)
 
 
 def _rows(key: str, value: Any) -> list[tuple[str, Any, str]]:
