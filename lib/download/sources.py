@@ -89,9 +89,8 @@ def _declared(source: schema.Source) -> dict[str, str | int]:
         case schema.Folder():
             return {"kind": source.kind, "folder": _folder_name(source.folder)}
         case schema.Sample():
-            return {
-                "kind": source.kind, "seed": source.seed, "photos_per_class": source.photos_per_class
-            }  # fmt: skip
+            size = source.photos_per_class
+            return {"kind": source.kind, "seed": source.seed, "photos_per_class": size}
 
 
 def _archive_name(text: str) -> str:

@@ -57,7 +57,7 @@ def test_no_file_of_a_run_can_be_that_of_the_predictions():
     for name in (
         *written,
         *schema.CSV_FILES,
-        "Manifest.CSV",
+        "Manifest.csv",
         "report.html",
         "01_download.ipynb",
         "a/b.csv",
