@@ -48,7 +48,7 @@ def _photos(archive, folder):
     if not (folder / "raw").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         archives.extract(archive, folder / "raw")
-    found = labels.find(folder / "raw", schema.Source(kind="sample"))
+    found = labels.find(folder / "raw", schema.Sample(kind="sample"))
     scanned, images = decoding.scan(
         folder / "raw", list(found.path), content=archive.name, folder=folder, size=SIZE, fit="crop"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import pipeline
-from lib.core import cache, locks, params, schema, steps
+from lib.core import cache, locks, params, privacy, schema, steps
 
 
 def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
@@ -186,12 +186,15 @@ def run_from_change(name: str, overrides: dict[str, Any]) -> str:
         Such as `butterfly-image_size-96`, cut and fingerprinted if it is long. Passwords and folders of the
         user's own are no part of it.
     """
-    values = params.flat(params.without_private(overrides))
+    values = params.flat(privacy.public(overrides))
     # Of the keys of two stages, the last two parts tell which one.
     pairs = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, value in values.items()]
     change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(pairs)).strip("-")
-    if len(change) > 40:
-        change = f"{change[:31].rstrip('-')}-{cache.fingerprint(values)[:8]}"
+    hidden = params.flat(overrides) != values
+    if len(change) > 40 or hidden:
+        # Two files of one name are told apart by their folders; a login is no part of the fingerprint.
+        identity = [privacy.without_secrets(str(value)) for value in params.flat(overrides).values()]
+        change = f"{change[:31].rstrip('-')}-{cache.fingerprint(list(values), identity)[:8]}"
     return f"{name}-{change}"
 
 
@@ -225,7 +228,7 @@ def _resolve(name: str, overrides: dict[str, Any]) -> tuple[schema.Params, dict[
     Passwords and paths of the user's own reach the notebooks through the environment instead.
     """
     settings = params.load(name, overrides, origin="SET")
-    overrides, private = params.split_private(overrides)
+    overrides, private = privacy.separate(overrides)
     params.hand_over(private)
     return settings, overrides
 

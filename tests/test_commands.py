@@ -19,7 +19,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     for variable in ("ARCHIVE", "WEIGHTS", "STORAGE"):
         monkeypatch.delenv(f"CHRYSALIS_{variable}", raising=False)
-    monkeypatch.setenv("CHRYSALIS_OVERRIDES", "")
+    monkeypatch.setenv(params.PRIVATE, "")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -154,14 +154,17 @@ def test_a_password_reaches_no_name_cell_or_record(place, started):
     assert runner.folder.name.startswith("demo-storage-postgresql-h-db")
     assert runner.overrides["tune"] == {"trials": 3}
     # The kernels read it from the environment.
-    assert PASSWORD in os.environ["CHRYSALIS_OVERRIDES"]
+    assert PASSWORD in os.environ[params.PRIVATE]
     inside = params.resolve({"name": "demo"} | runner.overrides)
     assert inside == runner.settings and inside.tune.storage == address
 
 
 def test_the_next_command_does_not_inherit_what_was_handed_over(place, started):
     folder = commands.run("demo", assignments="model.weights=/home/jane/w.h5")
-    assert folder.name == "demo-weights-w-h5"
+    assert folder.name.startswith("demo-weights-w-h5-")
+    other = commands.run("demo", assignments="model.weights=/home/joan/w.h5")
+    assert other.name.startswith("demo-weights-w-h5-") and other != folder
+    commands.run("demo", assignments="model.weights=/home/jane/w.h5")
     assert params.load("demo").model.weights == "/home/jane/w.h5"
     commands.run("demo")
     assert started[-1].settings.model.weights != "/home/jane/w.h5"

@@ -14,7 +14,7 @@ from conftest import Drawing, scene
 from PIL import Image
 
 from lib.core import files, params
-from lib.core.schema import Source
+from lib.core.schema import Sample
 from lib.download import archives
 from lib.networks import checkpoints
 from lib.photos import decoding, labels
@@ -197,7 +197,7 @@ def read_table(data, folder):
         raw.put(f"photos/{number}.jpg")
     raw.put("labels.csv", data)
     table = {"file": "labels.csv", "photos": "photos", "label": "label"}
-    found = labels.find(folder, Source(kind="sample", tables={"t": table}))
+    found = labels.find(folder, Sample(kind="sample", tables={"t": table}))
     assert list(found.columns) == labels.COLUMNS and set(found.path) == {f"photos/{n}.jpg" for n in range(4)}
 
 

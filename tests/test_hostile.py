@@ -50,7 +50,7 @@ def refused(outside, archive, **settings):
     folder.mkdir(exist_ok=True)
     before = contents(outside, folder)
     with pytest.raises(ValueError) as caught:
-        sources.fetch(schema.Source(kind="archive", name="mine", archive=str(archive), **settings), folder)
+        sources.fetch(schema.Archive(kind="archive", name="mine", archive=str(archive), **settings), folder)
     assert contents(outside, folder) == before and list(folder.glob("[!.]*")) == []
     assert archive.name in str(caught.value) and str(outside) not in str(caught.value)
     return str(caught.value)

@@ -64,7 +64,7 @@ def place(tmp_path, monkeypatch):
     for step in STEPS:
         write_notebook(tmp_path / "notebooks", step)
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    for variable in ("ARCHIVE", "WEIGHTS", "STORAGE", "OVERRIDES", "TERMINAL"):
+    for variable in ("ARCHIVE", "WEIGHTS", "STORAGE", "PRIVATE", "TERMINAL"):
         monkeypatch.delenv(f"CHRYSALIS_{variable}", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path

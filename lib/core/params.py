@@ -1,55 +1,51 @@
-"""The parameters of a run, and the one loader that reads them; `lib.core.schema` says what they can be.
+"""Read the parameters of a run; `lib.core.schema` says what they can be.
 
-A file `params/<name>.yaml` is laid over the file that it extends, what a notebook or the command
-line gives is laid over that, and the result is checked once, whole, before any work.
+The values of a file `params/<name>.yaml` override those of the file that it extends, the command line and a
+notebook's cell override both, and the result is checked as a whole before any work.
 """
 
-import difflib
 import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pydantic
 import yaml
+from pydantic_core import to_jsonable_python
 
-from lib.core import schema
+from lib.core import privacy, problems, reference
 from lib.core.schema import HEAD, NAME, RESERVED, STAGES, Params
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
+# Values of the command line that the cells of a notebook must not show, as JSON.
+PRIVATE = "CHRYSALIS_PRIVATE"
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without its surprises: no tags, anchors or duplicate keys, and `1e-4` is a number."""
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):
             raise yaml.MarkedYAMLError(
                 problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        if repeated := [key for key in keys if keys.count(key) > 1]:
             raise yaml.MarkedYAMLError(
-                problem=f"the key `{twice[0]}` stands twice", problem_mark=node.start_mark
+                problem=f"the key `{repeated[0]}` stands twice", problem_mark=node.start_mark
             )
         return super().construct_mapping(node, deep)
 
 
-# What a URL must not show: a login, what follows the `?` of a database's, the folders of a database's file.
-_PRIVATE = [
-    re.compile(r"(\w://)[^/\s]+@"),
-    re.compile(r"^((?!https?:)[\w+]+://[^?]*)\?.*$"),
-    re.compile(r"^(sqlite[\w+]*:///).*[/\\]"),
-]
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
@@ -63,7 +59,7 @@ def read(path: Path) -> dict:
     """Read one YAML file of parameters, unchecked.
 
     Raises:
-        FileNotFoundError: there is no such file; the message lists those there are.
+        FileNotFoundError: there is no such file; the message lists the existing ones.
         ValueError: the file is not valid YAML, or not a mapping.
     """
     if not path.is_file():
@@ -73,7 +69,8 @@ def read(path: Path) -> dict:
         )
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
+    # ValueError: a date such as 2001-99-99.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{_short(path)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(
@@ -83,8 +80,11 @@ def read(path: Path) -> dict:
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
-    """Lay one nested mapping over another: mappings are merged key by key, other values replaced."""
-    merged = dict(base)
+    """Merge two nested mappings: mappings key by key, other values of `over` replace those of `base`.
+
+    A source or a layer whose kind `over` changes loses the keys that the new kind does not take.
+    """
+    merged = _of_same_kind(base, over)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
@@ -100,19 +100,19 @@ def nested(values: Mapping) -> dict:
     return reduce(merge, parts, {})
 
 
-def load(name: str, overrides: Mapping | None = None, origin: str = "the overrides") -> Params:
-    """Load `params/<name>.yaml`, lay overrides over it and check the whole.
+def load(name: str, overrides: Mapping | None = None, *, origin: str = "the overrides") -> Params:
+    """Load `params/<name>.yaml`, apply overrides and check the whole.
 
     Args:
         name: name of the parameter file.
-        overrides: nested values that win over the file's; `None` values on the top level are ignored.
-        origin: what to call the overrides in messages.
+        overrides: nested values that replace the file's; `None` values on the top level are ignored.
+        origin: name of the overrides in messages.
 
     Returns:
-        The frozen parameters, every default filled in.
+        The frozen parameters, with every default.
 
     Raises:
-        FileNotFoundError: there is no such file, or none that it extends.
+        FileNotFoundError: there is no such file, or the file that it extends does not exist.
         ValueError: an unknown key, a wrong type, a value out of range, a name that is not the
             file's. The message says where, what was expected and what was received.
     """
@@ -121,15 +121,16 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
             f"`name` must be the name of a file in params/: letters, digits, - and _. Received: {name!r}"
         )
     files = _chain(name)
-    given = {
+    changes = {
         key: _numbers(value) if isinstance(value, Mapping) else value
         for key, value in (overrides or {}).items()
         if value is not None
     }
-    over = [("the command line", _environment()), (origin, given)]
+    over = [("the command line", _environment()), (origin, changes)]
     data = _named_defaults(reduce(merge, (values for _, values in files)))
     data = _without_removed(reduce(merge, (values for _, values in over), data))
-    if isinstance(data.get("source"), Mapping):  # recipes that extend one file share its photos
+    # Recipes that extend one file share its photos.
+    if isinstance(data.get("source"), Mapping):
         data["source"] = {"name": files[0][1]["name"], **data["source"]}
     params = _checked(data, [*files, *over], files[-1][0])
     for field, value in (("name", params.name), ("run", params.run_name)):
@@ -138,17 +139,17 @@ def load(name: str, overrides: Mapping | None = None, origin: str = "the overrid
     return params
 
 
-def changed(params: Params, values: Mapping, origin: str = "the changes") -> Params:
+def changed(params: Params, values: Mapping, *, origin: str = "the changes") -> Params:
     """Return parameters that differ in some values, checked as a whole.
 
     Args:
         params: the parameters.
-        values: what to lay over them, by dotted key, such as `model.simple_cnn.filters` or `train`; a
-            mapping is merged, any other value replaced.
-        origin: what to call the values in messages.
+        values: the new values by dotted key, such as `model.simple_cnn.filters` or `train`; a mapping is
+            merged, any other value replaced.
+        origin: name of the values in messages.
 
     Raises:
-        ValueError: an unknown key, a wrong type or a value out of range, as `load` says it.
+        ValueError: an unknown key, a wrong type or a value out of range, with the message of `load`.
     """
     over = nested(values)
     data = _named_defaults(params.model_dump(mode="json", exclude_unset=True))
@@ -159,8 +160,8 @@ def resolve(cell: Mapping) -> Params:
     """Resolve the values of a notebook's parameters cell.
 
     Args:
-        cell: the notebook's variables (`vars()`): `name` says which file, every other parameter is
-            `None` (as in the file) or laid over the file's value.
+        cell: the notebook's variables (`vars()`): `name` is the file's, every other parameter is `None`
+            (as in the file) or replaces the file's value.
 
     Returns:
         The frozen parameters.
@@ -180,32 +181,36 @@ def parse_assignments(text: str) -> dict:
     Raises:
         ValueError: a part is not `key=value`.
     """
-    result = {}
+    result: dict = {}
     try:
         parts = shlex.split(text or "")
     except ValueError:
         raise ValueError(
-            f"SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed, in {text!r}"
+            "SET takes key=value pairs such as train.batch_size=16. "
+            f"Received: a quote that is not closed, in {text!r}"
         ) from None
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(rf"{NAME}(\.{NAME})*", key):
             raise ValueError(f"SET takes key=value pairs such as train.batch_size=16. Received: {part!r}")
-        try:
-            given = yaml.load(value, Loader=_Loader)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            given = value
-        result = merge(result, nested({key: given}))
+        result = merge(result, nested({key: _value(value)}))
     return result
 
 
-def pick(params: Params, key: str):
-    """Return the plain value at a dotted key, such as `model.image_size`, as `public` shows it."""
-    return reduce(lambda values, part: values[part], key.split("."), public(params))
+def pick(params: Params, key: str) -> Any:
+    """Return the plain value at a dotted key, such as `model.image_size`, without what `public` hides.
+
+    Raises:
+        KeyError: there is no such key, or the kind of source or layer does not take it.
+    """
+    value: Any = params
+    for part in key.split("."):
+        value = dict(value)[part]
+    return privacy.public(to_jsonable_python(value))
 
 
 def table(params: Params, *keys: str) -> pd.DataFrame:
-    """List the resolved values of some sections or keys, one row each, for a reader; what is null or empty is left out.
+    """List the resolved values of some sections or keys, one row each; null and empty values are left out.
 
     Args:
         params: the parameters.
@@ -214,66 +219,37 @@ def table(params: Params, *keys: str) -> pd.DataFrame:
     Returns:
         A table with the index `parameter` (dotted key) and the columns `value` and `meaning`.
     """
-    rows = [row for key in keys for row in _rows(key, pick(params, key), schema.walk(key.split("."))[1])]
+    rows = [row for key in keys for row in _rows(key, pick(params, key))]
     return pd.DataFrame(rows, columns=["parameter", "value", "meaning"]).set_index("parameter")
 
 
 def public(params: Params) -> dict:
-    """Return the parameters as plain values in which paths outside the project are cut to their last part.
+    """Return the parameters as plain values, without what a result or report must not show.
 
-    What is written beside a result or shown in a report must not carry a user's name, folders or passwords.
+    Paths outside the project are cut to their last part; logins, passwords and queries of URLs are left out.
     """
-    return without_private(json.loads(params.model_dump_json()))
+    return privacy.public(to_jsonable_python(params))
 
 
-def without_private(value: Any) -> Any:
-    """Return a plain value without passwords, and with paths outside the project cut to their last part.
-
-    Args:
-        value: anything JSON can hold; mappings and lists are gone through.
-    """
-    if isinstance(value, dict):
-        return {key: without_private(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_private(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value):
-        # It takes both kinds of slashes.
-        return PureWindowsPath(value).name
-    return reduce(lambda text, part: part.sub(r"\1", text), _PRIVATE, value)
-
-
-def flat(values: Mapping) -> dict:
+def flat(values: Mapping) -> dict[str, Any]:
     """Return the values of a nested mapping by their dotted keys."""
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in values.items():
         inner = flat(value) if isinstance(value, Mapping) and value else {"": value}
         result |= {f"{key}.{part}" if part else key: item for part, item in inner.items()}
     return result
 
 
-def split_private(values: Mapping) -> tuple[dict, dict]:
-    """Split nested values into those that anyone may see, and those that `public` would cut.
-
-    Args:
-        values: parameters, such as those of `parse_assignments`.
-
-    Returns:
-        Two nested mappings: what a notebook's cell may show; passwords and paths of the user's own.
-    """
-    items = flat(values)
-    private = {key: value for key, value in items.items() if without_private(value) != value}
-    return nested({key: value for key, value in items.items() if key not in private}), nested(private)
-
-
 def hand_over(values: Mapping) -> None:
-    """Put nested values into the environment of this process and its kernels, for the next calls of `load`."""
-    os.environ["CHRYSALIS_OVERRIDES"] = json.dumps(values)
+    """Hand nested values to the next calls of `load`, in this process and in its kernels.
+
+    They travel in the environment, so that no notebook's cell shows them.
+    """
+    os.environ[PRIVATE] = json.dumps(values)
 
 
 def find_file(text: str) -> Path:
-    """Return the path that a user typed: `~` expanded; relative to the current folder, else to the project's."""
+    """Return the path that a user typed: `~` expanded, relative to the current folder or the project's."""
     path = Path(text).expanduser()
     return path if path.is_absolute() or path.exists() else ROOT / path
 
@@ -282,9 +258,29 @@ def _short(path: Path) -> str:
     return f"params/{path.name}" if path.parent == FOLDER else path.name
 
 
+def _value(text: str) -> Any:
+    """Read the value of an assignment as YAML; a text that is none stays a text."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
+def _of_same_kind(base: Mapping, over: Mapping) -> dict:
+    """Return the values that another kind of source or layer takes too, if `over` changes the kind."""
+    for discriminator in ("kind", "layer"):
+        tag = over.get(discriminator)
+        changes = discriminator in base and base[discriminator] != tag
+        if changes and isinstance(tag, str) and tag in reference.VARIANTS:
+            _, section = reference.VARIANTS[tag]
+            return {key: value for key, value in base.items() if key in section.model_fields}
+    return dict(base)
+
+
 def _chain(name: str) -> list[tuple[str, dict]]:
     """Return the file and those that it extends as (origin, values), the outermost base first."""
-    chain, seen = [], []
+    chain: list[tuple[str, dict]] = []
+    seen: list[str] = []
     while name:
         if name in seen:
             raise ValueError(f"params/{name}.yaml extends itself: {' -> '.join([*seen, name])}")
@@ -295,34 +291,45 @@ def _chain(name: str) -> list[tuple[str, dict]]:
                 f"params/{name}.yaml: `name` must be the file's name, {name}. Received: {data.get('name')!r}"
             )
         chain.insert(0, (f"params/{name}.yaml", data))
-        name = data.get("extends")
-        if name is not None and not re.fullmatch(NAME, str(name)):
-            raise ValueError(f"{chain[0][0]}: `extends` must name a file in params/. Received: {name!r}")
+        extended = data.get("extends")
+        if extended is not None and not re.fullmatch(NAME, str(extended)):
+            raise ValueError(f"{chain[0][0]}: `extends` must name a file in params/. Received: {extended!r}")
+        name = extended or ""
     return chain
 
 
-def _checked(data: dict, layers: list, otherwise: str) -> Params:
-    """Check merged values; the error names the layer that holds the wrong one, or else the one named last."""
+def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], otherwise: str) -> Params:
+    """Check merged values.
+
+    Args:
+        data: the merged values.
+        origins: the values before merging, by the name of their origin, the ones that win last.
+        otherwise: origin in the message of a value that none of them holds.
+    """
     try:
         return Params.model_validate_json(json.dumps(data, default=str), strict=True)
     except pydantic.ValidationError as error:
-        problems = [_explain(problem, layers, otherwise) for problem in error.errors()]
-        raise ValueError("\n".join(problems)) from None
+        lines = [problems.explain(problem, origins, otherwise=otherwise) for problem in error.errors()]
+        raise ValueError("\n".join(lines)) from None
 
 
 def _environment() -> dict:
-    """Return what the command line gives as files and databases: paths and passwords stay out of the notebooks' cells."""
+    """Return the values of the environment: paths and passwords, which stay out of the notebooks' cells."""
     variables = {"ARCHIVE": "source.archive", "WEIGHTS": "model.weights", "STORAGE": "tune.storage"}
     values = {key: os.environ.get(f"CHRYSALIS_{name}") for name, key in variables.items()}
-    handed_over = json.loads(os.environ.get("CHRYSALIS_OVERRIDES") or "{}")
+    handed_over = json.loads(os.environ.get(PRIVATE) or "{}")
     return merge(nested({key: value for key, value in values.items() if value}), handed_over)
 
 
 def _named_defaults(data: dict) -> dict:
-    """Write the default layers and stages out where the files give none, so that `SET=` can change one key of one."""
-    for section, key, defaults in (("model", "head", HEAD), ("train", "stages", STAGES)):
+    """Add the default layers and stages if there are none, so that `SET=` can change one key of one."""
+    defaults: tuple[tuple[str, str, Mapping[str, pydantic.BaseModel]], ...] = (
+        ("model", "head", HEAD),
+        ("train", "stages", STAGES),
+    )
+    for section, key, items in defaults:
         if isinstance(data.get(section, {}), Mapping):
-            written = {name: item.model_dump(exclude_defaults=True) for name, item in defaults.items()}
+            written = {name: item.model_dump(exclude_defaults=True) for name, item in items.items()}
             data = {**data, section: {key: written, **data.get(section, {})}}
     return data
 
@@ -337,49 +344,18 @@ def _without_removed(data: dict) -> dict:
     return data
 
 
-def _numbers(value):
+def _numbers(value: Any) -> Any:
     """Turn `"1e-4"`, which papermill's YAML reads as a string, into the number that it is."""
     if isinstance(value, Mapping):
         return {key: _numbers(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
-def _explain(problem: dict, layers: list, otherwise: str) -> str:
-    """Say in one line where a value is wrong, what was expected and what was received."""
-    path = [str(part) for part in problem["loc"]]
-    where = next((origin for origin, values in reversed(layers) if _holds(values, path)), otherwise)
-    key = ".".join(path) or "the parameters"
-    if problem["type"] == "extra_forbidden":
-        allowed = schema.keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], allowed, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        return f"{where}: unknown key `{key}`.{hint} Allowed here: {', '.join(allowed)}"
-    if problem["type"] == "missing":
-        return f"{where}: `{key}` is missing. {schema.meaning(path)}".rstrip()
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-    received = "" if isinstance(problem["input"], dict) else f". Received: {problem['input']!r}"
-    meaning = schema.meaning(path)
-    return f"{where}: `{key}` is wrong: {message}{received}{f' ({meaning})' if meaning else ''}"
-
-
-def _holds(values, path) -> bool:
-    for part in path:
-        if not isinstance(values, Mapping) or part not in values:
-            return False
-        values = values[part]
-    return bool(path)
-
-
-def _rows(key, value, field):
+def _rows(key: str, value: Any) -> list[tuple[str, Any, str]]:
+    """Return the rows of `table` for the value at a dotted key."""
     if value in (None, {}, []):
         return []
-    if not isinstance(value, dict) or not schema.sections(field.annotation):
-        return [(key, value, field.description or "")]
-    rows, inner = [], schema.sections(field.annotation)[0]
-    for name, item in value.items():
-        if name in inner.model_fields:
-            rows += _rows(f"{key}.{name}", item, inner.model_fields[name])
-        elif isinstance(item, dict):
-            for part, deep in item.items():
-                rows += _rows(f"{key}.{name}.{part}", deep, inner.model_fields[part])
-    return rows
+    if isinstance(value, dict) and reference.sections_at(key.split(".")):
+        return [row for name, item in value.items() for row in _rows(f"{key}.{name}", item)]
+    parameter = reference.parameter(key)
+    return [(key, value, parameter.description if parameter else "")]

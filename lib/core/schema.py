@@ -1,33 +1,82 @@
 """The schema of the parameters: what can be set, of which type, in which range, and what it means."""
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 RESERVED = ("data", "bench", "compare")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
+KINDS = "origin of the photos: kaggle, archive, drive, folder or sample"
+LAYERS = "kind of layer: average_pooling, max_pooling, flatten, dropout, dense or batch_normalization"
+# The CSV files of a run and of its photos: no parameter may name one of them as a file of its own.
+CSV_FILES = (
+    "comparison.csv",
+    "exclusions.csv",
+    "history.csv",
+    "label_issues.csv",
+    "manifest.csv",
+    "near_duplicates.csv",
+    "photo_predictions.csv",
+    "predictions.csv",
+    "relabels.csv",
+    "suspects.csv",
+    "trials.csv",
+)
+# Records of earlier versions list the keys of all kinds of sources and layers, with these values if unset.
+UNSET: dict[str, object] = {
+    "dataset": None,
+    "competition": None,
+    "archive": None,
+    "sha256": None,
+    "drive": None,
+    "folder": None,
+    "seed": 0,
+    "photos_per_class": 36,
+    "rate": None,
+    "units": None,
+    "activation": None,
+    "l2": None,
+}
+
+
+def _file_of_its_own(name: str) -> str:
+    # Some disks take Manifest.csv and manifest.csv for one file.
+    if name.lower() in CSV_FILES:
+        raise ValueError(f"expected none of the files that a run holds: {', '.join(CSV_FILES)}")
+    return name
+
 
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
+Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # A folder called 7 is a number to YAML.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_file_of_its_own)]
 Flag = Literal["small", "elongated", "blurred", "dark", "overexposed", "uniform", "greyscale", "outlier"]
-SOURCE_NEEDS = {
-    "kaggle": ("dataset", "competition"),
-    "archive": ("archive",),
-    "drive": ("drive",),
-    "folder": ("folder",),
-    "sample": (),
-}
-TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
 
 
 class Section(BaseModel):
     """A part of the parameters: frozen, and closed to keys that it does not list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Variant(Section):
+    """A section of which there are several kinds, each with keys of its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unset(cls, values: Any) -> Any:
+        """Leave out keys of other kinds that are unset, as records of earlier versions hold them."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: value
+            for key, value in values.items()
+            if key in cls.model_fields or key not in UNSET or value != UNSET[key]
+        }
 
 
 class Table(Section):
@@ -44,50 +93,94 @@ class Table(Section):
     )
 
 
-class Source(Section):
-    """Where the photos come from."""
+class BaseSource(Variant):
+    """The keys that all kinds of sources have."""
 
-    kind: Literal["kaggle", "archive", "drive", "folder", "sample"]
+    kind: str
     name: Name | None = Field(
         None,
         description="folder under outputs/data that keeps the photos; default: the parameter file's name",
     )
+    licence: str | None = Field(None, description="licence of the photos, for the record")
+    tables: dict[str, Table] = Field(
+        {}, description="CSV files with the labels; none: labels are the folders' names"
+    )
+    class_names: str | None = Field(
+        None, description="JSON file inside the source that says what the labels mean: {label: name}"
+    )
+    classes: list[Label] = Field([], description="labels to use, to try a subset of them; none: all")
+
+
+class ArchivedSource(BaseSource):
+    """The keys of sources that can come as an archive."""
+
+    archive: Text | None = Field(None, description="path or URL of a zip, tar or tar.gz file")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 of the archive; needed for a URL"
+    )
+
+    @model_validator(mode="after")
+    def _verifiable(self) -> Self:
+        if self.archive and re.match(r"https?://", self.archive) and not self.sha256:
+            raise ValueError("an archive from a URL needs its sha256, so that what arrives can be checked")
+        return self
+
+
+class Kaggle(ArchivedSource):
+    """A data set or competition of Kaggle, or the archive of one that was downloaded by hand."""
+
+    kind: Literal["kaggle"] = Field(description=KINDS)
     dataset: Annotated[str, Field(pattern=r"^[\w-]+/[\w.-]+(/\d+)?$")] | None = Field(
         None, description="Kaggle data set: owner/name or owner/name/version"
     )
     competition: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = Field(
         None, description="Kaggle competition"
     )
-    archive: str | None = Field(None, description="path or URL of a zip, tar or tar.gz file")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        None, description="SHA-256 of the archive; needed for a URL"
-    )
-    drive: str | None = Field(None, description="link or id of a Google Drive folder")
-    folder: str | None = Field(None, description="path of a folder of photos")
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        values = {"dataset": self.dataset, "competition": self.competition}
+        received = [key for key, value in values.items() if value]
+        if len(received) != 1:
+            raise ValueError(
+                "kind kaggle needs exactly one of: dataset, competition. "
+                f"Received: {', '.join(received) or 'none'}"
+            )
+        return self
+
+
+class Archive(ArchivedSource):
+    """An archive."""
+
+    kind: Literal["archive"] = Field(description=KINDS)
+    archive: Text = Field(description="path or URL of a zip, tar or tar.gz file")
+
+
+class Drive(ArchivedSource):
+    """A folder of Google Drive, or the archive of one that was downloaded by hand."""
+
+    kind: Literal["drive"] = Field(description=KINDS)
+    drive: Text = Field(description="link or id of a Google Drive folder")
+
+
+class Folder(BaseSource):
+    """A folder of photos on this machine."""
+
+    kind: Literal["folder"] = Field(description=KINDS)
+    folder: Text = Field(description="path of a folder of photos")
+
+
+class Sample(BaseSource):
+    """Photos that are drawn by code."""
+
+    kind: Literal["sample"] = Field(description=KINDS)
     seed: int = Field(0, ge=0, description="seed of the drawn sample")
     photos_per_class: int = Field(
         36, ge=8, le=2000, description="size of the drawn sample, in photos of its largest class"
     )
-    licence: str | None = Field(None, description="licence of the photos, for the record")
-    tables: dict[str, Table | None] = Field(
-        {}, description="CSV files with the labels; none: labels are the folders' names"
-    )
-    class_names: str | None = Field(
-        None, description="JSON file inside the source that says what the labels mean: {label: name}"
-    )
-    classes: list[Label] = Field([], description="labels to use, for a try on a part of them; none: all")
 
-    @model_validator(mode="after")
-    def _complete(self):
-        needs = SOURCE_NEEDS[self.kind]
-        given = [key for key in needs if getattr(self, key)]
-        if needs and len(given) != 1:
-            raise ValueError(
-                f"kind {self.kind} needs exactly one of: {', '.join(needs)}. Received: {', '.join(given) or 'none'}"
-            )
-        if self.kind == "archive" and re.match(r"https?://", self.archive) and not self.sha256:
-            raise ValueError("an archive from a URL needs its sha256, so that what arrives can be checked")
-        return self
+
+Source = Annotated[Kaggle | Archive | Drive | Folder | Sample, Field(discriminator="kind")]
 
 
 class Clean(Section):
@@ -95,56 +188,84 @@ class Clean(Section):
 
     minimum_side: int = Field(16, ge=1, description="smallest height and width of a usable photo, in pixels")
     exclude: tuple[Flag, ...] = Field(
-        (), description="kinds of flagged photos that are left out, such as blurred; all others are kept"
+        (), description="flags whose photos are excluded, such as blurred; photos with other flags are kept"
     )
     embeddings: bool = Field(
         True,
-        description="look for near-duplicates, outliers and wrong labels with a pretrained network too, not by hash alone",
+        description="find near-duplicates, outliers and label issues by embeddings of a pretrained network "
+        "too, not by perceptual hashes alone",
     )
     compare: tuple[str, ...] = Field(
         (),
-        description="backbones to compare by what can be read from their embeddings alone, such as MobileNetV2",
+        description="backbones to compare by the accuracy of a linear probe on their embeddings, such as "
+        "MobileNetV2",
     )
     near_duplicate_bits: int = Field(
         6,
         ge=0,
         le=20,
-        description="photos whose 64-bit perceptual hashes differ in at most so many bits are near-duplicates",
+        description="largest Hamming distance of the 64-bit perceptual hashes of near-duplicates, in bits",
     )
     near_duplicate_cosine: float = Field(
         0.5,
         ge=-1,
         le=1,
-        description="photos whose embeddings have at least this cosine are laid over one another",
+        description="smallest cosine similarity of two embeddings for a pair to be aligned",
     )
     near_duplicate_correlation: float = Field(
         0.85,
         ge=0,
         le=1,
-        description="such photos are near-duplicates where they then correlate at least so much",
+        description="smallest correlation after alignment for a pair to count as near-duplicates",
     )
 
 
 class Split(Section):
-    """How photos are divided; photos that the source has already divided stay so."""
+    """The division into train, val and test; a split that the source fixes stays."""
 
     val: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.15, description="share of photos that choose: checkpoint, rates, temperature"
+        0.15,
+        description="fraction of the photos for validation, which chooses checkpoint and temperature",
     )
     test: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.15, description="share of photos held back for the headline; 0: none"
+        0.15, description="fraction of the photos held out for the headline; 0: none"
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
-        description="what happens to val and test photos whose near-duplicate the source put into another split",
+        description="whether to drop or keep val and test photos with a near-duplicate in another split "
+        "that the source fixes",
     )
 
 
-class HeadLayer(Section):
-    """One layer of the head."""
+class AveragePooling(Variant):
+    """Global average pooling."""
 
-    layer: Literal["average_pooling", "max_pooling", "flatten", "dropout", "dense", "batch_normalization"]
-    rate: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="rate of a dropout layer")
+    layer: Literal["average_pooling"] = Field(description=LAYERS)
+
+
+class MaxPooling(Variant):
+    """Global max pooling."""
+
+    layer: Literal["max_pooling"] = Field(description=LAYERS)
+
+
+class Flatten(Variant):
+    """The whole feature map as one vector."""
+
+    layer: Literal["flatten"] = Field(description=LAYERS)
+
+
+class Dropout(Variant):
+    """Dropout, during training only."""
+
+    layer: Literal["dropout"] = Field(description=LAYERS)
+    rate: Annotated[float, Field(ge=0, lt=1)] = Field(description="fraction of the inputs that is dropped")
+
+
+class Dense(Variant):
+    """A dense layer; the last one of the head has no `units`, and ends in softmax."""
+
+    layer: Literal["dense"] = Field(description=LAYERS)
     units: Annotated[int, Field(ge=1)] | None = Field(
         None, description="units of a dense layer; none: the number of classes, with softmax"
     )
@@ -156,27 +277,33 @@ class HeadLayer(Section):
     )
 
     @model_validator(mode="after")
-    def _complete(self):
-        if (self.layer == "dropout") != (self.rate is not None):
-            raise ValueError("`rate` belongs to a dropout layer, and a dropout layer needs it")
-        if self.layer != "dense" and (self.units or self.activation or self.l2):
-            raise ValueError("`units`, `activation` and `l2` belong to a dense layer")
+    def _activated_once(self) -> Self:
         if self.activation and not self.units:
             raise ValueError("a dense layer without units ends in softmax: it takes no `activation`")
         return self
 
 
-HEAD = {
-    "pool": HeadLayer(layer="average_pooling"),
-    "dropout": HeadLayer(layer="dropout", rate=0.25),
-    "classes": HeadLayer(layer="dense"),
+class BatchNormalization(Variant):
+    """Batch normalization."""
+
+    layer: Literal["batch_normalization"] = Field(description=LAYERS)
+
+
+HeadLayer = Annotated[
+    AveragePooling | MaxPooling | Flatten | Dropout | Dense | BatchNormalization,
+    Field(discriminator="layer"),
+]
+HEAD: dict[str, HeadLayer] = {
+    "pool": AveragePooling(layer="average_pooling"),
+    "dropout": Dropout(layer="dropout", rate=0.25),
+    "classes": Dense(layer="dense"),
 }
 
 
 class SimpleCNN(Section):
     """The small network `SimpleCNN`: blocks of convolution, ReLU and max-pooling."""
 
-    blocks: int = Field(4, ge=1, le=8)
+    blocks: int = Field(4, ge=1, le=8, description="number of blocks")
     filters: int = Field(32, ge=1, le=1024, description="filters of each block's convolution")
     kernel: int = Field(3, ge=1, le=11, description="height and width of the filters, in pixels")
 
@@ -186,32 +313,35 @@ class Model(Section):
 
     backbone: str = Field(
         "EfficientNetLite0",
-        description="EfficientNetLite0, SimpleCNN, ResNet18, ResNeXt101_32x8d, or any model of keras.applications",
+        description="EfficientNetLite0, SimpleCNN, ResNet18, ResNeXt101_32x8d, or any model of "
+        "keras.applications",
     )
     simple_cnn: SimpleCNN = Field(SimpleCNN(), description="shape of the backbone SimpleCNN")
     weights: str | None = Field("imagenet", description="imagenet, a path, or null for random weights")
     image_size: int = Field(160, ge=32, le=1024, description="height and width of the input, in pixels")
     fit: Literal["crop", "squash", "pad"] = Field(
-        "crop", description="how a photo becomes a square: centre crop, change of aspect, or black bars"
+        "crop", description="how a photo becomes a square: centre crop, stretch, or black bars"
     )
     resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
         None,
-        description="side that photos are brought to before the centre of image_size is cut out, in pixels; none: image_size",
+        description="side to which photos are resized before the centre crop of image_size, in pixels; none: "
+        "image_size",
     )
     scaling: Literal["backbone", "unit", "measured"] = Field(
         "backbone",
-        description="what the backbone's weights were trained with; pixels divided by 255; or the mean and deviation of the training photos",
+        description="preprocessing: as for the backbone's pretrained weights; division by 255; or "
+        "standardization by the mean and standard deviation of the training photos",
     )
     most_parameters: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="number of parameters that the network must stay below"
+        None, description="upper limit of the number of the network's parameters"
     )
     batch_normalization: Literal["inference", "train"] = Field(
-        "inference", description="whether a pretrained backbone keeps its statistics"
+        "inference", description="inference keeps the statistics of a pretrained backbone, train updates them"
     )
-    head: dict[str, HeadLayer | None] = Field(HEAD, description="layers after the backbone, in order")
+    head: dict[str, HeadLayer] = Field(HEAD, description="layers after the backbone, in order")
 
     @model_validator(mode="after")
-    def _holds_the_input(self):
+    def _holds_the_input(self) -> Self:
         if self.resize and self.resize < self.image_size:
             raise ValueError(
                 f"`resize` must be at least `image_size`, {self.image_size}. Received: {self.resize}"
@@ -219,9 +349,9 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
-    def _ends_in_classes(self):
-        layers = [layer for layer in self.head.values() if layer]
-        if not layers or layers[-1].layer != "dense" or layers[-1].units:
+    def _ends_in_classes(self) -> Self:
+        last = next(reversed(self.head.values()), None)
+        if not isinstance(last, Dense) or last.units:
             raise ValueError(
                 "the last layer of `head` must be a dense layer without units, which gets the classes"
             )
@@ -231,12 +361,12 @@ class Model(Section):
 class Erasing(Section):
     """Random erasing: a rectangle of noise over a part of the photo."""
 
-    probability: Fraction = Field(0.2, description="share of the photos that it happens to")
-    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="least share of the area")
-    largest: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="largest share of the area")
+    probability: Fraction = Field(0.2, description="probability of a photo to be erased in part")
+    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="smallest fraction of the area")
+    largest: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="largest fraction of the area")
 
     @model_validator(mode="after")
-    def _ordered(self):
+    def _ordered(self) -> Self:
         if self.smallest > self.largest:
             raise ValueError(
                 f"`smallest` must be at most `largest`. Received: {self.smallest} and {self.largest}"
@@ -248,43 +378,44 @@ class Augment(Section):
     """Random changes to the training photos, drawn anew in each epoch; 0 turns one off."""
 
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="least share of the area that a random crop keeps, of aspect 3:4 to 4:3; 1: no crop"
+        1.0, description="smallest fraction of the area in a random crop, of aspect 3:4 to 4:3; 1: no crop"
     )
-
-    flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="mirror half of the photos")
+    flip: Literal["none", "horizontal", "both"] = Field(
+        "horizontal", description="axes along which half of the photos are mirrored"
+    )
     rotation: float = Field(15.0, ge=0, le=180, description="largest angle, in degrees")
-    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest change of scale, as a share")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change of scale")
     translation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="largest shift, as a share of the size"
+        0.1, description="largest shift, as a fraction of the size"
     )
     shear: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="largest shear: shift of a row as a share of its distance from the centre"
+        0.0, description="largest shear: shift of a row as a fraction of its distance from the centre"
     )
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="largest change of contrast, as a share"
+        0.2, description="largest relative change of contrast"
     )
     brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="largest change of brightness, as a share"
+        0.1, description="largest change of brightness, as a fraction of the range of pixel values"
     )
     saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="largest change of saturation, as a share"
+        0.0, description="largest relative change of saturation"
     )
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="largest turn of the hue, as a share of the colour circle"
+        0.0, description="largest rotation of the hue, as a fraction of the colour circle"
     )
-    erasing: Erasing | None = Field(None, description="random erasing")
+    erasing: Erasing | None = Field(None, description="random erasing; null turns it off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp's Beta distribution")
 
 
 class Optimizer(Section):
     """The optimizer of all stages."""
 
-    kind: Literal["adamw", "adam", "sgd"] = "adamw"
-    weight_decay: float = Field(1.0e-4, ge=0, description="decoupled weight decay")
+    kind: Literal["adamw", "adam", "sgd"] = Field("adamw", description="algorithm")
+    weight_decay: float = Field(1.0e-4, ge=0, description="decoupled weight decay of adamw and sgd")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")
-    def _decay(self):
+    def _decay(self) -> Self:
         if self.kind == "adam" and "weight_decay" in self.model_fields_set and self.weight_decay:
             raise ValueError("adam here has no weight_decay: use kind adamw")
         return self
@@ -294,23 +425,24 @@ class Stage(Section):
     """One stage of training."""
 
     trainable: Annotated[str, Field(pattern=TRAINABLE)] = Field(
-        description="part of the backbone that learns: none, all, last 30 layers, last 40 %"
+        description="trainable part of the backbone: none, all, last 30 layers, last 40 %"
     )
     epochs: int = Field(ge=0, le=10000, description="largest number of epochs; 0 leaves the stage out")
     augment: bool = Field(
         True,
-        description="whether the photos are changed at random; without, a head on a frozen backbone learns in seconds",
+        description="whether to augment the photos; without, a head on a frozen backbone trains on "
+        "embeddings, in seconds",
     )
-    learning_rate: float = Field(gt=0, le=10, description="learning rate, or its start")
+    learning_rate: float = Field(gt=0, le=10, description="learning rate, or its initial value")
     schedule: Literal["constant", "cosine", "exponential"] = Field(
-        "constant", description="course of the rate within the stage"
+        "constant", description="schedule of the learning rate within the stage"
     )
     decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="factor of the rate from one epoch to the next, in an exponential schedule"
+        None, description="factor of the learning rate per epoch, in an exponential schedule"
     )
 
     @model_validator(mode="after")
-    def _decays(self):
+    def _decays(self) -> Self:
         if (self.schedule == "exponential") != (self.decay is not None):
             raise ValueError(
                 "`decay` belongs to an exponential schedule, and an exponential schedule needs it"
@@ -321,14 +453,14 @@ class Stage(Section):
 class EarlyStopping(Section):
     """End a stage when the monitored value has stopped improving."""
 
-    patience: int = Field(6, ge=1, description="epochs without a better value")
+    patience: int = Field(6, ge=1, description="epochs without an improvement")
 
 
 class ReduceLearningRate(Section):
-    """Lower the rate when the monitored value has stopped improving, in stages with a constant schedule."""
+    """Lower the learning rate of a constant schedule when the monitored value has stopped improving."""
 
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    patience: int = Field(3, ge=1, description="epochs without a better value")
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="factor of the learning rate")
+    patience: int = Field(3, ge=1, description="epochs without an improvement")
 
 
 STAGES = {
@@ -338,41 +470,50 @@ STAGES = {
 
 
 class Train(Section):
-    """How the network learns."""
+    """The training of the network."""
 
-    batch_size: int = Field(32, ge=1, le=4096)
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    class_weights: bool = Field(True, description="weigh classes by the inverse of their number of photos")
-    monitor: Literal["val_loss", "val_accuracy"] = Field(
-        "val_loss", description="value that chooses the best weights and drives the two below"
+    batch_size: int = Field(32, ge=1, le=4096, description="number of photos in a batch")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="probability that is spread evenly over all classes; 0: none"
     )
-    optimizer: Optimizer = Optimizer()
-    stages: dict[str, Stage | None] = Field(STAGES, description="stages of training, in order")
-    early_stopping: EarlyStopping | None = EarlyStopping()
-    reduce_learning_rate: ReduceLearningRate | None = None
+    class_weights: bool = Field(True, description="weight classes by the inverse of their number of photos")
+    monitor: Literal["val_loss", "val_accuracy"] = Field(
+        "val_loss",
+        description="metric for the best weights, early stopping and the reduction of the learning rate",
+    )
+    optimizer: Optimizer = Field(Optimizer(), description="optimizer of all stages")
+    stages: dict[str, Stage] = Field(STAGES, description="stages of training, in order")
+    early_stopping: EarlyStopping | None = Field(
+        EarlyStopping(), description="early end of a stage; null turns it off"
+    )
+    reduce_learning_rate: ReduceLearningRate | None = Field(
+        None, description="reduction of the learning rate on a plateau; null turns it off"
+    )
     resume_stages: list[str] = Field(
         [], description="stages to run once more on top of the finished training (make resume-<name>)"
     )
 
     @model_validator(mode="after")
-    def _stages(self):
-        stages = [name for name, stage in self.stages.items() if stage]
-        if not any(self.stages[name].epochs for name in stages):
+    def _stages(self) -> Self:
+        if not any(stage.epochs for stage in self.stages.values()):
             raise ValueError("`stages` must name at least one stage with an epoch")
-        if unknown := set(self.resume_stages) - set(stages):
+        if unknown := set(self.resume_stages) - set(self.stages):
             raise ValueError(
-                f"`resume_stages` names {', '.join(sorted(unknown))}. Stages: {', '.join(stages)}"
+                f"`resume_stages` names {', '.join(sorted(unknown))}. Stages: {', '.join(self.stages)}"
             )
         return self
 
 
 class Predictions(Section):
-    """Form of the file with the predictions for photos without labels."""
+    """Name and columns of the file with the predictions for photos without labels."""
 
-    file: Annotated[str, Field(pattern=r"^[\w.-]+\.csv$")] = "test_predictions.csv"
-    filename: str = "filename"
-    label: str = "label"
-    confidence: str | None = Field("confidence", description="null leaves the column out")
+    file: CsvFile = Field("test_predictions.csv", description="name of the CSV file in the run's folder")
+    filename: str = Field("filename", description="name of the column with the photos' file names")
+    label: str = Field("label", description="name of the column with the predicted labels")
+    confidence: str | None = Field(
+        "confidence",
+        description="name of the column with the probabilities of the predictions; null: no such column",
+    )
 
 
 class Evaluate(Section):
@@ -382,11 +523,13 @@ class Evaluate(Section):
         20, ge=1, le=200, description="photos in the list and gallery of the hardest examples"
     )
     least_top_1: Fraction = Field(
-        0.0, description="top-1 that the recipe is known to reach; the stage fails below it"
+        0.0, description="top-1 accuracy that the recipe is known to reach; the step fails below it"
     )
-    predictions: Predictions = Predictions()
+    predictions: Predictions = Field(
+        Predictions(), description="file with the predictions for photos without labels"
+    )
     test_time_augmentation: bool = Field(
-        False, description="average what the network says of several views of each photo"
+        False, description="average the probabilities of several views of each photo"
     )
 
 
@@ -394,13 +537,14 @@ class GradCam(Section):
     """What the explanations show."""
 
     examples: int = Field(
-        8, ge=1, le=64, description="photos in each of the two grids: right and wrong predictions"
+        8, ge=1, le=64, description="photos in each of the two grids, of correct and of wrong predictions"
     )
     masks: str | None = Field(
         None,
-        description="masks of the objects (white = object), named as the photos: a folder or zip; a relative path starts at the source's folder",
+        description="folder or zip with a mask of the object (white) per photo, of the photo's name; a "
+        "relative path starts at the source's folder",
     )
-    photo: str | None = Field(None, description="path of a photo of one's own to explain")
+    photo: str | None = Field(None, description="path of another photo to explain")
 
 
 class Dimension(Section):
@@ -409,18 +553,20 @@ class Dimension(Section):
     parameter: str = Field(description="dotted key of the parameter, such as model.simple_cnn.filters")
     low: float | None = Field(None, description="smallest value")
     high: float | None = Field(None, description="largest value")
-    step: Annotated[float, Field(gt=0)] | None = Field(None, description="distance of the values; none: any")
-    log: bool = Field(False, description="draw the logarithm evenly, as suits learning rates")
+    step: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="distance between two values; none: any value"
+    )
+    log: bool = Field(False, description="draw on a logarithmic scale, as suits learning rates")
     choices: list[int | float | str | bool] = Field([], description="values to choose among")
 
     @model_validator(mode="after")
-    def _complete(self):
+    def _complete(self) -> Self:
         interval = self.low is not None and self.high is not None
         if interval == bool(self.choices) or (self.low is None) != (self.high is None):
             raise ValueError("a dimension needs either `low` and `high`, or `choices`")
-        if interval and self.low > self.high:
+        if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"`low` must be at most `high`. Received: {self.low} and {self.high}")
-        if self.log and (self.choices or self.step or self.low <= 0):
+        if self.log and (self.choices or self.step or self.low is None or self.low <= 0):
             raise ValueError("`log` needs `low` above 0, and neither `step` nor `choices`")
         return self
 
@@ -430,7 +576,7 @@ class Tune(Section):
 
     trials: int = Field(20, ge=1, le=100_000, description="trials in all, those of earlier runs included")
     sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="how values are drawn: by the trials so far, or blindly"
+        "tpe", description="how values are drawn: by the results of the trials so far, or at random"
     )
     pruner: Literal["none", "median"] = Field(
         "median",
@@ -439,8 +585,10 @@ class Tune(Section):
     storage: str | None = Field(
         None, description="URL of a database that several machines share; none: a file in the run's folder"
     )
-    changes: dict[str, Any] = Field({}, description="sections that all trials change, such as fewer epochs")
-    space: dict[str, Dimension | None] = Field({}, description="what varies, by a short name")
+    changes: dict[str, Any] = Field(
+        {}, description="changes of model, augment and train for all trials, such as fewer epochs"
+    )
+    space: dict[str, Dimension] = Field({}, description="dimensions of the search, by a short name")
 
 
 class Compare(Section):
@@ -451,7 +599,8 @@ class Compare(Section):
         [], description="runs whose probabilities are averaged; none: all on the photos of the best one"
     )
     test_time_augmentation: bool = Field(
-        False, description="average what each network of the ensemble says of several views of each photo"
+        False,
+        description="average the probabilities of several views of each photo in each network",
     )
 
 
@@ -460,7 +609,7 @@ class Params(Section):
 
     name: Name = Field(description="name of the parameter file")
     run: Name | None = Field(None, description="folder under outputs; default: the name")
-    extends: Name | None = Field(None, description="parameter file that this one is laid over")
+    extends: Name | None = Field(None, description="parameter file whose values are the defaults of this one")
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the split and of training")
     source: Source
     clean: Clean = Clean()
@@ -477,36 +626,3 @@ class Params(Section):
     def run_name(self) -> str:
         """Name of the run's folder under outputs."""
         return self.run or self.name
-
-
-def sections(annotation) -> list:
-    """Return the section classes in a type: itself, or those inside a union or a dictionary."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for argument in get_args(annotation) for section in sections(argument)]
-
-
-def walk(path: list[str]) -> tuple[type[Section] | None, FieldInfo | None]:
-    """Return the section class that a path of keys leads to, and the last field on the way; None where there is none."""
-    model, field, named = Params, None, False
-    for part in path:
-        if named:  # a name that the user chose, inside a mapping of sections
-            named = False
-            continue
-        field = model.model_fields.get(part) if model else None
-        inner = sections(field.annotation) if field else []
-        model = inner[0] if inner else None
-        named = bool(inner) and "dict[" in str(field.annotation)
-    return model, field
-
-
-def keys(path: list[str]) -> list[str]:
-    """Return the keys that are allowed where a path of keys leads to."""
-    model, _ = walk(path)
-    return list(model.model_fields) if model else []
-
-
-def meaning(path: list[str]) -> str:
-    """Return what the key at the end of a path means; empty where nothing is known of it."""
-    _, field = walk(path)
-    return (field.description or "") if field else ""

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from lib.core import files
 
 # A spreadsheet runs a text that starts with one of these as a formula.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+# Bytes of a table that is read.
+LARGEST_BYTES = 200 * 10**6
 
 
 def write(table: pd.DataFrame, path: Path, *, float_format: str | None = None) -> None:
@@ -61,8 +65,14 @@ def read_csv(file: Path) -> pd.DataFrame:
         A table of texts, with the first line as the names of its columns; lines of empty cells are left out.
 
     Raises:
-        ValueError: the file is empty, names a column twice, has a row of another length or an open quote.
+        ValueError: the file is empty or too large, names a column twice, has a row of another length or an
+            open quote.
     """
+    if (size := file.stat().st_size) > LARGEST_BYTES:
+        raise ValueError(
+            f"{file.name}: expected a table of at most {LARGEST_BYTES / 1e6:g} MB. "
+            f"Received: {size / 1e6:.0f} MB. Leave out the columns that are not needed"
+        )
     text = _text(file.read_bytes())
     first = (text.strip().splitlines() or [""])[0]
     separator = max(",;\t", key=first.count)
@@ -79,7 +89,7 @@ def read_csv(file: Path) -> pd.DataFrame:
             f"{file.name} is empty. Expected: a line with the column names, then one line per photo"
         )
     header = [name.strip() for name in rows[0]]
-    if repeated := [name for name in header if name and header.count(name) > 1]:
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise ValueError(f"{file.name} has two columns {repeated[0]!r}. Expected: each name once")
     if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Unpacking an archive from a stranger: all of it as plain files in a new folder, or nothing."""
+"""Unpack an archive of unknown origin: all of it as plain files in a new folder, or nothing."""
 
 import errno
 import lzma
@@ -10,54 +10,40 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, NoReturn, Self
 
 from lib.core import files
 
 MAX_MEMBERS = 2_000_000
-
-
 MAX_BYTES = 200 * 10**9
-
-
-MAX_RATIO = 100  # unpacked to packed; photos hardly shrink, a bomb shrinks a thousand times
-
-
-BIG_MEMBER = 10 * 10**6  # smaller members may shrink as they like: a table of labels does, 200:1
-
-
+# Unpacked to packed size; photos are hardly compressed, a bomb a thousandfold.
+MAX_RATIO = 100
+# The ratio of smaller members does not count: that of a table of labels is 200.
+BIG_MEMBER = 10 * 10**6
 BIG_ARCHIVE = 10**9
-
-
-BLOCK = 4096  # what a small file takes on a disk, at least
-
-
-MANY_MEMBERS = 100_000  # so many photos are never so small:
-
-
-SMALLEST_MEAN = 64  # bytes
-
-
-LONGEST_HEADER = 10**6  # bytes of a tar's names and remarks on a member, which are read as a whole
-
-
+# The least size of a file on a disk.
+BLOCK = 4096
+# So many photos have more bytes on average than the second number.
+MANY_MEMBERS = 100_000
+SMALLEST_MEAN = 64
+# Bytes of a header of a tar with names and comments, which is read as a whole.
+LONGEST_HEADER = 10**6
 CHUNK = 2**20
-
-
+# RecursionError: tarfile reads headers that follow one another by recursion.
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     EOFError,
+    RecursionError,
     zlib.error,
     lzma.LZMAError,
     struct.error,
     UnicodeError,
 )
-
-
 METADATA = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -65,8 +51,6 @@ METADATA = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-
-
 BEGINNINGS = {
     b"PK": "a zip that is cut off or damaged: download it again",
     b"Rar!": "a RAR archive",
@@ -81,9 +65,25 @@ class Member(NamedTuple):
     name: str
     is_folder: bool
     size: int
-    packed: int | None  # a tar is packed as a whole
-    problem: str | None  # what it is, if neither a plain file nor a folder
-    entry: zipfile.ZipInfo | tarfile.TarInfo
+    # None in a tar, which is packed as a whole.
+    packed: int | None
+    # Kind of a member that is neither a plain file nor a folder.
+    problem: str | None
+    open: Callable[[], IO[bytes]]
+
+
+def require_file(path: Path) -> None:
+    """Check that an archive is a file.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it is a folder, a device or a pipe.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"expected an archive. Received: {path.name}, which does not exist")
+    if not path.is_file():
+        kind = "a folder (give it as kind: folder)" if path.is_dir() else "a device or a pipe"
+        raise ValueError(f"{path.name}: expected the file of a zip or tar archive. Received: {kind}")
 
 
 def extract(path: Path, folder: Path) -> list[str]:
@@ -94,82 +94,80 @@ def extract(path: Path, folder: Path) -> list[str]:
 
     Args:
         path: the archive.
-        folder: where its content goes; it must not exist yet. While unpacking, `<folder>.partial` is used.
+        folder: the folder for its content, which must not exist. `<folder>.partial` is used while unpacking.
 
     Returns:
         The paths of the files written, relative to `folder`, with `/`, sorted.
 
     Raises:
         FileNotFoundError: there is no such archive.
-        ValueError: it is no zip or tar, or damaged; it holds a path that leaves the folder, a link, a device,
-            an encrypted member, two members with one name, too many members or bytes, or shrinks as a bomb does.
+        ValueError: it is no file, no zip or tar, or damaged; it holds a path that leaves the folder, a
+            link, a device, an encrypted member, two members with one name, too many members or bytes, or is
+            compressed as a bomb is.
         NoSpace: a ValueError; its content does not fit on the disk.
     """
     path, folder = Path(path), Path(folder)
-    if not path.exists():
-        raise FileNotFoundError(f"expected an archive. Received: {path.name}, which does not exist")
+    require_file(path)
     if folder.exists():
         raise ValueError(
             f"{path.name}: expected a new folder. Received: {folder.name}, which exists. Remove it first"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    unfinished = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         with _open(path) as archive:
             members = _check(path, archive)
-            _write(path, archive, members=members, folder=partial)
-        partial.replace(folder)
+            _write(path, members, folder=unfinished)
+        unfinished.replace(folder)
     except FileExistsError as error:
         names = f"{Path(error.filename).name!r}, which this disk takes for another's"
         raise _refusal(path, "names that differ on this disk", names) from error
     except NotImplementedError as error:
         raise _refusal(path, "a common compression", str(error)) from error
     except (*DAMAGE, OSError) as error:
-        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # the disk's error, not the archive's
+        # An error of the disk, not of the archive.
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise ValueError(
             f"{path.name}: expected an undamaged archive. Received: one that cannot be read to its end "
             f"({str(error) or type(error).__name__}). Download it again"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(members)
 
 
 def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
     """Open by content: a zip begins with PK (`is_zipfile` also takes a tar whose last member is a zip)."""
-    beginning = b""
-    if path.is_file():
-        with path.open("rb") as file:
-            beginning = file.read(512)
+    with path.open("rb") as file:
+        beginning = file.read(512)
     try:
         if beginning.startswith(b"PK"):
             return zipfile.ZipFile(path)
         return tarfile.open(path, "r:*", tarinfo=_Header)
     except (*DAMAGE, OSError) as error:
         raise ValueError(
-            f"{path.name}: expected a zip or tar archive. Received: {_kind(path, beginning)}. "
+            f"{path.name}: expected a zip or tar archive. Received: {_kind(beginning)}. "
             "Download it again, or pack the photos as a zip"
         ) from error
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar, refused where reading it could fill the memory or take for ever."""
+    """A header of a tar, refused if reading it could fill the memory or never end."""
 
     @classmethod
-    def frombuf(cls, *given):
-        header = super().frombuf(*given)
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
         if header.type in METADATA and header.size > LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {header.size:,} bytes")
         return header
 
-    def _proc_gnusparse_10(self, *_):
+    def _proc_gnusparse_10(self, *_: object) -> NoReturn:
         raise tarfile.ReadError("a sparse file")
 
 
-def _kind(path: Path, beginning: bytes) -> str:
-    if path.is_dir():
-        return "a folder (give it as kind: folder)"
+def _kind(beginning: bytes) -> str:
+    """Return what a file is by its first bytes."""
     if not beginning:
         return "an empty file"
     if re.match(rb"\s*<(!doctype|html)", beginning, re.IGNORECASE):
@@ -179,17 +177,19 @@ def _kind(path: Path, beginning: bytes) -> str:
 
 
 def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:
-    if isinstance(archive, tarfile.TarFile):
-        for entry in archive:
-            yield Member(entry.name, entry.isdir(), entry.size, None, _tar_problem(entry), entry)
-        # tarfile takes a broken header, or a cut between two members, for the end
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("its end is missing")
-    else:
-        for entry in archive.infolist():
-            sizes = entry.file_size, entry.compress_size
-            yield Member(entry.filename, entry.is_dir(), *sizes, _zip_problem(entry), entry)
+    if isinstance(archive, zipfile.ZipFile):
+        for info in archive.infolist():
+            sizes = info.file_size, info.compress_size
+            opened = partial(archive.open, info)
+            yield Member(info.filename, info.is_dir(), *sizes, _zip_problem(info), opened)
+        return
+    for entry in archive:
+        content = partial(tarfile.ExFileObject, archive, entry)
+        yield Member(entry.name, entry.isdir(), entry.size, None, _tar_problem(entry), content)
+    # tarfile takes a broken header, or a cut between two members, for the end.
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("its end is missing")
 
 
 def _tar_problem(entry: tarfile.TarInfo) -> str | None:
@@ -211,8 +211,10 @@ def _zip_problem(entry: zipfile.ZipInfo) -> str | None:
 
 
 def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, Member]:
-    """Return the files by their paths, after everything that can be known before writing was checked."""
-    files, folders, total, packed = {}, set(), 0, path.stat().st_size
+    """Return the files by their paths after all checks that are possible before writing."""
+    files: dict[str, Member] = {}
+    folders: set[str] = set()
+    total, packed = 0, path.stat().st_size
     for count, member in enumerate(_members(archive), 1):
         parts = _parts(path, member)
         if member.problem:
@@ -222,9 +224,10 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
             raise _refusal(path, f"at most {MAX_MEMBERS:,} members", "more")
         if total > MAX_BYTES:
             raise _refusal(path, f"at most {MAX_BYTES / 1e9:g} GB unpacked", f"{total / 1e9:.1f} GB or more")
-        _check_ratio(path, member.size, packed=member.packed, big=BIG_MEMBER, where=repr(member.name))
-        on_disk = total + count * BLOCK  # a few bytes of a tar are a thousand empty files
-        _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, where="all in all")
+        _check_ratio(path, member.size, packed=member.packed, big=BIG_MEMBER, title=repr(member.name))
+        # A few bytes of a tar are a thousand empty files.
+        on_disk = total + count * BLOCK
+        _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, title="all in all")
         name = "/".join(parts)
         if name in files and not member.is_folder:
             raise _refusal(path, "one member of each name", f"two called {name!r}")
@@ -243,14 +246,14 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
     return files
 
 
-def _check_ratio(path: Path, size: int, *, packed: int | None, big: int, where: str) -> None:
+def _check_ratio(path: Path, size: int, *, packed: int | None, big: int, title: str) -> None:
     if packed is not None and size > big and size > MAX_RATIO * packed:
         ratio = f"{size / max(packed, 1):,.0f}:1"
-        raise _refusal(path, f"a compression of at most {MAX_RATIO}:1", f"{ratio} in {where}")
+        raise _refusal(path, f"a compression of at most {MAX_RATIO}:1", f"{ratio} in {title}")
 
 
 def _parts(path: Path, member: Member) -> list[str]:
-    """Split a member's path; `./` and doubled slashes, which tar writes, say nothing."""
+    """Split a member's path, without `./` and double slashes, which tar writes."""
     name = files.readable(member.name)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name)
@@ -268,25 +271,27 @@ def _parents(name: str) -> Iterator[str]:
         yield name
 
 
-def _write(path: Path, archive, *, members: dict[str, Member], folder: Path) -> None:
+def _write(path: Path, members: dict[str, Member], *, folder: Path) -> None:
+    """Write the members of an archive to a new folder."""
     needed = sum(member.size + BLOCK for member in members.values())
     files.require_space(folder.parent, needed, what=f"unpacking {path.name}")
     folder.mkdir()
     for name, member in members.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        zipped = isinstance(archive, zipfile.ZipFile)
-        with archive.open(member.entry) if zipped else archive.extractfile(member.entry) as source:
+        with member.open() as source:
             written = _copy(source, target, limit=member.size)
-        if written != member.size:  # headers lie
+        # Headers lie.
+        if written != member.size:
             received = "more" if written > member.size else f"{written:,}"
             raise _refusal(path, f"{member.size:,} bytes in {name!r}, as its header says", received)
 
 
-def _copy(source, target: Path, *, limit: int) -> int:
-    """Copy at most `limit` bytes into a new file; return how many came, more than `limit` if there are more."""
+def _copy(source: IO[bytes], target: Path, *, limit: int) -> int:
+    """Copy at most `limit` bytes to a new file; return the number read, above `limit` if there are more."""
     written = 0
-    with target.open("xb") as file:  # x: never over another member that this disk takes for the same name
+    # x: never replace another member whose name is the same on this disk.
+    with target.open("xb") as file:
         while written <= limit and (chunk := source.read(CHUNK)):
             written += len(chunk)
             if written <= limit:
@@ -296,6 +301,6 @@ def _copy(source, target: Path, *, limit: int) -> int:
 
 def _refusal(path: Path, expected: str, received: str) -> ValueError:
     return ValueError(
-        f"{path.name}: expected {expected}. Received: {received}. Nothing was unpacked. If you trust the archive, "
-        "unpack it yourself and give the photos as kind: folder"
+        f"{path.name}: expected {expected}. Received: {received}. Nothing was unpacked. "
+        "If you trust the archive, unpack it yourself and give the photos as kind: folder"
     )

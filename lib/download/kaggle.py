@@ -11,46 +11,58 @@ from pathlib import Path
 from lib.core import files, schema
 from lib.download import transfer
 
-CLIENT_TIMEOUT = 24 * 3600  # seconds for a data set; the client's own calls have no limit
-
-
-# The command `kaggle`, wherever its script lies. The client goes by the program's name to decide whether it may
-# ask without a key; -P keeps a folder called kaggle in the current folder out of the way.
+# Kaggle's client in a process of its own: when it is imported it prints, creates folders or ends the process,
+# and its calls have no time limit. It decides by the program's name whether it may ask without a key; -P
+# ignores a folder called kaggle in the current folder.
 KAGGLE = [
     sys.executable,
     "-P",
     "-c",
     "import sys; sys.argv[0] = 'kaggle'; from kaggle.cli import main; main()",
 ]
+# Seconds for a data set.
+CLIENT_TIMEOUT = 24 * 3600
 
 
-def download(source: schema.Source, place: Path) -> tuple[Path, str | None]:
-    """Run Kaggle's client; return the archive and the licence that it names."""
-    what = "datasets" if source.dataset else "competitions"
-    name = source.dataset or source.competition
-    # a folder for this name alone: the client takes any complete file of the same last part for it
-    folder = place / re.sub(r"\W+", "_", name)
-    folder.mkdir(parents=True, exist_ok=True)
+def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
+    """Download the archive of a data set or competition with Kaggle's client.
+
+    Args:
+        source: the source.
+        folder: the folder for the archive; a part of an earlier attempt is continued.
+
+    Returns:
+        The path of the archive, and the licence that Kaggle names, or None.
+
+    Raises:
+        NoSpace: the disk is too full.
+        Unfinished: Kaggle refused, or the transfer failed; the message says how to go on.
+    """
+    command = "datasets" if source.dataset else "competitions"
+    name = source.dataset or str(source.competition)
+    # A folder of this name's own: the client takes any complete file with the same last part for it.
+    target = folder / re.sub(r"\W+", "_", name)
+    target.mkdir(parents=True, exist_ok=True)
     size = _size(source.dataset)
-    files.require_space(
-        folder, transfer.UNPACKED * size if size else transfer.UNKNOWN_SIZE, what=f"downloading {name}"
-    )
+    needed = transfer.UNPACKED * size if size else transfer.UNKNOWN_SIZE
+    files.require_space(target, needed, what=f"downloading {name}")
     try:
-        result = _client(what, "download", name, "-p", str(folder), "-q", timeout=CLIENT_TIMEOUT)
-        failed, reason = result.returncode != 0, _reason(result.stdout, result.stderr, folder=folder)
+        result = _client(command, "download", name, "-p", str(target), "-q", timeout=CLIENT_TIMEOUT)
     except subprocess.TimeoutExpired:
-        failed, reason = True, f"no end after {CLIENT_TIMEOUT // 3600} hours"
-    # the client names an archive that is only begun as a complete one, with a marker beside it
+        raise transfer.Unfinished(_help(source, f"no end after {CLIENT_TIMEOUT // 3600} hours")) from None
+    if result.returncode != 0:
+        raise transfer.Unfinished(_help(source, _reason(result.stdout, result.stderr, folder=target)))
+    # The client gives an unfinished archive the name of a complete one, with a marker beside it.
     complete = [
-        path for path in folder.iterdir() if not path.with_name(path.name + ".kaggle-partial").exists()
+        path for path in target.iterdir() if not path.with_name(path.name + ".kaggle-partial").exists()
     ]
-    if failed or len(complete) != 1:
-        raise transfer.Unfinished(_help(source, reason if failed else "no archive"))
+    if len(complete) != 1:
+        raise transfer.Unfinished(_help(source, "no archive"))
     licence = re.search(r"^License\(s\): ((?!Error).+)$", result.stdout, re.MULTILINE)
-    return complete[0], licence and licence[1].strip()
+    return complete[0], licence[1].strip() if licence else None
 
 
-def _client(*arguments: str, timeout: int) -> subprocess.CompletedProcess:
+def _client(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*KAGGLE, *arguments],
         stdin=subprocess.DEVNULL,
@@ -62,7 +74,7 @@ def _client(*arguments: str, timeout: int) -> subprocess.CompletedProcess:
 
 
 def _size(dataset: str | None) -> int | None:
-    """Return the bytes of a data set as Kaggle's list says them; None where it does not: without a key, for a competition."""
+    """Return the size of a data set in bytes from Kaggle's list; None without a key or for a competition."""
     if dataset is None:
         return None
     owner_and_name = "/".join(dataset.split("/")[:2])
@@ -79,24 +91,28 @@ def _size(dataset: str | None) -> int | None:
     return None
 
 
-def _help(source: schema.Source, reason: str) -> str:
-    what = f"data set {source.dataset}" if source.dataset else f"competition {source.competition}"
-    rules = f" In both cases accept the rules first, at kaggle.com/c/{source.competition}/rules."
+def _help(source: schema.Kaggle, reason: str) -> str:
+    """Return the message for a download that failed, with the ways to go on."""
+    title, rules = f"data set {source.dataset}", ""
+    if source.competition:
+        title = f"competition {source.competition}"
+        rules = f" In both cases accept the rules first, at kaggle.com/c/{source.competition}/rules."
     return (
-        f"Kaggle {what}: expected a download. Received: {reason}. Two ways on: (1) a Kaggle key: create an API token at "
-        "kaggle.com/settings and put it into ~/.kaggle/kaggle.json or the environment variable KAGGLE_API_TOKEN; "
-        f"(2) download the zip in a browser and run `make {source.name or '<name>'} ARCHIVE=path`.{'' if source.dataset else rules}"
+        f"Kaggle {title}: expected a download. Received: {reason}. Two ways on: "
+        "(1) a Kaggle key: create an API token at kaggle.com/settings and put it into ~/.kaggle/kaggle.json "
+        "or the environment variable KAGGLE_API_TOKEN; (2) download the zip in a browser and run "
+        f"`make {source.name or '<name>'} ARCHIVE=path`.{rules}"
     )
 
 
 def _reason(stdout: str, stderr: str, *, folder: Path) -> str:
-    """Say in one line why the client failed, without keys or paths."""
-    said = f"{stdout}\n{stderr}"
-    if re.search(r"Failed to resolve|Max retries exceeded|ConnectionError", said):
+    """Return in one line why the client failed, without keys or paths."""
+    output = f"{stdout}\n{stderr}"
+    if re.search(r"Failed to resolve|Max retries exceeded|ConnectionError", output):
         return "no connection to Kaggle"
-    if refused := re.search(r"\b([45]\d\d) (?:Client|Server) Error: (.*?) for url", said):
-        return f"{refused[1]} {refused[2]}"
-    if "Authentication required" in said:
+    if status := re.search(r"\b([45]\d\d) (?:Client|Server) Error: (.*?) for url", output):
+        return f"{status[1]} {status[2]}"
+    if "Authentication required" in output:
         return "401, Kaggle asks for a key or does not accept the one it got"
     lines = [line for line in stderr.splitlines() if line.strip()]
     line = lines[-1] if lines else "no explanation"
@@ -104,13 +120,14 @@ def _reason(stdout: str, stderr: str, *, folder: Path) -> str:
 
 
 def _without_secrets(text: str) -> str:
+    """Return a text with asterisks instead of the keys in the environment and in the client's files."""
     token = os.environ.get("KAGGLE_API_TOKEN", "")
-    home, given = Path.home(), os.environ.get("KAGGLE_CONFIG_DIR", "")
-    places = (home / ".kaggle", home / ".config/kaggle", Path(given))
+    configured = Path(os.environ.get("KAGGLE_CONFIG_DIR", ""))
+    folders = (Path.home() / ".kaggle", Path.home() / ".config/kaggle", configured)
     names = ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
     secrets = {token, os.environ.get("KAGGLE_KEY", "")} - {""}
-    # the token may be the path of a file that holds it
-    for path in (Path(token), *(place / name for place in places for name in names)):
+    # The token may be the path of a file that holds it.
+    for path in (Path(token), *(folder / name for folder in folders for name in names)):
         with contextlib.suppress(OSError):
             secrets.update(re.findall(r'[^\s"{}:,]{8,}', path.read_text(errors="replace")))
     for secret in sorted(secrets, key=len, reverse=True):

@@ -1,8 +1,9 @@
-"""Download a file over HTTP, going on where an earlier try stopped."""
+"""Download a file over HTTP, from the point at which an earlier attempt stopped."""
 
 import re
 import time
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 import requests
@@ -10,32 +11,51 @@ import requests
 from lib.core import files, progress
 
 RETRIES = 5
-BACKOFF = 2.0  # seconds before the first retry; doubled each time
-TIMEOUT = 60  # seconds without a byte
-CHUNK = 2**16  # what a cut in a download loses at most
+# Seconds before the first retry; doubled each time.
+BACKOFF = 2.0
+# Seconds without a byte.
+TIMEOUT = 60
+# Bytes that an interrupted download loses at most.
+CHUNK = 2**16
 TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-UNPACKED = 2.2  # space that an archive of photos takes in all: itself, its content and a margin
-UNKNOWN_SIZE = 10**9  # bytes that must be free where nothing tells the size beforehand
+# Space for an archive of photos, its content and a margin, as a multiple of the archive's size.
+UNPACKED = 2.2
+# Bytes that must be free if the size is not known before.
+UNKNOWN_SIZE = 10**9
 
 
 class Unfinished(ValueError):
-    """A transfer failed: what has arrived is kept, for the next try to go on from."""
+    """A transfer failed; the part that has arrived is kept, and the next attempt continues it."""
 
 
-def is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
+def is_url(text: str | None) -> TypeGuard[str]:
+    """Return whether a text is an http or https URL."""
+    return text is not None and text.startswith(("http://", "https://"))
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password, query."""
+    """Return a URL without the parts that may be secret: user, password, query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def download(url: str, sha256: str, place: Path) -> Path:
-    """Download a file, going on where an earlier try stopped; return it, its hash still unchecked."""
+def download(url: str, *, sha256: str, folder: Path) -> Path:
+    """Download a file, from the point at which an earlier attempt stopped.
+
+    Args:
+        url: an http or https URL.
+        sha256: the hash that the file should have, by which the parts of different files are kept apart.
+        folder: the folder for the file and its part.
+
+    Returns:
+        The path of the file; its hash is not checked.
+
+    Raises:
+        NoSpace: the disk is too full.
+        Unfinished: the server refused, or the transfer failed; the part is kept.
+    """
     name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name).strip(".") or "archive"
-    target = place / sha256[:16] / name  # by its hash: never the beginning of another file
+    target = folder / sha256[:16] / name
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,19 +68,22 @@ def download(url: str, sha256: str, place: Path) -> Path:
             status = getattr(error.response, "status_code", None)
             if attempt == RETRIES or not (isinstance(error, TRANSIENT) or (status or 0) >= 500):
                 raise Unfinished(
-                    f"{without_secrets(url)}: expected a download. Received: {status or type(error).__name__}. Run it again to "
-                    "go on where it stopped, or download it in a browser and give ARCHIVE=path"
+                    f"{without_secrets(url)}: expected a download. "
+                    f"Received: {status or type(error).__name__}. Run it again to go on where it stopped, "
+                    "or download it in a browser and give ARCHIVE=path"
                 ) from None
             time.sleep(BACKOFF * 2**attempt)
     return part.rename(target)
 
 
 def _transfer(url: str, part: Path) -> None:
+    """Append the missing bytes to the part of a file; write all of it if the server knows no ranges."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
         if start and answer.status_code == 416:
-            return  # all of it is there: the hash will tell
+            # The part is complete, or is another file, which its hash will show.
+            return
         answer.raise_for_status()
         start = start if answer.status_code == 206 else 0
         size = start + int(answer.headers.get("Content-Length", 0))

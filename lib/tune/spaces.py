@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
-from lib.core import params, schema
+from lib.core import params, reference
 from lib.core.schema import Dimension, Params
 
 SECTIONS = ("model", "augment", "train")  # what decides the result of a training
@@ -119,7 +119,8 @@ def _lost(inside, key: str) -> str:
 
 def _kinds(key: str) -> set[type]:
     """Return the plain types that the parameter at a dotted key may have."""
-    return _plain(schema.walk(key.split("."))[1].annotation)
+    parameter = reference.parameter(key)
+    return _plain(parameter.annotation) if parameter else set()
 
 
 def _plain(annotation) -> set[type]:

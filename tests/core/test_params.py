@@ -5,7 +5,7 @@ import json
 import pydantic
 import pytest
 
-from lib.core import params, schema
+from lib.core import params, privacy, schema
 
 MINIMAL = "name: {name}\nsource: {{kind: sample}}\n"
 COMMITTED = sorted(path.stem for path in params.FOLDER.glob("*.yaml"))
@@ -90,20 +90,27 @@ def test_names_leaves_the_template_out(folder):
         ("train: {resume_stages: [tail]}", ["`train`", "names tail", "head, fine_tune"]),
         ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "use kind adamw"]),
         ("model: {head: {classes: null}}", ["`model`", "last layer"]),
-        ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout`", "a dropout layer needs it"]),
+        ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout.rate` is missing", "fraction"]),
         (
             "model: {head: {classes: {layer: dense, rate: 0.5}}}",
-            ["`model.head.classes`", "belongs to a dropout layer"],
+            ["`model.head.classes.rate` is no key of layer dense. layer dense takes: layer, units"],
         ),
+        (
+            "model: {head: {classes: {layer: dense, unit: 3}}}",
+            ["unknown key", "`units`?", "layer dense takes"],
+        ),
+        ("model: {head: {pool: {layer: pooling}}}", ["`model.head.pool.layer`", "'flatten'", "'pooling'"]),
+        ("model: {head: {new: {units: 3}}}", ["`model.head.new.layer` is missing. kind of layer: "]),
         (
             "model: {head: {classes: {layer: dense, activation: relu}}}",
             ["`model.head.classes`", "takes no `activation`"],
         ),
         (
             "model: {head: {pool: {layer: flatten, units: 3}}}",
-            ["`model.head.pool`", "belong to a dense layer"],
+            ["`model.head.pool.units` is no key of layer flatten. layer flatten takes: layer"],
         ),
         ("evaluate: {predictions: {file: ../../x.csv}}", ["`evaluate.predictions.file`", "'../../x.csv'"]),
+        ("evaluate: {predictions: {file: manifest.csv}}", ["`evaluate.predictions.file`", "history.csv, "]),
         ("run: ../elsewhere", ["`run`", "'../elsewhere'"]),
     ],
 )
@@ -117,9 +124,17 @@ def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("{}", ["`source.kind` is missing"]),
-        ("{kind: ftp}", ["`source.kind`", "'ftp'"]),
-        ("{kind: folder}", ["kind folder needs exactly one of: folder", "Received: none"]),
+        ("{}", ["params/mine.yaml: `source.kind` is missing. origin of the photos: "]),
+        ("{kind: ftp}", ["`source.kind` is wrong: it should be one of 'kaggle', 'archive'", "'ftp'"]),
+        ("{kind: null}", ["`source.kind` is wrong", "'None'"]),
+        ("{kind: folder}", ["params/mine.yaml: `source.folder` is missing. path of a folder of photos"]),
+        ("{kind: folder, folder: ''}", ["`source.folder`", "at least 1 character"]),
+        (
+            "{kind: sample, archive: x.zip}",
+            ["`source.archive` is no key of kind sample. kind sample takes: kind, name, licence"],
+        ),
+        ("{kind: drive, drive: x, dataset: a/b}", ["`source.dataset` is no key of kind drive. "]),
+        ("{kind: sample, photo_per_class: 9}", ["`photos_per_class`?", "Allowed here: kind sample takes"]),
         ("{kind: kaggle}", ["exactly one of: dataset, competition", "none"]),
         ("{kind: kaggle, dataset: a/b, competition: c}", ["exactly one of", "dataset, competition"]),
         ("{kind: kaggle, dataset: no-owner}", ["`source.dataset`", "'no-owner'"]),
@@ -244,6 +259,49 @@ def test_extends_over_three_files_and_its_errors(folder):
     assert "`extends` must name a file" in refusal("c")
 
 
+def test_a_file_that_changes_the_kind_of_source_loses_the_keys_of_the_other_kind(folder):
+    source = "{kind: kaggle, dataset: a/b, licence: CC0, class_names: names.json}"
+    (folder / "base.yaml").write_text(f"name: base\nsource: {source}\n", encoding="utf-8")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nextends: base\nsource: {kind: archive, archive: x.zip}\n", encoding="utf-8"
+    )
+    source = params.load("mine").source
+    assert (source.kind, source.archive, source.licence) == ("archive", "x.zip", "CC0")
+    assert source.class_names == "names.json"
+    (folder / "mine.yaml").write_text(
+        "name: mine\nextends: base\nsource: {kind: sample, dataset: c/d}\n", encoding="utf-8"
+    )
+    assert "params/mine.yaml: `source.dataset` is no key of kind sample" in refusal()
+
+
+def test_assignments_change_the_kind_of_a_source_and_of_a_layer(folder, monkeypatch):
+    put(folder)
+    change = params.parse_assignments("source.photos_per_class=24 model.head.dropout.layer=flatten")
+    assert params.load("mine", change).source.photos_per_class == 24
+    assert params.load("mine", change).model.head["dropout"].layer == "flatten"
+    change = params.parse_assignments("source.dataset=a/b source.kind=kaggle")
+    assert params.load("mine", change).source.dataset == "a/b"
+    monkeypatch.setenv("CHRYSALIS_ARCHIVE", "x.zip")
+    assert params.load("mine", change).source.archive == "x.zip"
+    assert refusal().startswith("the command line: `source.archive` is no key of kind sample")
+
+
+def test_parameters_that_an_earlier_version_recorded_are_valid(folder):
+    put(folder)
+    values = params.public(params.load("mine"))
+    values["source"] |= {"dataset": None, "competition": None, "archive": None, "sha256": None, "drive": None}
+    values["model"]["head"]["pool"] |= {"rate": None, "units": None, "activation": None, "l2": None}
+    assert schema.Params.model_validate(values) == schema.Params.model_validate_json(json.dumps(values))
+    values["source"] = {
+        "kind": "kaggle",
+        "dataset": "a/b",
+        "archive": None,
+        "seed": 0,
+        "photos_per_class": 36,
+    }
+    assert schema.Params.model_validate(values).source.dataset == "a/b"
+
+
 def test_an_error_names_the_file_that_holds_it(folder):
     put(folder, "base", "seed: x\n")
     (folder / "mine.yaml").write_text(
@@ -264,11 +322,16 @@ def test_null_removes_a_layer_a_stage_and_a_table(folder):
     (folder / "base.yaml").write_text(
         "name: base\n"
         "source: {kind: sample, tables: {one: {file: a.csv}, two: {file: b.csv}}}\n"
-        "model: {head: {pool: {layer: flatten}, dropout: {layer: dropout, rate: 0.1}, classes: {layer: dense}}}\n"
-        "train: {stages: {head: {trainable: none, epochs: 1, learning_rate: 1}, all: {trainable: all, epochs: 1, learning_rate: 1}}}\n",
+        "model: {head: {pool: {layer: flatten}, dropout: {layer: dropout, rate: 0.1}, "
+        "classes: {layer: dense}}}\n"
+        "train: {stages: {head: {trainable: none, epochs: 1, learning_rate: 1}, "
+        "all: {trainable: all, epochs: 1, learning_rate: 1}}}\n",
         encoding="utf-8",
     )
-    text = "name: mine\nextends: base\nsource: {tables: {one: null}}\nmodel: {head: {dropout: null}}\ntrain: {stages: {head: null}}\n"
+    text = (
+        "name: mine\nextends: base\nsource: {tables: {one: null}}\nmodel: {head: {dropout: null}}\n"
+        "train: {stages: {head: null}}\n"
+    )
     (folder / "mine.yaml").write_text(text, encoding="utf-8")
     found = params.load("mine")
     assert list(found.model.head) == ["pool", "classes"]
@@ -311,7 +374,8 @@ def test_merge_leaves_its_arguments_alone():
 def test_1e_4_is_a_number_in_yaml_in_a_cell_and_in_set(folder):
     put(
         folder,
-        text="train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1e-4}}, optimizer: {weight_decay: 2E-5}}\n",
+        text="train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1e-4}}, "
+        "optimizer: {weight_decay: 2E-5}}\n",
     )
     found = params.load("mine")
     assert (found.train.stages["head"].learning_rate, found.train.optimizer.weight_decay) == (1e-4, 2e-5)
@@ -421,7 +485,8 @@ def test_loading_twice_gives_equal_and_unshared_values(folder):
 def test_public_cuts_paths_to_their_last_part(folder):
     put(
         folder,
-        text="model: {weights: ~/secret/w.h5}\ngradcam: {masks: ../x/masks.zip, photo: 'C:\\Users\\ann\\p.jpg'}\n",
+        text="model: {weights: ~/secret/w.h5}\n"
+        "gradcam: {masks: ../x/masks.zip, photo: 'C:\\Users\\ann\\p.jpg'}\n",
     )
     (folder / "mine.yaml").write_text(
         (folder / "mine.yaml")
@@ -450,21 +515,32 @@ def test_public_keeps_urls_data_sets_and_relative_paths(folder):
     assert json.loads(json.dumps(shown)) == shown
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("sqlite:////home/ann/trials.db", "sqlite:///trials.db"),
-        ("sqlite:///trials.db", "sqlite:///trials.db"),
-        (r"sqlite+pysqlite:///C:\Users\ann\trials.db?x=/home/ann", "sqlite+pysqlite:///trials.db"),
-        ("postgresql://ann:s3cret@host:5432/db", "postgresql://host:5432/db"),
-        ("postgresql://ann:s3@cret@host/db", "postgresql://host/db"),
-        ("mysql+pymysql://host/db?user=ann&password=s3cret", "mysql+pymysql://host/db"),
-    ],
-)
-def test_public_keeps_of_a_database_what_anyone_may_know(folder, url, shown):
+def test_public_and_pick_keep_of_a_database_what_anyone_may_know(folder):
     put(folder)
+    url = "postgresql://ann:s3cret@host:5432/db"
     found = params.load("mine", {"tune": {"storage": url}})
-    assert found.tune.storage == url and params.pick(found, "tune.storage") == shown
+    assert found.tune.storage == url and params.pick(found, "tune.storage") == "postgresql://host:5432/db"
+    assert params.public(found)["tune"]["storage"] == "postgresql://host:5432/db"
+
+
+def test_values_that_are_handed_over_reach_the_next_load(folder, monkeypatch):
+    put(folder)
+    monkeypatch.setenv(params.PRIVATE, "")
+    text = "tune.storage=postgresql://ann:s3cret@host/db tune.trials=3 model.weights=/home/ann/w.h5 clean={}"
+    overrides = params.parse_assignments(text)
+    shown, private = privacy.separate(overrides)
+    assert shown == {"tune": {"trials": 3}, "clean": {}}
+    params.hand_over(private)
+    assert params.resolve({"name": "mine", **shown}).tune.storage == "postgresql://ann:s3cret@host/db"
+    params.hand_over({})
+    assert params.resolve({"name": "mine", **shown}).tune.storage is None
+    assert privacy.separate(shown) == (shown, {})
+
+
+def test_flat_is_the_inverse_of_nested():
+    values = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], "g": {}}
+    assert params.flat(values) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "g": {}}
+    assert params.nested(params.flat(values)) == values
 
 
 # Changes
@@ -529,8 +605,10 @@ def test_pick_and_table(folder):
     found = params.load("mine")
     assert params.pick(found, "model.image_size") == 96
     assert params.pick(found, "split") == {"val": 0.15, "test": 0.15, "on_leak": "drop"}
-    with pytest.raises(KeyError):
-        params.pick(found, "model.size")
+    for key in ("model.size", "source.archive", "seed.x"):
+        with pytest.raises((KeyError, TypeError)):
+            params.pick(found, key)
+    assert params.public(found)["train"] == params.pick(found, "train")
     table = params.table(found, "seed", "split", "model.image_size", "train", "model.head")
     assert table.index.name == "parameter" and list(table.columns) == ["value", "meaning"]
     assert (

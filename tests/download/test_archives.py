@@ -283,3 +283,18 @@ def test_the_leftovers_of_a_killed_run_go(tmp_path):
     (tmp_path / "raw.partial/half.jpg").write_bytes(b"")
     assert archives.extract(make_zip(tmp_path / "a.zip", [("1.jpg", PHOTO)]), tmp_path / "raw") == ["1.jpg"]
     assert not (tmp_path / "raw.partial").exists()
+
+
+def chain_of_headers(kind, count):
+    """Return a tar whose headers of names follow one another without an end."""
+    entry = tarfile.TarInfo("1.jpg")
+    entry.type, entry.size = kind, tarfile.BLOCKSIZE
+    content = b"12 path=1.jpg\n".ljust(tarfile.BLOCKSIZE, b"\0") if kind == tarfile.XHDTYPE else b"1.jpg"
+    return (entry.tobuf() + content.ljust(tarfile.BLOCKSIZE, b"\0")) * count
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("first", [b"", tarfile.TarInfo("0.jpg").tobuf()])
+def test_a_long_chain_of_headers_is_refused(tmp_path, kind, first):
+    (tmp_path / "a.tar").write_bytes(first + chain_of_headers(kind, 5000))
+    assert "Received: " in refusal(tmp_path, tmp_path / "a.tar")

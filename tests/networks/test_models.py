@@ -91,7 +91,7 @@ def test_other_ways_from_the_feature_map(layer, kind):
 
 
 def test_a_layer_set_to_null_is_left_out():
-    network = build(head={**HEAD, "norm": None, "drop": None})
+    network = build(head={name: layer for name, layer in HEAD.items() if name not in ("norm", "drop")})
     assert [layer.name for layer in network.layers][-5:] == [
         "backbone",
         "head_pool",

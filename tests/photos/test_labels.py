@@ -5,14 +5,14 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from lib.core.schema import Source
+from lib.core.schema import Sample
 from lib.photos import labels
 
-FOLDERS = Source(kind="sample")
+FOLDERS = Sample(kind="sample")
 
 
 def tables(**given):
-    return Source(kind="sample", tables=given)
+    return Sample(kind="sample", tables=given)
 
 
 def one(**options):
@@ -357,7 +357,7 @@ def test_links_that_a_table_names_are_refused(raw, tmp_path):
 
 
 def part(*names, **given):
-    return Source(kind="sample", classes=list(names), **given)
+    return Sample(kind="sample", classes=list(names), **given)
 
 
 def test_a_part_of_the_classes_can_be_chosen(raw):

@@ -1,0 +1,68 @@
+"""Download a folder of Google Drive."""
+
+import functools
+import inspect
+import re
+from pathlib import Path
+
+from lib.core import files, schema
+from lib.download import transfer
+
+
+def folder_id(text: str) -> str:
+    """Return the id of a Google Drive folder.
+
+    Args:
+        text: the id itself, or a link to the folder.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = re.search(r"(?:folders/|[?&]id=)([\w-]+)", text) or re.fullmatch(r"([\w-]+)", text)
+    if not match:
+        raise ValueError(f"source.drive: expected the link or id of a Google Drive folder. Received: {text}")
+    return match[1]
+
+
+def download(source: schema.Drive, folder: Path) -> Path:
+    """Download a folder of Google Drive, whose size is not known before.
+
+    Args:
+        source: the source.
+        folder: the folder for what is downloaded; files of an earlier try are kept.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        NoSpace: the disk is too full.
+        Unfinished: Google Drive refused, or the transfer failed.
+    """
+    # Only this kind of source needs it.
+    import gdown
+
+    target = folder / folder_id(source.drive)
+    target.mkdir(parents=True, exist_ok=True)
+    files.require_space(target, transfer.UNKNOWN_SIZE, what=f"downloading {source.drive}")
+    call = gdown.download_folder
+    # Older releases, such as Colab's, take no time limit.
+    if "timeout" in inspect.signature(call).parameters:
+        call = functools.partial(call, timeout=transfer.TIMEOUT, retries=transfer.RETRIES)
+    try:
+        paths = call(id=target.name, output=str(target), quiet=True, use_cookies=False, resume=True)
+    # Its own errors, which have no common base, and those of requests and of its parser.
+    except Exception as error:
+        reason = " ".join(str(error).replace(str(target), "").split())[:300] or type(error).__name__
+        raise _refusal(source, reason) from None
+    if not paths:
+        raise _refusal(source, "no files")
+    return target
+
+
+def _refusal(source: schema.Drive, reason: str) -> transfer.Unfinished:
+    return transfer.Unfinished(
+        f"Google Drive folder {source.drive}: expected a download. Received: {reason}. Two ways on: "
+        "(1) share the folder as 'anyone with the link'; "
+        "(2) download it in a browser, which gives a zip, and run "
+        f"`make {source.name or '<name>'} ARCHIVE=path`"
+    )

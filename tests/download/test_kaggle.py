@@ -1,0 +1,215 @@
+"""Kaggle: its real client against a stand-in server, with and without a key."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import traceback
+
+import pytest
+from conftest import encoded, scene
+from download_builders import digest, make_zip, refusal, serving, source
+
+from lib.core import files
+from lib.download import archives, kaggle, sources, transfer
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "data" / "butterfly"
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return make_zip(tmp_path / "downloads" / "archive.zip")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with serving(monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def kaggle_server(server, archive, tmp_path, monkeypatch):
+    """The server as Kaggle, and a user without a key."""
+    server.files["/files/archive.zip"] = archive.read_bytes()
+    for name in [name for name in os.environ if name.startswith("KAGGLE")]:
+        monkeypatch.delenv(name)
+    settings = {
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "http_proxy": server.url,
+        "no_proxy": "",
+        "NO_PROXY": "",
+    }
+    for name, value in {**settings, "HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def test_kaggle_without_a_key_at_a_version(kaggle_server, folder, archive):
+    record = sources.fetch(source("kaggle", dataset="someone/butterflies/3"), folder)
+    assert (record.kind, record.licence) == ("kaggle", "CC0-1.0")
+    assert record.declared == {"kind": "kaggle", "dataset": "someone/butterflies/3"}
+    assert (record.archive, record.archive_sha256) == ("butterflies.zip", digest(archive))
+    download = next(body for path, _, body in kaggle_server.seen if path.endswith("/DownloadDataset"))
+    assert download["datasetVersionNumber"] == 3 and download["ownerSlug"] == "someone"
+    assert not any("Authorization" in headers for _, headers, _ in kaggle_server.seen)
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
+
+
+def test_kaggle_says_the_size_before_the_download(kaggle_server, folder, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    kaggle_server.listed = 10**18
+    with pytest.raises(ValueError, match="downloading someone/butterflies.*free"):
+        sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert not any(path.endswith("/DownloadDataset") for path, _, _ in kaggle_server.seen)
+
+
+def test_kaggle_with_a_key(kaggle_server, folder, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    record = sources.fetch(source("kaggle", competition="dogs", licence="competition rules"), folder)
+    assert (record.archive, record.licence) == ("dogs.zip", "competition rules")
+    assert kaggle_server.seen[0][0].endswith("competitions.CompetitionApiService/DownloadDataFiles")
+    assert kaggle_server.seen[0][1]["Authorization"].startswith("Basic ")
+    assert KEY not in (folder / "source.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (403, b"{}", "Received: 403 Forbidden."),
+        (404, b"{}", "Received: 404 Not Found."),
+        (401, b"{}", "Received: 401, Kaggle asks for a key"),
+        (403, b'{"code": 403, "message": "no access for %s"}' % KEY.encode(), "Received: no access for ***."),
+    ],
+)
+def test_kaggle_refuses(kaggle_server, folder, monkeypatch, status, body, reason):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    kaggle_server.refusal = (status, body)
+    message = refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
+    assert message.startswith("Kaggle data set someone/butterflies: expected a download. ")
+    assert reason in message and KEY not in message
+    assert "(1) a Kaggle key: create an API token at kaggle.com/settings" in message
+    assert "(2) download the zip in a browser and run `make butterfly ARCHIVE=path`" in message
+    asked = [path.rpartition("/")[2] for path, _, _ in kaggle_server.seen]
+    assert asked == ["ListDatasets", "GetDatasetMetadata"]  # it stops at once
+
+
+def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):
+    message = refusal(ValueError, source("kaggle", competition="dogs"), folder)
+    assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle asks for a key" in message
+    assert message.endswith("accept the rules first, at kaggle.com/c/dogs/rules.") and not kaggle_server.seen
+
+
+def test_kaggle_without_network(kaggle_server, folder, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    message = refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
+    assert "Received: no connection to Kaggle. Two ways on" in message
+
+
+def test_a_kaggle_client_that_hangs_is_ended(kaggle_server, folder, monkeypatch):
+    monkeypatch.setattr(kaggle, "KAGGLE", [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(kaggle, "CLIENT_TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)  # of the question for the size
+    assert "Received: no end after" in refusal(ValueError, source("kaggle", dataset="a/b"), folder)
+
+
+def test_keys_in_files_are_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_fromtheenvironment")
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle/kaggle.json").write_text(json.dumps({"username": "me", "key": KEY}))
+    (tmp_path / ".kaggle/access_token").write_text("KGAT_fromafile\n")
+    message = kaggle._without_secrets(f"a {KEY} b KGAT_fromafile c KGAT_fromtheenvironment")
+    assert message == "a *** b *** c ***"
+
+
+def assert_no_key(text, folder):
+    """Check that neither the text nor a file under the folder has the key, plain or as HTTP carries it."""
+    for secret in (KEY, base64.b64encode(f"someone:{KEY}".encode()).decode()):
+        assert secret not in text
+        assert not [p for p in folder.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize("refusal", [None, (403, b'{"code": 403, "message": "not with %s"}' % KEY.encode())])
+def test_the_key_is_neither_printed_nor_written(kaggle_server, folder, monkeypatch, capfd, refusal):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    kaggle_server.refusal, message = refusal, ""
+    try:
+        sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    except ValueError as error:  # a notebook shows it with all that led to it
+        message = "".join(traceback.format_exception(error))
+    assert bool(message) == bool(refusal) and any(
+        "Authorization" in headers for _, headers, _ in kaggle_server.seen
+    )
+    assert_no_key(message + "".join(capfd.readouterr()), folder.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refusal", [None, (403, b'{"code": 403, "message": "not with %s"}' % KEY.encode())])
+def test_the_key_is_in_no_notebook_and_no_log(kaggle_server, tmp_path, monkeypatch, refusal):
+    members = [
+        (f"{label}/{n}.png", encoded(scene(n + len(label)))) for label in ("red", "blue") for n in range(9)
+    ]
+    kaggle_server.files["/files/archive.zip"] = make_zip(tmp_path / "two.zip", members).read_bytes()
+    kaggle_server.refusal = refusal
+    for name, value in {
+        "KAGGLE_USERNAME": "someone",
+        "KAGGLE_KEY": KEY,
+        "CHRYSALIS_OUTPUTS": str(tmp_path / "outputs"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    change = "source.kind=kaggle source.dataset=someone/butterflies source.name=butterflies"
+    steps = ("01_download", "02_clean")
+    program = f"from lib import pipeline; pipeline.run('demo', assignments={change!r}, stages={steps})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    names = {path.name for path in (tmp_path / "outputs").rglob("*")}
+    assert (done.returncode == 0) == (refusal is None), done.stderr
+    assert "manifest.csv" in names if refusal is None else "not with ***" in done.stderr
+    assert any(name.endswith(".ipynb") for name in names)
+    assert any("Authorization" in headers for _, headers, _ in kaggle_server.seen)
+    assert_no_key(done.stdout + done.stderr, tmp_path / "outputs")
+
+
+def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle_server, folder, archive):
+    place = folder / "download.partial" / "someone_butterflies"
+    place.mkdir(parents=True)
+    (place / "butterflies.zip").write_bytes(archive.read_bytes()[:1000])
+    marker = {"validator": '"1"', "size": archive.stat().st_size}
+    (place / "butterflies.zip.kaggle-partial").write_text(json.dumps(marker))
+    record = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert record.archive_sha256 == digest(archive)
+    assert kaggle_server.seen[-1][1].get("Range") == "bytes=1000-"
+
+
+def test_a_kaggle_archive_waits_until_there_is_space(kaggle_server, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "extract", lambda *_: (_ for _ in ()).throw(files.NoSpace("too full")))
+        assert refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder) == "too full"
+    assert (folder / "download.partial/someone_butterflies/butterflies.zip").exists()
+    assert sources.fetch(source("kaggle", dataset="someone/butterflies"), folder).files == 2
+
+
+def test_a_kaggle_archive_without_photos_is_deleted(kaggle_server, folder, tmp_path):
+    kaggle_server.files["/files/archive.zip"] = make_zip(
+        tmp_path / "no.zip", [("train.csv", b"")]
+    ).read_bytes()
+    assert "no photo among them: .csv 1" in refusal(ValueError, source("kaggle", dataset="a/b"), folder)
+    assert list(folder.glob("[!.]*")) == []
+
+
+def test_an_archive_downloaded_by_hand_stands_for_kaggle(kaggle_server, folder, archive):
+    record = sources.fetch(source("kaggle", dataset="someone/butterflies", archive=str(archive)), folder)
+    assert (record.kind, record.declared["dataset"]) == ("archive", "someone/butterflies")
+    assert sources.fetch(source("kaggle", dataset="someone/butterflies"), folder) == record
+    assert not kaggle_server.seen
+    with pytest.raises(FileNotFoundError, match=r"Received: typo\.zip"):
+        sources.fetch(source("kaggle", dataset="someone/butterflies", archive="typo.zip"), folder)

@@ -1,0 +1,101 @@
+"""Files of this machine: a folder is copied without links, and not with all of the home folder."""
+
+import os
+
+import pytest
+from download_builders import PHOTO, refusal, source
+
+from lib.download import sources
+from lib.download.record import SourceRecord
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "data" / "butterfly"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "red").mkdir(parents=True)
+    (folder / "red/1.jpg").write_bytes(PHOTO)
+    return folder
+
+
+def test_a_folder_is_copied_without_its_links(folder, photos):
+    (photos / "link.jpg").symlink_to("/etc/hostname")
+    (photos / "linked").symlink_to("/etc")
+    record = sources.fetch(source("folder", folder=str(photos)), folder)
+    assert record.declared == {"kind": "folder", "folder": "photos"}
+    assert (record.files, record.skipped) == (1, 2)
+    assert [path.name for path in (folder / "raw").rglob("*")] == ["red", "1.jpg"]
+    assert (folder / "raw/red/1.jpg").stat().st_mtime_ns == (photos / "red/1.jpg").stat().st_mtime_ns
+
+
+def test_a_folder_is_copied_again_when_it_has_changed(folder, photos):
+    wanted = source("folder", folder=str(photos))
+    first = sources.fetch(wanted, folder)
+    assert sources.fetch(wanted, folder) == first
+    (photos / "red/2.jpg").write_bytes(PHOTO)
+    second = sources.fetch(wanted, folder)
+    assert second.files == 2 and second.content_sha256 != first.content_sha256
+    os.utime(photos / "red/2.jpg", ns=(1, 1))
+    assert sources.fetch(wanted, folder).fingerprint != second.fingerprint
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
+
+
+def test_an_unusable_change_of_a_folder_leaves_the_copy(folder, photos):
+    wanted = source("folder", folder=str(photos))
+    first = sources.fetch(wanted, folder)
+    (photos / "red/1.jpg").unlink()
+    with pytest.raises(ValueError, match=r"folder photos: expected photos .* Received: 0 files and no photo"):
+        sources.fetch(wanted, folder)
+    assert SourceRecord.load(folder) == first and (folder / "raw/red/1.jpg").exists()
+
+
+def test_names_in_a_folder_that_are_not_utf_8_are_read_as_latin_1(folder, photos):
+    odd = os.fsdecode("red/Bär.jpg".encode("latin-1"))
+    (photos / odd).write_bytes(PHOTO)
+    assert sources.fetch(source("folder", folder=str(photos)), folder).files == 2
+    assert (folder / "raw/red/Bär.jpg").exists()
+    (photos / "red/Bär.jpg").write_bytes(PHOTO)
+    with pytest.raises(
+        ValueError, match=r"names that differ on this disk. Received: two files called 'red/Bär\.jpg'"
+    ):
+        sources.fetch(source("folder", folder=str(photos)), folder)
+
+
+def test_folders_that_cannot_be_copied(folder, photos, tmp_path):
+    assert "Received: no, which is neither" in refusal(
+        FileNotFoundError, source("folder", folder="no"), folder
+    )
+    message = refusal(ValueError, source("folder", folder=str(photos / "red/1.jpg")), folder)
+    assert "a file. Give a zip as kind: archive" in message
+    apart = "expected a folder apart from data/butterfly, the folder of the copy"
+    assert apart in refusal(ValueError, source("folder", folder=str(tmp_path)), folder)
+    (folder / "mine").mkdir(parents=True)
+    assert apart in refusal(ValueError, source("folder", folder=str(folder / "mine")), folder)
+
+
+@pytest.mark.parametrize("text", ["~", "{home}", "{home}/..", "/"])
+def test_the_home_folder_and_a_whole_disk_are_not_copied(folder, tmp_path, monkeypatch, text):
+    home = tmp_path / "homes" / "jane"
+    (home / ".ssh").mkdir(parents=True)
+    (home / "1.jpg").write_bytes(PHOTO)
+    monkeypatch.setenv("HOME", str(home))
+    message = refusal(ValueError, source("folder", folder=text.format(home=home)), folder)
+    assert "expected a folder of photos" in message and "holds the home folder or a whole disk" in message
+
+
+def test_a_folder_inside_the_home_folder_is_copied(folder, photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert sources.fetch(source("folder", folder="~/photos"), folder).files == 1
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, photos, monkeypatch):
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", str(photos / "red")))
+
+    monkeypatch.setattr(os, "walk", walk)
+    message = refusal(ValueError, source("folder", folder=str(photos)), folder)
+    assert message == "expected folders that can be read. Received: red, Permission denied"
