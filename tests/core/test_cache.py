@@ -275,6 +275,14 @@ def test_no_flipped_bit_of_arrays_is_used(tmp_path, monkeypatch):
         }, position
 
 
+def test_an_array_that_its_header_makes_smaller_is_damaged(tmp_path):
+    np.savez(tmp_path / "key.npz", a=np.arange(4000.0))
+    data = (tmp_path / "key.npz").read_bytes()
+    assert b"(4000,)" in data
+    (tmp_path / "key.npz").write_bytes(data.replace(b"(4000,)", b"(1000,)"))
+    assert cache.load_arrays(tmp_path / "key.npz") is None
+
+
 # Folders
 
 
