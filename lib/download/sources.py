@@ -148,8 +148,8 @@ def _fingerprint(source: schema.Source, folder: Path) -> str | None:
         # here: only this kind needs them
         from lib.download import painting, sample, scenes, species
 
-        files = (sample.__file__, scenes.__file__, painting.__file__, species.__file__, species.FILE)
-        hashes = [_sha256(Path(file)) for file in files]
+        origins = (sample.__file__, scenes.__file__, painting.__file__, species.__file__, species.FILE)
+        hashes = [_sha256(Path(origin)) for origin in origins]
         return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     if source.kind == "folder":
         files, _ = _listing(_original(source, folder))
