@@ -22,6 +22,9 @@ SOFTNESS = 0.02
 FINE_VEINS = Veins(pattern="veins", colour="dark", count=9, width=0.003)
 # Abdomen, thorax and head: how far the middle is ahead of the wings' root, length and width, in units.
 BODY = ((-0.2, 0.65, 0.1), (0.07, 0.34, 0.15), (0.23, 0.14, 0.12))
+# Points along the spine of a leaf, 0 to 1, and its width there, as a fraction of its largest width.
+LEAF_STEPS = np.linspace(0, 1, 20)
+LEAF_PROFILE = np.sin(np.pi * LEAF_STEPS) ** 0.7
 
 Palette = dict[str, np.ndarray]
 
@@ -69,11 +72,10 @@ def draw_leaf(
         width: largest width in pixels.
         bend: angle between the directions of the two tips, in radians.
     """
-    step = np.linspace(0, 1, 20)
-    ahead = _rotate(axis, bend * (step - 0.5))
+    ahead = _rotate(axis, bend * (LEAF_STEPS - 0.5))
     spine = middle + np.cumsum(ahead, axis=0) / 20 - ahead.mean(axis=0) / 2
     sideways = ahead[:, ::-1] * (-1, 1) / np.hypot(*axis)
-    aside = sideways * (width / 2 * np.sin(np.pi * step) ** 0.7)[:, None]
+    aside = sideways * (width / 2 * LEAF_PROFILE)[:, None]
     for fraction, brightness in ((1, 1), (0.6, 1.1), (0.12, 1.35)):
         border = np.concatenate([spine + aside * fraction, (spine - aside * fraction)[::-1]])
         _fill_polygon(image, border, colour=colour * brightness)
