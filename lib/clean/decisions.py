@@ -109,7 +109,7 @@ def read(folder: Path, file: str) -> pd.DataFrame:
         file: `EXCLUSIONS` or `RELABELS`.
 
     Returns:
-        One row per photo, the last one where it has several, all as text; no row where there is no file.
+        One row per photo, the last one if it has several, all as text; no row if there is no file.
         The columns are those of `COLUMNS`, of which a person may have left out `sha1`, `reason` and
         `from` (they are empty then), and after them whatever else a person added.
 

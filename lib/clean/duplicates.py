@@ -189,19 +189,18 @@ def _candidates_by_parts(
     for part in range(PARTS):
         # (n,): the value of this part in each code.
         values = (codes >> np.uint64(part * BITS)).astype(np.uint16)
-        # (n,): the codes sorted by it; (65537,): where each value begins in that order, and the last ends.
+        # (n,): the codes sorted by it; (65537,): the begin of each value in that order, and the end.
         order = np.argsort(values, kind="stable")
         starts_of = np.searchsorted(values[order], np.arange(2**BITS + 1))
         for change in changes:
-            # (n,): the value that a partner has; where its codes begin in the order, and how many they are.
+            # (n,): the value that a partner has; the begin of its codes in the order, and their number.
             wanted = (values ^ np.uint16(sum(1 << bit for bit in change))).astype(np.int64)
             starts = starts_of[wanted]
             counts = starts_of[wanted + 1] - starts
             # (n,): numbers of portions of about a million candidates, so that memory suffices.
             portion = counts.cumsum() // PAIRS_AT_ONCE
             for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(portion)) + 1):
-                # (candidates,): each code once for each of its partners, then the partner's place among
-                # these.
+                # (candidates,): each code once for each of its partners, and the partner's number.
                 first = np.repeat(rows, counts[rows])
                 before = np.repeat(counts[rows].cumsum() - counts[rows], counts[rows])
                 within = np.arange(len(first)) - before

@@ -35,9 +35,10 @@ ROWS_AT_ONCE = 256
 # MiB of the matrix of distances between photos that is in memory at a time.
 DISTANCES_IN_MEMORY = 256
 # Probabilities: a photo is a label issue if its own label has at most the first, and another label at
-# least the second. After 5 % of the labels were flipped, these limits find 80 % of the flips on flowers,
-# 92 % on butterflies and 81 % on birds against butterflies, and 76, 96 and 99 % of what they flag are
-# flips. Of 100 kinds of birds with four photos each, whose labels such models cannot judge, they flag 1 %.
+# least the second. After 5 % of the labels were flipped, these limits find about 80 % of the flips on
+# flowers, 92 % on butterflies and 81 % on birds against butterflies, and about 75, 96 and 99 % of what they
+# flag are flips. Of 100 kinds of birds with four photos each, whose labels such models cannot judge, they
+# flag 1 %.
 LABEL_AT_MOST, SUGGESTED_AT_LEAST = 0.1, 0.5
 COLUMNS = [
     "row",

@@ -105,15 +105,13 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     """Find, read, clean and divide the photos of a source.
 
     Args:
-        data: the source's folder, with `raw/` and the files of decisions; costly results are kept in its
-            `cache/`.
+        data: the source's folder, with `raw/` and the files of decisions; its `cache/` keeps costly results.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
         earlier: the manifest that the run had before; photos that were divided then stay in their split.
 
     Raises:
-        ValueError: the labels or the decisions cannot be used, or fewer than two classes are left to train
-        on.
+        ValueError: the labels or the decisions cannot be used, or fewer than two classes are left in train.
     """
     listed = labels.find(data / "raw", settings.source)
     scanned, images = resized(data, settings, content=content, paths=list(listed.path))

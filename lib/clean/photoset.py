@@ -26,7 +26,7 @@ class Photos:
         size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
         fit: how the photos became squares, as `decoding.resize`.
-        folder: keeps what is costly to compute of the photos; `None`: nowhere.
+        folder: keeps costly results on the photos; `None`: nothing is kept.
     """
 
     table: pd.DataFrame

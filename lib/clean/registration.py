@@ -1,9 +1,9 @@
-"""Lay one photo over another: is it the same shot, moved, turned, scaled, in other colours?
+"""Align one photo with another: is it the same shot, shifted, rotated, scaled, in other colours?
 
-Points that stand out are described (ORB: Rublee et al., 2011) and matched; one shift, turn and scale that
-many matches agree on is looked for (RANSAC); and under it the two pictures must be alike in grey. Wings of
-one species agree on their points too, but not on what is around them. Turns are those of a careless hand,
-up to 15 degrees, from upright or from a quarter of a circle.
+Key points are described (ORB: Rublee et al., 2011) and matched; one shift, rotation and scale that many
+matches agree on is estimated (RANSAC); and after this alignment the two photos must be alike in grey.
+Wings of one species agree on their key points too, but not on their surroundings. Rotations are those of a
+careless hand, up to 15 degrees, from upright or from a quarter of a circle.
 """
 
 from typing import NamedTuple
@@ -11,32 +11,40 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-SIDE = 128  # pixels, whatever the size of the photos, so that the numbers below mean the same
-POINTS = 200  # at most, in a photo
-MATCHING_BITS = 64  # of 256, in which the descriptions of matching points may differ
-TOLERANCE = 2.0  # pixels that a matching point may be off its place
-LEAST_POINTS = 15  # that agree
-LARGEST_SCALE, LARGEST_TURN = 1.6, 15  # of the transformation, the turn in degrees from a quarter of a circle
-COARSE = 64  # pixels, the side at which the pictures are compared
-LEAST_OVERLAP = 0.3  # of their area
+# Pixels, whatever the size of the photos, so that the numbers below mean the same.
+SIDE = 128
+# Key points of a photo, at most.
+POINTS = 200
+# Of 256, in which the descriptions of matching points may differ.
+MATCHING_BITS = 64
+# Pixels that a matching point may be off its place.
+TOLERANCE = 2.0
+# Matches that agree.
+LEAST_POINTS = 15
+# Of the transformation: a factor, and degrees from a quarter of a circle.
+LARGEST_SCALE, LARGEST_ROTATION = 1.6, 15
+# Pixels, the side at which the photos are compared.
+COARSE = 64
+# Fraction of their area.
+LEAST_OVERLAP = 0.3
 
 
 class Described(NamedTuple):
-    """What is needed of a photo to lay it over another.
+    """The description of a photo that an alignment needs.
 
     Attributes:
         grey: `uint8` of shape `(64, 64)`.
-        places: `float32` of shape `(points, 2)`, x and y in pixels of a photo of side 128.
-        codes: `uint64` of shape `(points, 4)`, 256 bits on what is around each point.
+        positions: `float32` of shape `(points, 2)`, x and y in pixels of a photo of side 128.
+        codes: `uint64` of shape `(points, 4)`, 256 bits on the surroundings of each point.
     """
 
     grey: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     codes: np.ndarray
 
 
 def describe(image: np.ndarray, *, mirrored: bool = False) -> Described:
-    """Find the points of a photo that stand out.
+    """Find and describe the key points of a photo.
 
     Args:
         image: `uint8` of shape `(side, side, 3)`, RGB.
@@ -44,23 +52,22 @@ def describe(image: np.ndarray, *, mirrored: bool = False) -> Described:
     """
     image = image[:, ::-1] if mirrored else image
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    grey = cv2.resize(
-        grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(grey) > SIDE else cv2.INTER_CUBIC
-    )
+    interpolation = cv2.INTER_AREA if len(grey) > SIDE else cv2.INTER_CUBIC
+    grey = cv2.resize(grey, (SIDE, SIDE), interpolation=interpolation)
     detector = cv2.ORB.create(nfeatures=POINTS, nlevels=6, edgeThreshold=12, patchSize=25, fastThreshold=5)
     points, codes = detector.detectAndCompute(grey, None)
     codes = np.empty((0, 32), np.uint8) if codes is None else codes
-    places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+    positions = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
     coarse = cv2.resize(grey, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
-    return Described(coarse, places, codes.view(np.uint64))
+    return Described(coarse, positions, codes.view(np.uint64))
 
 
 def correlation(one: Described, two: Described) -> float:
-    """Lay one photo over another and correlate their grey values where they overlap.
+    """Align one photo with another and correlate their grey values in the overlap.
 
     Returns:
-        -1 to 1: near 1 for two versions of one shot. 0 where no transformation is found on which enough
-        points agree, which scales and turns moderately and keeps enough of the photo.
+        -1 to 1: near 1 for two versions of one shot. 0 if there is no moderate transformation on which
+        enough points agree and which keeps enough of the photo.
     """
     transformation = _transformation(one, two)
     if transformation is None:
@@ -78,18 +85,24 @@ def correlation(one: Described, two: Described) -> float:
 
 
 def _transformation(one: Described, two: Described) -> np.ndarray | None:
+    """Estimate the shift, rotation and scale from one photo to another, `float64` of shape `(2, 3)`.
+
+    Returns:
+        None if fewer than 15 matches agree, or if the scale or the rotation is not moderate.
+    """
     first, second = _matches(one.codes, two.codes)
     if len(first) < LEAST_POINTS:
         return None
     matrix, agree = cv2.estimateAffinePartial2D(
-        one.places[first], two.places[second], ransacReprojThreshold=TOLERANCE, maxIters=300
+        one.positions[first], two.positions[second], ransacReprojThreshold=TOLERANCE, maxIters=300
     )
     if matrix is None or agree.sum() < LEAST_POINTS:
         return None
     scale = np.hypot(matrix[0, 0], matrix[1, 0])
-    turn = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
-    turn = abs((turn + 45) % 90 - 45)  # a photo that lost its EXIF orientation lies on its side
-    moderate = 1 / LARGEST_SCALE < scale < LARGEST_SCALE and turn < LARGEST_TURN
+    degrees = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
+    # From a quarter of a circle: a photo that lost its EXIF orientation lies on its side.
+    rotation = abs((degrees + 45) % 90 - 45)
+    moderate = 1 / LARGEST_SCALE < scale < LARGEST_SCALE and rotation < LARGEST_ROTATION
     return matrix if moderate else None
 
 

@@ -33,7 +33,7 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
 
     Returns:
         A table with one row per file, sorted by path: `path` (relative to `raw`, with `/`), `label`
-        (empty: a photo to predict), `split` (`train`, `val`, `test` where the source fixes it,
+        (empty: a photo to predict), `split` (`train`, `val`, `test` if the source fixes it,
         `predict` for photos without a label, else empty) and `problem` (why the label is unusable).
         Photos of classes that `source.classes` does not name are left out; `attrs["left_out"]` counts them.
 
@@ -239,8 +239,10 @@ def _check_files(raw: Path, table: Table, names: list[str]) -> None:
     folder = raw / table.photos
     for name in names:
         if not name or not stays_inside(name) or "\\" in name or "\0" in name:
-            where = table.photos or "the source"
-            raise ValueError(f"{table.file} names {name!r}. Expected: the path of a file inside {where}")
+            folder_name = table.photos or "the source"
+            raise ValueError(
+                f"{table.file} names {name!r}. Expected: the path of a file inside {folder_name}"
+            )
     missing = [name for name in names if not _is_file(folder / name)]
     if missing:
         raise ValueError(

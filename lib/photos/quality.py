@@ -53,7 +53,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
     Returns:
         `sharpness`: how strong the second derivative is against the first, in the quarter of the photo
         that has the strongest edges: a background out of focus does not count. 1 to 6, and half as much
-        where all details are twice as wide. `darkest`, `brightest`: the values, 0 to 255, of the darkest
+        if all details are twice as wide. `darkest`, `brightest`: the values, 0 to 255, of the darkest
         channel of the darkest 1 % of the pixels, and of the brightest channel of the brightest 1 %.
         `contrast`: how far the darkest and the brightest 1 % lie apart, 0 to 255, in the channel where it is
         most. `colour`: how far red, green and blue lie apart, 0 to 255, in the most colourful 1 %.

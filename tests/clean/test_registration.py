@@ -1,4 +1,4 @@
-"""Registration: a copy of a shot is laid over it, another photo is not, whatever they have in common."""
+"""Registration: a copy of a shot is aligned with it, another photo is not, whatever they have in common."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ def drawn(seed, side=160):
     return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def turned(image, degrees, scale=1.0):
+def rotated(image, degrees, scale=1.0):
     matrix = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), degrees, scale)
     return cv2.warpAffine(image, matrix, image.shape[1::-1])
 
@@ -26,18 +26,18 @@ COPIES = {
     "the same": lambda image: image,
     "other size": lambda image: cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA),
     "crop": lambda image: image[10:150, 20:160],
-    "turn": lambda image: turned(image, 5),
-    "a quarter turn": lambda image: np.rot90(image),
-    "half a turn": lambda image: np.rot90(image, 2),
-    "three quarters and a little": lambda image: turned(np.rot90(image, 3), 5),
-    "zoom": lambda image: turned(image, 0, 1.3),
+    "rotation": lambda image: rotated(image, 5),
+    "a quarter of a circle": lambda image: np.rot90(image),
+    "half a circle": lambda image: np.rot90(image, 2),
+    "three quarters and a little": lambda image: rotated(np.rot90(image, 3), 5),
+    "zoom": lambda image: rotated(image, 0, 1.3),
     "darker": lambda image: (image * 0.6).astype(np.uint8),
     "grey": lambda image: np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2),
 }
 
 
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
-def test_a_copy_is_laid_over_the_photo(copy):
+def test_a_copy_is_aligned_with_the_photo(copy):
     assert compared(drawn(0), copy(drawn(0))) > 0.9
     assert compared(copy(drawn(0)), drawn(0)) > 0.9
 
@@ -48,7 +48,7 @@ def test_a_mirror_image_only_where_mirrored():
 
 
 def test_the_transformation_is_the_one_that_was_made():
-    one, two = drawn(0, 128), turned(drawn(0, 128), 7, 1.2)
+    one, two = drawn(0, 128), rotated(drawn(0, 128), 7, 1.2)
     found = registration._transformation(registration.describe(one), registration.describe(two))
     expected = cv2.getRotationMatrix2D((64, 64), 7, 1.2)
     np.testing.assert_allclose(found, expected, atol=1)
@@ -66,14 +66,16 @@ def test_an_object_in_another_place_is_not_the_same_shot():
     assert compared(one, two) < 0.7
 
 
-def test_upside_down_is_a_mirror_image_and_half_a_turn():
+def test_upside_down_is_a_mirror_image_and_half_a_circle():
     assert compared(drawn(0), drawn(0)[::-1], mirrored=True) > 0.9
 
 
 @pytest.mark.parametrize(
-    "change", [lambda image: turned(image, 40), lambda image: turned(image, 0, 2.0)], ids=["turn", "scale"]
+    "change",
+    [lambda image: rotated(image, 40), lambda image: rotated(image, 0, 2.0)],
+    ids=["rotation", "scale"],
 )
-def test_what_is_turned_or_scaled_much_is_not_the_same_shot(change):
+def test_what_is_rotated_or_scaled_much_is_not_the_same_shot(change):
     assert compared(drawn(0), change(drawn(0))) == 0
 
 
@@ -87,7 +89,11 @@ def moved(degrees=0.0, scale=1.0, count=40):
     """Return points, and the same points rotated and scaled about the middle."""
     one = described(np.random.default_rng(1).uniform(20, 108, (count, 2)))
     matrix = cv2.getRotationMatrix2D((64, 64), degrees, scale)
-    return one, one._replace(places=(one.places @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)), matrix
+    return (
+        one,
+        one._replace(positions=(one.positions @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)),
+        matrix,
+    )
 
 
 @pytest.mark.parametrize("degrees", [0, 14.5, -14.5, 75.5, 90, 104.5, 180, -90])
@@ -109,19 +115,21 @@ def test_the_least_number_of_points_that_agree():
     assert registration._transformation(*moved(count=14)[:2]) is None
     # Of 40 points that match, the 26 at other places do not agree with the 14.
     one, two, _ = moved()
-    places = two.places.copy()
+    places = two.positions.copy()
     places[14:] = np.random.default_rng(9).uniform(0, 128, (26, 2))
-    assert registration._transformation(one, two._replace(places=places)) is None
+    assert registration._transformation(one, two._replace(positions=places)) is None
 
 
 def test_points_may_be_a_little_off_their_places():
     one, two, matrix = moved()
     off = np.random.default_rng(4).uniform(-1, 1, (40, 2)).astype(np.float32)
-    found = registration._transformation(one, two._replace(places=two.places + off))
+    found = registration._transformation(one, two._replace(positions=two.positions + off))
     np.testing.assert_allclose(found, matrix, atol=1.5)
     far = np.where(np.arange(40)[:, None] % 2, 4, -4) * np.array([1, -1])
     far = far + np.random.default_rng(5).uniform(-12, 12, (40, 2))
-    found = registration._transformation(one, two._replace(places=(two.places + far).astype(np.float32)))
+    found = registration._transformation(
+        one, two._replace(positions=(two.positions + far).astype(np.float32))
+    )
     assert found is None
 
 
@@ -136,7 +144,7 @@ def test_what_has_little_in_common_is_not_the_same_shot(monkeypatch):
 def test_a_photo_without_points(value):
     flat = np.full((64, 64, 3), value, np.uint8)
     described = registration.describe(flat)
-    assert described.places.shape == (0, 2) and described.codes.shape == (0, 4)
+    assert described.positions.shape == (0, 2) and described.codes.shape == (0, 4)
     assert compared(flat, flat) == compared(flat, drawn(0)) == compared(drawn(0), flat) == 0
 
 

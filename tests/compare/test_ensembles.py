@@ -256,7 +256,7 @@ def network(seed):
 def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path):
     found = results()
     made = average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
-    scanned, full = scan(seen, found["none-run"].predictions["path"].tolist())
+    scanned, full = scan(seen, list(listed().path))
     own = photoset.Photos(scanned, full, 32, CLASSES)
     expected = []
     for seed, flip in ((1, "none"), (2, "horizontal")):
