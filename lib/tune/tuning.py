@@ -170,7 +170,7 @@ class _Searcher:
         place = self.folder / f"{self.number:05}"
         gc.collect()  # of the networks of earlier trials
         watch = functools.partial(self._watch, trial, place)
-        history = training.fit(settings, self._photos_of(settings), place, watch=watch).history
+        history = training.fit(settings, self._photos_of(settings), folder=place, watch=watch).history
         history.to_csv(place / "history.csv", index=False)
         return _best(history[self.monitor], self.monitor)
 

@@ -14,7 +14,7 @@ from lib.clean import photoset
 from lib.core import cache, files, params, schema, steps
 from lib.networks import backbones, device
 from lib.networks.device import keras, tf
-from lib.train import training
+from lib.train import trainer, training
 from lib.tune import spaces, studies, tuning
 
 SPACE = {
@@ -65,7 +65,7 @@ class Fit:
     def __init__(self):
         self.ran, self.settings, self.photos, self.loss = [], [], [], loss
 
-    def __call__(self, settings, photos, folder, *, watch):
+    def __call__(self, settings, photos, *, folder, watch):
         self.settings.append(settings)
         self.photos.append(photos)
         place = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
@@ -489,15 +489,15 @@ def test_a_killed_training_goes_on_at_its_epoch(eager, outputs, monkeypatch):
     stages = {"all": STAGE | {"epochs": 2}}
     options = {"space": {"rate": SPACE["rate"]}, "model": {"backbone": "Tiny"}, "train": {"stages": stages}}
     epochs = []
-    original = training._Trainer.end_epoch
+    original = trainer.Trainer.end_epoch
 
-    def end_epoch(self, stage, epoch, logs, callbacks):
-        original(self, stage, epoch, logs, callbacks)
+    def end_epoch(self, stage, logs, *, epoch, callbacks):
+        original(self, stage, logs, epoch=epoch, callbacks=callbacks)
         epochs.append(epoch)
         if len(epochs) == 1:  # it is on the disk
             raise Killed
 
-    monkeypatch.setattr(training._Trainer, "end_epoch", end_epoch)
+    monkeypatch.setattr(trainer.Trainer, "end_epoch", end_epoch)
     with pytest.raises(Killed):
         search(trials=1, **options)
     found = search(trials=1, **options)
