@@ -15,6 +15,37 @@ from pydantic import TypeAdapter
 
 from lib.core import files
 
+FINISHED = "finished.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The record of a finished training.
+
+    Attributes:
+        parent: key of the training that it resumed, if there is one.
+        network: fingerprint of the network before training and of the photos.
+        batch_sizes: as `State.batch_sizes`.
+        monitor: the monitored value; `None` in records of earlier versions.
+        label_smoothing: the label smoothing of the loss; `None` in records of earlier versions.
+    """
+
+    parent: str | None
+    network: str
+    batch_sizes: list[dict[str, int]] = field(default_factory=list)
+    monitor: str | None = None
+    label_smoothing: float | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Finished | None":
+        """Read the record of the training in a folder; `None` if it is not finished."""
+        path = folder / FINISHED
+        return TypeAdapter(cls).validate_python(files.read_json(path)) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        """Write the record."""
+        files.write_json(folder / FINISHED, dataclasses.asdict(self))
+
 
 @dataclass
 class State:
@@ -28,7 +59,8 @@ class State:
         learned: the trained parts of the backbone, as the stages name them.
         history: one row per epoch.
         inherited: rows of the history that belong to the training that this one resumes.
-        best: the best monitored value, with its sign so that less is better; `None` before the first epoch.
+        best: the best monitored value, with its sign so that less is better; `None` before the first epoch,
+            or if the value of the weights that were resumed is to be measured.
         kept: the epoch, from 1, with that value; 0 before the first epoch.
         batch_sizes: `from_epoch` and `batch_size` of each change of the batch size.
     """

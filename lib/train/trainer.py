@@ -77,13 +77,17 @@ class Trainer:
         self.bar.step(done * len(self.photos.rows("train")) - self.bar.done)
 
     def _inherit(self, parent: Path) -> None:
-        """Start from the end of a finished training."""
-        finished = state.State.load(parent)
+        """Start from the end of a finished training.
+
+        Its best value is taken over only if it was measured as this training measures.
+        """
+        finished, record, train = state.State.load(parent), state.Finished.load(parent), self.settings.train
+        same = record and record.monitor == train.monitor and record.label_smoothing == train.label_smoothing
         self.state = state.State(
             learned=finished.learned,
             history=finished.history,
             inherited=len(finished.history),
-            best=finished.best,
+            best=finished.best if same else None,
             kept=finished.kept,
         )
         self.state.choose_batch_size(self.settings.train.batch_size)
@@ -91,21 +95,31 @@ class Trainer:
 
     def _run_stage(self, name: str) -> bool:
         """Run a stage, or what is left of it, to its end; return whether the memory sufficed."""
-        stage = self.stages[name]
+        try:
+            self._prepare(self.stages[name])
+            if not self.state.stopped:
+                self._fit(name)
+        except tf.errors.ResourceExhaustedError:
+            return False
+        self.state.stopped, self.state.callbacks = False, []
+        self._save(stage=self.state.stage + 1, epoch=0)
+        return True
+
+    def _prepare(self, stage: Stage) -> None:
+        """Bring the network to the point at which the stage begins or was interrupted."""
         self._start_from_best()
         self._compile(stage)
+        if self.state.kept and self.state.best is None:
+            self.state.best = self._measure()
         if stage.trainable not in self.state.learned:
             self.state.learned.append(stage.trainable)
         if self.state.epoch:
             self._restore()
-        if not self.state.stopped:
-            try:
-                self._fit(name)
-            except tf.errors.ResourceExhaustedError:
-                return False
-        self.state.stopped, self.state.callbacks = False, []
-        self._save(stage=self.state.stage + 1, epoch=0)
-        return True
+
+    def _measure(self) -> float:
+        """Return the monitored value of the network on val, such that less is better."""
+        logs = self.learner.evaluate(self._validation(), verbose=0, return_dict=True)
+        return self._signed({f"val_{name}": value for name, value in logs.items()})
 
     def _fit(self, name: str) -> None:
         stage, batch_size = self.stages[name], self.state.batch_size

@@ -44,14 +44,16 @@ class Training:
         history: one row per epoch: `epoch` (from 1, over all stages), `stage`, `loss`, `accuracy`,
             `val_loss`, `val_accuracy`, `learning_rate`, `seconds`.
         model: the network with its best weights.
-        batch_size: photos per step at the end; fewer than the parameters say where memory ran out.
-        learned: the parts of the backbone that learned, as the stages name them, those of the training
-            that this one went on from included.
+        kept_epoch: the epoch, from 1, whose weights the network has.
+        batch_size: the batch size at the end; smaller than the parameters say if memory ran out.
+        learned: the trained parts of the backbone, as the stages name them, including those of the
+            training that this one resumed.
     """
 
     key: str
     history: pd.DataFrame
     model: keras.Model
+    kept_epoch: int
     batch_size: int
     learned: tuple[str, ...]
 
@@ -64,25 +66,28 @@ def fit(
     finished: str | None = None,
     watch: Callable[[int, dict], None] | None = None,
 ) -> Training:
-    """Train as the parameters say, or read back or go on with what was already trained.
+    """Train as the parameters say, continue an interrupted training, or read back a finished one.
 
-    Where the memory of the GPU runs out, the training goes on from the last whole epoch with half as
-    many photos per step.
+    If the memory of the GPU runs out, the training continues from the last completed epoch with half the
+    batch size.
 
     Args:
         settings: the run's parameters.
         photos: the run's photos; train learns, val chooses.
         folder: holds one folder per training.
-        finished: key of the training that `train.resume_stages` go on from, if there is one.
-        watch: called after each epoch with its number (from 1, over all stages) and its row of the
-            history. An error that it raises ends the training, which goes on there when called again.
+        finished: key of the training that `train.resume_stages` resume, if there is one. If it had another
+            `monitor` or `label_smoothing`, its weights are measured again on val, so that values that are
+            compared were measured in the same way.
+        watch: called after each epoch with its number and its row of the history. An error that it
+            raises ends the training, which continues there when called again.
 
     Returns:
-        The training with its best weights: those of the epoch with the best monitored value.
+        The training with its best weights: those of the epoch with the best monitored value, or those of
+        the resumed training if no epoch since was better.
 
     Raises:
-        ValueError: there is nothing to train on or to choose by, the loss is no longer a number, memory
-            runs out with a single photo, or the training to go on from was of another model.
+        ValueError: train or val is empty, the loss is no longer a number, memory runs out with a single
+            photo, or the training to resume was of another model.
     """
     if empty := [split for split in ("train", "val") if not len(photos.rows(split))]:
         raise ValueError(
@@ -91,7 +96,7 @@ def fit(
         )
     parent = _parent(settings, photos, folder=folder, finished=finished)
     place = folder / key(settings, photos, parent=parent)
-    if not (place / "finished.json").is_file():
+    if state.Finished.load(place) is None:
         _train(settings, photos, folder=place, parent=folder / parent if parent else None, watch=watch)
     return _read_back(settings, photos, folder=place)
 
@@ -116,12 +121,13 @@ def _train(
             watch=watch,
         )
         work.train(parent)
-    record = {
-        "parent": parent and parent.name,
-        "network": _network_key(settings, photos),
-        "batch_sizes": work.state.batch_sizes,
-    }
-    files.write_json(folder / "finished.json", record)
+    state.Finished(
+        parent=parent.name if parent else None,
+        network=_network_key(settings, photos),
+        batch_sizes=work.state.batch_sizes,
+        monitor=settings.train.monitor,
+        label_smoothing=settings.train.label_smoothing,
+    ).save(folder)
 
 
 def network(settings: Params, photos: photoset.Photos) -> keras.Model:
@@ -173,6 +179,7 @@ def _read_back(settings: Params, photos: photoset.Photos, *, folder: Path) -> Tr
         key=folder.name,
         history=pd.DataFrame(finished.history, columns=trainer.COLUMNS),
         model=model,
+        kept_epoch=finished.kept,
         batch_size=finished.batch_size,
         learned=tuple(finished.learned),
     )
@@ -183,20 +190,19 @@ def _parent(settings: Params, photos: photoset.Photos, *, folder: Path, finished
     the result of these parameters."""
     if not settings.train.resume_stages:
         return None
-    record = folder / str(finished) / "finished.json"
-    if not record.is_file():
+    last = state.Finished.load(folder / str(finished))
+    if last is None:
         raise ValueError(
             "there is no finished training to go on from. "
             "Run the training without `train.resume_stages` first"
         )
-    last = files.read_json(record)
-    if last["network"] != _network_key(settings, photos):
+    if last.network != _network_key(settings, photos):
         raise ValueError(
             "the finished training was of another model or of other photos: "
             "it can go on only with the same `model` and data"
         )
-    if last["parent"] and key(settings, photos, parent=last["parent"]) == finished:
-        return last["parent"]
+    if last.parent and key(settings, photos, parent=last.parent) == finished:
+        return last.parent
     return finished
 
 
@@ -204,11 +210,6 @@ def of_run(folder: Path) -> str | None:
     """Return the key of the training that a run's `model.json` comes from; `None` without a model."""
     path = folder / "model.json"
     return files.read_json(path)["training"] if path.is_file() else None
-
-
-def best_epoch(history: pd.DataFrame, monitor: str) -> int:
-    """Return the index of the row with the kept weights: the least loss, or the highest accuracy, on val."""
-    return int(history[monitor].idxmin() if monitor == "val_loss" else history[monitor].idxmax())
 
 
 def frozen_layers_agree(trained: Training, fresh: keras.Model, *, settings: Params) -> bool:

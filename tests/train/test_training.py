@@ -162,8 +162,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, monitor, losses,
         bias.assign([epoch, epoch])
         logs = dict.fromkeys(trainer.COLUMNS[2:], 0.1) | {"val_loss": loss, "val_accuracy": accuracy}
         loop.end_epoch("head", logs, epoch=epoch + 1, callbacks=[])
-    history = pd.DataFrame(loop.state.history, columns=trainer.COLUMNS)
-    assert training.best_epoch(history, monitor) == best
+    assert loop.state.kept == best + 1
     np.testing.assert_array_equal(kept_weights(tmp_path, "key")[-1], [best, best])
 
 
@@ -174,11 +173,7 @@ def test_the_returned_network_gives_the_best_value_of_the_history(uninterrupted,
     smooth = np.eye(2)[photos.targets("val")] * 0.9 + 0.05  # label_smoothing is 0.1
     loss = -(smooth * np.log(probabilities)).sum(axis=1).mean()
     assert loss == pytest.approx(trained.history.val_loss.min(), abs=1e-5)
-
-
-def test_the_first_of_equally_accurate_epochs_counts():
-    history = pd.DataFrame({"val_loss": [0.5, 0.2, 0.3], "val_accuracy": [0.5, 0.9, 0.9]})
-    assert training.best_epoch(history, "val_loss") == training.best_epoch(history, "val_accuracy") == 1
+    assert trained.kept_epoch == trained.history.epoch[trained.history.val_loss.idxmin()]
 
 
 def test_the_trained_network_carries_no_optimizer(uninterrupted, eager):
@@ -398,9 +393,8 @@ def test_resume_stages_goes_on_from_the_finished_training(tmp_path, monkeypatch,
     assert resumed.key != first.key
     pd.testing.assert_frame_equal(resumed.history[:2], first.history)
     assert resumed.history.stage.tolist()[2:] == ["fine_tune"] and resumed.history.epoch.tolist()[2:] == [3]
-    best = training.best_epoch(first.history, "val_loss")
     # Hardly a step from the kept weights: val is as it was there, the weights are nearly the parent's.
-    assert resumed.history.val_loss[2] == pytest.approx(first.history.val_loss[best], abs=0.05)
+    assert resumed.history.val_loss[2] == pytest.approx(first.history.val_loss.min(), abs=0.05)
     for mine, theirs in zip(
         kept_weights(tmp_path, resumed.key)[:2], kept_weights(tmp_path, first.key)[:2], strict=True
     ):
@@ -426,7 +420,9 @@ def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_pa
         folder=tmp_path,
         finished=first.key,
     )
-    assert resumed.history.val_loss[1] > resumed.history.val_loss[0]  # the premise
+    # The premise: the resumed epoch is worse.
+    assert resumed.history.val_loss[1] > resumed.history.val_loss[0]
+    assert resumed.kept_epoch == 1
     for mine, theirs in zip(
         kept_weights(tmp_path, resumed.key), kept_weights(tmp_path, first.key), strict=True
     ):
@@ -437,6 +433,70 @@ def finished_by_hand(folder, settings, photos, key="first"):
     record = {"parent": None, "network": training._network_key(settings, photos)}
     files.write_json(folder / key / "finished.json", record)
     return key
+
+
+def measured(model, photos, train):
+    """Return the monitored value of a model on val by hand, such that less is better."""
+    probabilities = model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
+    labels = np.eye(2)[photos.targets("val")]
+    if train.monitor == "val_accuracy":
+        return -(probabilities.argmax(axis=1) == labels.argmax(axis=1)).mean()
+    smooth = labels * (1 - train.label_smoothing) + train.label_smoothing / 2
+    return -(smooth * np.log(probabilities)).sum(axis=1).mean()
+
+
+def last_value(trained, train):
+    """Return the monitored value of the last epoch, such that less is better."""
+    value = trained.history[train.monitor].iloc[-1]
+    return value if train.monitor == "val_loss" else -value
+
+
+# A better epoch is kept although its value, measured in another way, is larger than the parent's was; a worse
+# one is not kept although its value is smaller. Decay alone shrinks the weights by 15 % a step.
+SHRINK = {"kind": "sgd", "weight_decay": 0.15e6}
+CHANGED_MEASURES = {
+    "accuracy to loss": ({"monitor": "val_accuracy"}, {"monitor": "val_loss"}, 3e-4, True),
+    "loss to accuracy": ({"monitor": "val_loss"}, {"monitor": "val_accuracy"}, 0.3, False),
+    "more smoothing": ({"label_smoothing": 0.0}, {"label_smoothing": 0.8}, 3e-4, True),
+    "less smoothing": (
+        {"label_smoothing": 0.5},
+        {"label_smoothing": 0.0, "optimizer": SHRINK},
+        1e-6,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED_MEASURES)
+def test_values_are_compared_as_the_resumed_training_measures_them(tmp_path, eager, case):
+    before, after, rate, better = CHANGED_MEASURES[case]
+    photos, model = make_photos(), {"head": STEADY_HEAD}
+    stage = {"trainable": "all", "epochs": 1, "learning_rate": 3e-4}
+    settings = make_settings({"head": stage}, model=model, **before)
+    first = training.fit(settings, photos, folder=tmp_path)
+    more = {"head": stage | {"learning_rate": rate}}
+    again = make_settings(more, resume_stages=["head"], model=model, **after)
+    resumed = training.fit(again, photos, folder=tmp_path, finished=first.key)
+
+    old, new = last_value(first, settings.train), last_value(resumed, again.train)
+    parent = measured(first.model, photos, again.train)
+    # The premise: comparing with the parent's own value would decide otherwise.
+    assert (new < parent) == better != (new < old), (old, parent, new)
+    assert resumed.kept_epoch == (2 if better else 1)
+    assert measured(resumed.model, photos, again.train) == pytest.approx(min(parent, new), abs=1e-4)
+
+
+def test_the_parent_of_an_earlier_version_is_measured_anew(tmp_path, monkeypatch, eager):
+    settings, photos = make_settings(ONE_EPOCH), make_photos()
+    first = training.fit(settings, photos, folder=tmp_path)
+    record = tmp_path / first.key / "finished.json"
+    old = {name: value for name, value in files.read_json(record).items() if name in ("parent", "network")}
+    files.write_json(record, old)
+    seen, original = [], trainer.Trainer._measure
+    monkeypatch.setattr(trainer.Trainer, "_measure", lambda self: seen.append(original(self)) or seen[-1])
+    again = make_settings(ONE_EPOCH, resume_stages=["head"])
+    training.fit(again, photos, folder=tmp_path, finished=first.key)
+    assert seen == pytest.approx([first.history.val_loss[0]])
 
 
 @pytest.mark.parametrize("other", ["model", "photos"])
@@ -552,6 +612,28 @@ def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
     before = len(steps)
     assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
     assert max(steps[before:]) == 4  # it is not tried again
+
+
+@pytest.mark.parametrize("moment", ["before the first batch", "when the optimizer is built"])
+def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, uninterrupted, eager, moment):
+    photos = make_photos()
+    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
+    owner, name = {
+        "before the first batch": (keras.Model, "fit"),
+        "when the optimizer is built": (keras.optimizers.AdamW, "build"),
+    }[moment]
+    original, calls = getattr(owner, name), []
+
+    def fail_once(self, *args, **options):
+        calls.append(moment)
+        if len(calls) == 1:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
+    assert_same(small, (tmp_path, trained))
+    assert trained.batch_size == 4
 
 
 def test_memory_that_cannot_hold_one_photo_is_an_error(tmp_path, memory):
@@ -715,7 +797,14 @@ def test_statistics_move_where_the_parameters_say_so(tmp_path, eager):
 def test_a_frozen_weight_that_moved_is_found():
     settings, photos = make_settings(), make_photos()
     model, fresh = (training.network(settings, photos) for _ in range(2))
-    trained = training.Training("key", pd.DataFrame(), model, 5, ("none", "last 1 layers"))
+    trained = training.Training(
+        key="key",
+        history=pd.DataFrame(),
+        model=model,
+        kept_epoch=1,
+        batch_size=5,
+        learned=("none", "last 1 layers"),
+    )
     assert training.frozen_layers_agree(trained, fresh, settings=settings)
     norm, conv = (model.get_layer(models.BACKBONE).get_layer(name) for name in ("norm", "conv"))
     norm.gamma.assign(norm.gamma + 1)  # it may learn
