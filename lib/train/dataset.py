@@ -13,11 +13,11 @@ AUTOTUNE = tf.data.AUTOTUNE
 
 def training(
     images: np.ndarray,
-    rows: Sequence[int],
+    rows: Sequence[int] | np.ndarray,
     *,
-    targets: Sequence[int],
+    targets: Sequence[int] | np.ndarray,
     size: int,
-    class_weights: Sequence[float],
+    class_weights: Sequence[float] | np.ndarray,
     settings: Augment | None,
     batch_size: int,
     seed: int,
@@ -74,9 +74,9 @@ def training(
 
 def evaluation(
     images: np.ndarray,
-    rows: Sequence[int],
+    rows: Sequence[int] | np.ndarray,
     *,
-    targets: Sequence[int] | None = None,
+    targets: Sequence[int] | np.ndarray | None = None,
     classes: int = 0,
     batch_size: int,
 ) -> tf.data.Dataset:
@@ -133,7 +133,7 @@ def _read(images: np.ndarray, picks: tf.Tensor) -> tf.Tensor:
     return photos
 
 
-def class_weights(targets: Sequence[int], classes: int) -> np.ndarray:
+def class_weights(targets: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
     """Return `float32` weights inverse to the classes' numbers of photos, whose mean over the photos is 1."""
     counts = np.bincount(targets, minlength=classes)
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)

@@ -27,7 +27,7 @@ class Trainer:
         folder: holds the state of this training.
         build: builds the network; called again after memory ran out.
         bar: shows the progress; its total is that of `photos_in_all`.
-        watch: called after each epoch with its number and its row of the history.
+        watch: called after each epoch with its row of the history and its batch size.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Trainer:
         folder: Path,
         build: Callable[[], keras.Model],
         bar: progress.Bar,
-        watch: Callable[[int, dict], None] | None = None,
+        watch: Callable[[dict, int], None] | None = None,
     ):
         self.settings, self.photos, self.folder = settings, photos, folder
         self.build, self.bar, self.watch = build, bar, watch
@@ -228,7 +228,8 @@ class Trainer:
         Raises:
             ValueError: the loss is not a number.
         """
-        row = [len(self.state.history) + 1, name, *(float(logs[key]) for key in COLUMNS[2:])]
+        values = [float(logs[key]) for key in COLUMNS[2:]]
+        row: list[int | str | float] = [len(self.state.history) + 1, name, *values]
         if not np.isfinite(logs["loss"]):
             raise ValueError(
                 f"the loss of epoch {row[0]} is {row[2]}: lower the learning rate of stage {name}"
@@ -240,7 +241,7 @@ class Trainer:
         self._save(stage=list(self.stages).index(name), epoch=epoch)
         self.bar.line(_sentence(row))
         if self.watch:
-            self.watch(len(self.state.history), dict(zip(COLUMNS, row, strict=True)))
+            self.watch(dict(zip(COLUMNS, row, strict=True)), self.state.batch_size)
 
     def _signed(self, logs: dict[str, float]) -> float:
         """Return the monitored value such that less is better; infinity if it is not a number."""

@@ -64,7 +64,7 @@ def fit(
     *,
     folder: Path,
     finished: str | None = None,
-    watch: Callable[[int, dict], None] | None = None,
+    watch: Callable[[dict, int], None] | None = None,
 ) -> Training:
     """Train as the parameters say, continue an interrupted training, or read back a finished one.
 
@@ -78,7 +78,7 @@ def fit(
         finished: key of the training that `train.resume_stages` resume, if there is one. If it had another
             `monitor` or `label_smoothing`, its weights are measured again on val, so that values that are
             compared were measured in the same way.
-        watch: called after each epoch with its number and its row of the history. An error that it
+        watch: called after each epoch with its row of the history and its batch size. An error that it
             raises ends the training, which continues there when called again.
 
     Returns:
@@ -107,7 +107,7 @@ def _train(
     *,
     folder: Path,
     parent: Path | None,
-    watch: Callable[[int, dict], None] | None,
+    watch: Callable[[dict, int], None] | None,
 ) -> None:
     """Run a training to its end and record that it is finished."""
     epochs = sum(stage.epochs for stage in trainer.stages(settings).values())

@@ -1,7 +1,7 @@
-"""Search for better parameters: many short trainings, each of them kept, and the best of them as parameters.
+"""Search for better parameters: many short trainings, each of them recorded, and the best as parameters.
 
-A study is named by everything that makes its trials comparable, so the same search goes on where it
-stopped and another one starts anew beside it. Val chooses; the test split is not looked at.
+A study is named by a fingerprint of everything that makes its trials comparable, so that the same search
+continues and another one starts beside it. Val chooses; the test split is not used.
 """
 
 import dataclasses
@@ -10,14 +10,14 @@ import gc
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lib.clean import photoset
 from lib.core import cache, params, progress, steps
@@ -34,22 +34,25 @@ STATES = {
     TrialState.WAITING: "waiting",
 }
 FINISHED = ("complete", "pruned", "failed")
-FEW = 20  # complete trials, below which importances are a guess
+# With fewer complete trials importances are a guess.
+FEW = 20
+BATCH_SIZE = "batch_size"
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search has found so far.
+    """The results of a search so far.
 
     Attributes:
         study: its name.
-        monitor: what a trial's value is: val_loss (less is better) or val_accuracy.
-        space: what varied, by short name.
-        changes: what all trials had changed, by dotted key.
-        trials: one row per trial, as `table` gives it.
-        importances: share of the values' variance that each varied parameter explains, by short
-            name, largest first; empty where it is not known.
-        note: one sentence on what the importances rest on, or why there are none.
+        monitor: the value of a trial: val_loss (less is better) or val_accuracy.
+        space: the varied parameters, by short name.
+        changes: the parameters that all trials changed, by dotted key.
+        trials: one row per trial, the result of `table`.
+        importances: fraction of the values' variance that each varied parameter explains, by short
+            name, largest first; empty if it is not known.
+        note: one sentence on the basis of the importances, or why there are none.
+        summary: one sentence on the number of trials and of distinct combinations of values.
     """
 
     study: str
@@ -59,6 +62,7 @@ class Search:
     trials: pd.DataFrame
     importances: dict[str, float]
     note: str
+    summary: str
 
     @property
     def ranked(self) -> pd.DataFrame:
@@ -67,23 +71,27 @@ class Search:
 
     @property
     def best(self) -> dict:
-        """The best trial: `number`, `value`, and `parameters` by dotted key."""
+        """The best trial: `number`, `value`, `parameters` by dotted key, and `batch_size` if memory allowed
+        only a smaller one than the parameters'."""
         row = self.ranked.iloc[0]
         values = spaces.by_parameter(self.space, {name: row[name] for name in self.space})
-        return {"number": int(row.number), "value": float(row.value), "parameters": values}
+        best = {"number": int(row.number), "value": float(row.value), "parameters": values}
+        if BATCH_SIZE not in self.space and pd.notna(row.get(BATCH_SIZE)):
+            best[BATCH_SIZE] = int(row[BATCH_SIZE])
+        return best
 
 
 def search(run: steps.Run, photos: photoset.Photos) -> Search:
-    """Run the trials that are still to be run, one after the other, and say what all of them found.
+    """Run the trials that are left, one after the other, and return the results of all.
 
-    Trials that were interrupted are taken up again, with the values that they had and at the epoch that
-    they had come to. With `tune.storage` any number of processes may search at once. TensorFlow keeps some
-    memory of each network (measured: 3 MB of a small one, 70 MB of an EfficientNetLite0 that learns): a
-    search that has filled the machine's goes on when it is run again.
+    Interrupted trials continue with their values at the epoch that they had reached; one whose process was
+    killed twice has failed. With `tune.storage` any number of processes may search at once. TensorFlow keeps
+    some memory of each network (measured: 3 MB of a small one, 70 MB of a trained EfficientNetLite0): a
+    search that has filled the machine's memory continues when it is run again.
 
     Args:
-        run: the run, at the stage `06_tune`.
-        photos: its photos; train learns, val gives a trial its value.
+        run: the run, at the step `06_tune`.
+        photos: its photos; trials are trained on train, their value is measured on val.
 
     Raises:
         ValueError: the space is empty or wrong (before any training), another process searches in this
@@ -98,18 +106,19 @@ def search(run: steps.Run, photos: photoset.Photos) -> Search:
         settings=settings.tune,
         folder=run.folder / "tune",
     ) as study:
-        _Searcher(run, base, photos, study).run_all()
-        found = _found(study, base)
-    if not found.trials.state.eq("complete").any():
-        raise ValueError(_nothing(found))
-    return found
+        with progress.Bar(base.tune.trials, "search") as bar:
+            _Searcher(run, base, photos=photos, study=study, bar=bar).run_all()
+        result = _result(study, base)
+    if not result.trials.state.eq("complete").any():
+        raise ValueError(_nothing(result))
+    return result
 
 
 def _key(base: Params, photos: photoset.Photos) -> str:
     """Return the fingerprint of all that makes the values of trials comparable."""
     weights = {"weights": backbones.weights_identity(base.model.weights)}
     return cache.fingerprint(
-        {name: dimension.model_dump() for name, dimension in base.tune.space.items()},
+        {name: dimension.model_dump() for name, dimension in spaces.dimensions(base.tune).items()},
         base.model.model_dump() | weights,
         base.augment.model_dump(),
         base.train.model_dump(),
@@ -126,32 +135,63 @@ class _Failed(Exception):
 class _Searcher:
     """Runs the trials of a study that are left."""
 
-    def __init__(self, run: steps.Run, base: Params, photos: photoset.Photos, study: optuna.Study):
-        self.run, self.base, self.photos, self.study = run, base, photos, study
-        self.space, self.monitor = base.tune.space, base.train.monitor
+    def __init__(
+        self,
+        run: steps.Run,
+        base: Params,
+        *,
+        photos: photoset.Photos,
+        study: optuna.Study,
+        bar: progress.Bar,
+    ):
+        self.run, self.base, self.photos, self.study, self.bar = run, base, photos, study, bar
+        self.space, self.monitor = spaces.dimensions(base.tune), base.train.monitor
         self.folder = run.folder / "tune" / study.study_name
 
     def run_all(self) -> None:
-        wanted = self.base.tune.trials
-        with progress.Bar(wanted, "search") as self.bar:
-            for row in table(self.study, self.base).to_dict("records"):
-                if row["state"] in FINISHED:
-                    self._say(row)
-            while self._more(wanted):
-                self.study.optimize(self._trial, n_trials=1, catch=_Failed)
-                rows = table(self.study, self.base)
-                self._say(rows[rows.number.eq(self.number)].to_dict("records")[0])
-                self._drop_weights(rows)
+        """Run trials until there are as many as wanted, or no combination of values is left."""
+        for row in table(self.study, self.base).to_dict("records"):
+            if row["state"] in FINISHED:
+                self._show(row)
+        while self._more():
+            number = self._run_trial()
+            rows = table(self.study, self.base)
+            self._show(rows[rows.number.eq(number)].to_dict("records")[0])
+            self._drop_weights(rows)
+        if self._exhausted():
+            self.bar.line(_summary(table(self.study, self.base), self.space))
 
-    def _more(self, wanted: int) -> bool:
+    def _more(self) -> bool:
         optuna.storages.fail_stale_trials(self.study)
         states = [attempt.state for attempt in studies.latest(self.study).values()]
-        return len(states) < wanted or TrialState.WAITING in states
+        if TrialState.WAITING in states:
+            return True
+        return len(states) < self.base.tune.trials and not self._exhausted()
 
-    def _trial(self, trial: optuna.Trial) -> float:
-        self.number = studies.numbers(self.study)[trial.number]
+    def _exhausted(self) -> bool:
+        """Return whether every combination of the space has been drawn."""
+        size = spaces.size(self.space)
+        return size is not None and len(studies.tried(self.study, self.space)) >= size
+
+    def _run_trial(self) -> int:
+        """Run one trial and return its number."""
+        ran: list[int] = []
+
+        def objective(trial: optuna.Trial) -> float:
+            ran.append(studies.numbers(self.study)[trial.number])
+            return self._trial(trial, number=ran[0])
+
+        self.study.optimize(objective, n_trials=1, catch=_Failed)
+        return ran[0]
+
+    def _trial(self, trial: optuna.Trial, *, number: int) -> float:
+        """Return the value of a trial.
+
+        Raises:
+            _Failed: the trial failed; its attribute `problem` says why.
+        """
         try:
-            return self._value(trial)
+            return self._value(trial, number=number)
         except optuna.TrialPruned:
             raise
         except (KeyboardInterrupt, OSError, optuna.exceptions.StorageInternalError):
@@ -162,44 +202,67 @@ class _Searcher:
             trial.set_user_attr("problem", _problem(error))
             raise _Failed from error
 
-    def _value(self, trial: optuna.Trial) -> float:
+    def _value(self, trial: optuna.Trial, *, number: int) -> float:
         values = spaces.suggest(trial, self.space)
         settings = params.changed(self.base, spaces.by_parameter(self.space, values), origin="tune.space")
         if (known := self._known(values)) is not None:
             return known
-        place = self.folder / f"{self.number:05}"
-        gc.collect()  # of the networks of earlier trials
-        watch = functools.partial(self._watch, trial, place)
-        history = training.fit(settings, self._photos_of(settings), folder=place, watch=watch).history
-        history.to_csv(place / "history.csv", index=False)
-        return _best(history[self.monitor], self.monitor)
+        place = self.folder / f"{number:05}"
+        # Free the networks of earlier trials.
+        gc.collect()
+        trained = training.fit(
+            settings,
+            self._photos_of(settings),
+            folder=place,
+            watch=functools.partial(self._watch, trial, settings, number=number),
+        )
+        self._record_batch_size(trial, settings, used=trained.batch_size)
+        trained.history.to_csv(place / "history.csv", index=False)
+        return _best(trained.history[self.monitor], self.monitor)
 
     def _known(self, values: dict) -> float | None:
-        """Return the value of a complete trial with the same values: training is repeatable, so it need not be."""
+        """Return the value of a complete trial with the same values: training repeats bit by bit."""
         for attempt in studies.latest(self.study).values():
             if attempt.state == TrialState.COMPLETE and spaces.values(self.space, attempt.params) == values:
                 return attempt.value
         return None
 
-    def _watch(self, trial: optuna.Trial, place: Path, epoch: int, row: dict) -> None:
-        """Record an epoch, and end the trial where the pruner says so."""
-        trial.set_user_attr("epochs", epoch)
+    def _watch(
+        self, trial: optuna.Trial, settings: Params, row: dict, batch_size: int, *, number: int
+    ) -> None:
+        """Record an epoch, and end the trial if the pruner says so."""
+        self._record_batch_size(trial, settings, used=batch_size)
+        trial.set_user_attr("epochs", row["epoch"])
         trial.set_user_attr("seconds", round(trial.user_attrs.get("seconds", 0) + row["seconds"], 1))
-        file = place / "history.csv"
+        file = self.folder / f"{number:05}" / "history.csv"
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
-        trial.report(row[self.monitor], epoch)
-        self.bar.step(0, f"trial {self.number}, epoch {epoch}, {self.monitor} {row[self.monitor]:.3f}")
+        trial.report(row[self.monitor], row["epoch"])
+        self.bar.step(0, f"trial {number}, epoch {row['epoch']}, {self.monitor} {row[self.monitor]:.3f}")
         if trial.should_prune():
             raise optuna.TrialPruned
 
+    def _record_batch_size(self, trial: optuna.Trial, settings: Params, *, used: int) -> None:
+        """Record the batch size of a trial if memory ran out with that of its parameters.
+
+        Raises:
+            ValueError: the batch size is one of the varied parameters.
+        """
+        wanted = settings.train.batch_size
+        if used == wanted:
+            return
+        if any(dimension.parameter == "train.batch_size" for dimension in self.space.values()):
+            raise ValueError(f"{wanted} photos do not fit into memory; {used} were used")
+        trial.set_user_attr(BATCH_SIZE, used)
+
     def _photos_of(self, settings: Params) -> photoset.Photos:
-        """Return the photos in the form that a trial's network takes: the run's, or resized for this one."""
+        """Return the photos in the size of a trial's network: the run's, or resized for this one."""
         keys = ("image_size", "resize", "fit")
         if all(getattr(settings.model, key) == getattr(self.run.settings.model, key) for key in keys):
             return self.photos
         return photoset.load(dataclasses.replace(self.run, settings=settings))
 
-    def _say(self, row: dict) -> None:
+    def _show(self, row: dict) -> None:
+        """Add the line of a finished trial."""
         values = ", ".join(f"{name} {row[name]}" for name in self.space)
         result = {
             "complete": f"{self.monitor} {row['value']:.3f}",
@@ -207,10 +270,12 @@ class _Searcher:
             "failed": f"failed: {row['problem']}",
         }[row["state"]]
         self.bar.step()
-        self.bar.line(f"trial {row['number']:>3}  {result}  epochs {row['epochs']}  {values}")
+        batch_size = row.get(BATCH_SIZE) if BATCH_SIZE not in self.space else None
+        note = f"  batch size {batch_size:.0f}" if pd.notna(batch_size) else ""
+        self.bar.line(f"trial {row['number']:>3}  {result}  epochs {row['epochs']}  {values}{note}")
 
     def _drop_weights(self, rows: pd.DataFrame) -> None:
-        """Remove the weights of the finished trials but for the best one: a thousand of them would fill a disk."""
+        """Remove the weights of all finished trials but the best: a thousand of them would fill a disk."""
         best = _ranked(rows, self.monitor).number.iloc[0]
         done = set(rows.number[rows.state.isin(FINISHED)]) - {best}
         for pattern in ("*/*/*.npz", "*/*/finished.json"):
@@ -219,8 +284,12 @@ class _Searcher:
                     path.unlink(missing_ok=True)
 
 
-def _best(values, monitor: str) -> float:
-    """Return the best of some monitored values."""
+def _best(values: Iterable[float], monitor: str) -> float:
+    """Return the best of some monitored values.
+
+    Raises:
+        ValueError: none of them is a number.
+    """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         raise ValueError(f"{monitor} is not a number in any epoch")
@@ -233,7 +302,7 @@ def _problem(error: Exception) -> str:
     return re.sub(r"/(?:[^\s/:'\"]+/)+", "", " ".join(text.split()))[:300]
 
 
-# What was found
+# Results
 
 
 def table(study: optuna.Study, settings: Params) -> pd.DataFrame:
@@ -245,23 +314,45 @@ def table(study: optuna.Study, settings: Params) -> pd.DataFrame:
 
     Returns:
         One row per trial, in order: `number`, `state` (complete, pruned, failed, running or waiting),
-        `value` (the best monitored value on val so far; missing where there is none), `epochs`, `seconds`
+        `value` (the best monitored value on val so far; missing if there is none), `epochs`, `seconds`
         (of the epochs), a column for each varied parameter, by its short name, and `problem` (why it
-        failed).
+        failed). If memory ran out in any trial, a column `batch_size` holds the smaller batch size of such
+        trials and is missing in the others.
     """
-    space, monitor = settings.tune.space, settings.train.monitor
-    columns = [*spaces.TAKEN[:-1], *space, spaces.TAKEN[-1]]
-    rows = []
-    for number, attempt in sorted(studies.latest(study).items()):
-        reported = [value for value in attempt.intermediate_values.values() if math.isfinite(value)]
-        value = _best(reported, monitor) if reported else math.nan
-        if attempt.state == TrialState.COMPLETE:
-            value = attempt.value
-        notes = {"epochs": 0, "seconds": 0.0, "problem": ""} | attempt.user_attrs
-        row = {"number": number, "state": STATES[attempt.state], "value": value, **notes}
-        rows.append(row | spaces.values(space, attempt.params))
+    space = spaces.dimensions(settings.tune)
+    rows = [
+        _row(number, attempt, space=space, monitor=settings.train.monitor)
+        for number, attempt in sorted(studies.latest(study).items())
+    ]
+    smaller = [BATCH_SIZE] if BATCH_SIZE not in space and any(BATCH_SIZE in row for row in rows) else []
+    columns = [*spaces.TAKEN[:-1], *space, *smaller, spaces.TAKEN[-1]]
     types = {"number": int, "value": float, "epochs": int, "seconds": float}
     return pd.DataFrame(rows, columns=columns, dtype=object).astype(types)
+
+
+def _row(number: int, attempt: FrozenTrial, *, space: dict[str, Dimension], monitor: str) -> dict:
+    """Return the row of a trial's last attempt."""
+    reported = [value for value in attempt.intermediate_values.values() if math.isfinite(value)]
+    value = _best(reported, monitor) if reported else math.nan
+    row = {
+        "number": number,
+        "state": STATES[attempt.state],
+        "value": attempt.value if attempt.state == TrialState.COMPLETE else value,
+        "epochs": attempt.user_attrs.get("epochs", 0),
+        "seconds": attempt.user_attrs.get("seconds", 0.0),
+        "problem": studies.problem(attempt),
+    }
+    if BATCH_SIZE in attempt.user_attrs:
+        row[BATCH_SIZE] = attempt.user_attrs[BATCH_SIZE]
+    return row | spaces.values(space, attempt.params)
+
+
+def _summary(trials: pd.DataFrame, space: dict[str, Dimension]) -> str:
+    """Return one sentence on the number of trials and of distinct combinations of values."""
+    distinct, size = len(trials[list(space)].dropna().drop_duplicates()), spaces.size(space)
+    if distinct == size:
+        return f"{len(trials)} trials: all {size} combinations were tried"
+    return f"{len(trials)} trials, {distinct} distinct combinations{f' of {size}' if size else ''}"
 
 
 def _ranked(trials: pd.DataFrame, monitor: str) -> pd.DataFrame:
@@ -269,21 +360,23 @@ def _ranked(trials: pd.DataFrame, monitor: str) -> pd.DataFrame:
     return order.sort_values("state", key=lambda state: state.ne("complete"), kind="stable")
 
 
-def _found(study: optuna.Study, base: Params) -> Search:
-    shares, note = _importances(study, base.seed)
+def _result(study: optuna.Study, base: Params) -> Search:
+    importances, note = _importances(study, base.seed)
+    space, trials = spaces.dimensions(base.tune), table(study, base)
     return Search(
         study=study.study_name,
         monitor=base.train.monitor,
-        space=base.tune.space,
+        space=space,
         changes=_flat(params.pick(base, "tune.changes")),
-        trials=table(study, base),
-        importances=shares,
+        trials=trials,
+        importances=importances,
         note=note,
+        summary=_summary(trials, space),
     )
 
 
 def _importances(study: optuna.Study, seed: int) -> tuple[dict[str, float], str]:
-    """Return the share of the variance that each parameter explains, by fANOVA (Hutter, Hoos and
+    """Return the fraction of the variance that each parameter explains, by fANOVA (Hutter, Hoos and
     Leyton-Brown 2014, ICML), and a sentence on it."""
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])]
     if len(set(values)) < 2:
@@ -297,45 +390,52 @@ def _importances(study: optuna.Study, seed: int) -> tuple[dict[str, float], str]
 
 def _flat(values: Mapping, above: str = "") -> dict:
     """Return the values of a nested mapping by dotted key."""
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return flat
 
 
-def _nothing(found: Search) -> str:
+def _nothing(result: Search) -> str:
     """Say why there is no best trial."""
-    failed = found.trials[found.trials.state.eq("failed")]
-    counts = ", ".join(f"{count} {state}" for state, count in found.trials.state.value_counts().items())
+    failed = result.trials[result.trials.state.eq("failed")]
+    counts = ", ".join(f"{count} {state}" for state, count in result.trials.state.value_counts().items())
     reason = f" The last failure: {failed.problem.iloc[-1]}" if len(failed) else ""
     return (
-        f"no trial of the search is complete: {counts}.{reason} Change `tune.space` or `tune.changes`; to try "
-        f"the same once more, remove the folder `tune` of the run"
+        f"no trial of the search is complete: {counts}.{reason} Change `tune.space` or `tune.changes`; "
+        "to try the same once more, remove the folder `tune` of the run"
     )
 
 
-def record(found: Search) -> dict:
+def record(result: Search) -> dict:
     """Return the content of `tune.json`."""
     return {
-        "study": found.study,
-        "monitor": found.monitor,
-        "trials": {state: int(count) for state, count in found.trials.state.value_counts().items()},
-        "space": {name: one.parameter for name, one in found.space.items()},
-        "changes": found.changes,
-        "best": found.best,
-        "importances": {found.space[name].parameter: share for name, share in found.importances.items()},
-        "note": found.note,
+        "study": result.study,
+        "monitor": result.monitor,
+        "trials": {state: int(count) for state, count in result.trials.state.value_counts().items()},
+        "summary": result.summary,
+        "space": {name: one.parameter for name, one in result.space.items()},
+        "changes": result.changes,
+        "best": result.best,
+        "importances": {
+            result.space[name].parameter: fraction for name, fraction in result.importances.items()
+        },
+        "note": result.note,
     }
 
 
-def fragment(found: Search) -> str:
-    """Return the best values of what varied as YAML, to paste into a parameter file; comments say where they come from."""
-    best = found.best
+def fragment(result: Search) -> str:
+    """Return the best values of the varied parameters as YAML for a parameter file; comments say where they
+    come from."""
+    best = result.best
     lines = [
-        f"# {found.monitor} {best['value']:.4f}: trial {best['number']} of {len(found.trials)} of the study {found.study}"
+        f"# {result.monitor} {best['value']:.4f}: trial {best['number']} of {len(result.trials)} "
+        f"of the study {result.study}"
     ]
-    if found.changes:
-        others = ", ".join(f"{key} {json.dumps(value)}" for key, value in found.changes.items())
+    if result.changes:
+        others = ", ".join(f"{key} {json.dumps(value)}" for key, value in result.changes.items())
         lines.append(f"# all trials had besides (tune.changes): {others}")
+    if BATCH_SIZE in best:
+        lines.append(f"# memory ran out: it was trained with a batch size of {best[BATCH_SIZE]}")
     nested = params.nested(best["parameters"])
     return "\n".join([*lines, yaml.safe_dump(nested, sort_keys=False, allow_unicode=True).rstrip()])

@@ -60,10 +60,13 @@ def loss(settings, epoch):
 
 
 class Fit:
-    """Stands in for `training.fit`: as quick as nothing, resumes, keeps files like it; `ran` lists the epochs."""
+    """Stands in for `training.fit`: takes no time, resumes, keeps files like it; `ran` lists the epochs.
+
+    `fits` is the batch size that fits into memory, if it is less than the parameters'.
+    """
 
     def __init__(self):
-        self.ran, self.settings, self.photos, self.loss = [], [], [], loss
+        self.ran, self.settings, self.photos, self.loss, self.fits = [], [], [], loss, None
 
     def __call__(self, settings, photos, *, folder, watch):
         self.settings.append(settings)
@@ -87,9 +90,10 @@ class Fit:
             self.ran.append((folder.name, epoch))
             files.write_json(state, history)
             (place / f"best-{epoch}.npz").write_bytes(b"weights")
-            watch(epoch, row)
+            watch(row, self.fits or settings.train.batch_size)
         files.write_json(place / "finished.json", {})
-        return SimpleNamespace(history=pd.DataFrame(history))
+        size = self.fits or settings.train.batch_size
+        return SimpleNamespace(history=pd.DataFrame(history), batch_size=size)
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +205,19 @@ def test_changes_are_for_all_trials_and_for_nothing_else(fit):
 def test_values_that_were_tried_are_not_trained_again(fit):
     space = {"filters": SPACE["filters"]}
     found = search(space=space, trials=8)
-    assert len(found.trials) == 8 and len(fit.settings) == 3 == found.trials.filters.nunique()
+    assert len(found.trials) == 3 == len(fit.settings) == found.trials.filters.nunique()
+    assert found.summary == "3 trials: all 3 combinations were tried" == tuning.record(found)["summary"]
+    same(search(space=space, trials=8).trials, found.trials)
+    assert search(space=space, trials=2, seed=4).summary == "2 trials, 2 distinct combinations of 3"
+    assert search(trials=2).summary == "2 trials, 2 distinct combinations"
+
+
+def test_a_value_is_taken_over_if_no_new_one_is_drawn(fit, monkeypatch):
+    monkeypatch.setattr(studies, "DRAWS", 1)
+    found = search(space={"filters": SPACE["filters"]}, trials=6)
+    repeated = found.trials[found.trials.epochs.eq(0)]
+    assert len(repeated) and len(fit.settings) == found.trials.filters.nunique()
     assert (found.trials.groupby("filters").value.nunique() == 1).all()
-    assert found.trials.epochs.tolist().count(0) == 5
 
 
 def test_photos_are_resized_for_the_trials_that_need_it(fit, monkeypatch):
@@ -260,6 +274,45 @@ def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, error):
     assert all(len(pd.read_csv(path)) == 3 for path in outputs.folder.glob("tiny/tune/*/*/history.csv"))
     outputs("another")
     same(found.trials, search(trials=3).trials)
+
+
+def test_a_trial_that_kills_its_process_twice_has_failed_and_the_search_goes_on(fit):
+    def kill(settings, epoch):
+        if settings.model.simple_cnn.filters == 16:
+            raise Killed
+        return loss(settings, epoch)
+
+    fit.loss = kill
+    space = {"filters": SPACE["filters"]}
+    for _ in range(2):
+        with pytest.raises(Killed):
+            search(space=space, trials=3)
+    found = search(space=space, trials=3)
+    failed = found.trials[found.trials.state.eq("failed")]
+    assert failed.filters.tolist() == [16] and failed.problem.tolist() == ["the process was killed twice"]
+    assert found.trials.state.value_counts().to_dict() == {"complete": 2, "failed": 1}
+    assert found.summary == "3 trials: all 3 combinations were tried"
+
+
+def test_a_smaller_batch_size_than_the_parameters_is_recorded(fit):
+    assert "batch_size" not in search(trials=1).trials
+    fit.fits = 3
+    found = search(trials=2)
+    assert found.trials.batch_size.fillna(0).tolist() == [0, 3]
+    smaller = search(trials=1, seed=3)
+    assert smaller.best["batch_size"] == 3 == tuning.record(smaller)["best"]["batch_size"]
+    assert "# memory ran out: it was trained with a batch size of 3" in tuning.fragment(smaller).splitlines()
+
+
+def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
+    space = {"batch": {"parameter": "train.batch_size", "choices": [32, 8]}}
+    fit.fits = 8
+    found = search(space=space, trials=2)
+    failed = found.trials[found.trials.state.eq("failed")]
+    assert failed.problem.tolist() == ["32 photos do not fit into memory; 8 were used"]
+    assert failed.batch.tolist() == [32] and found.best["parameters"] == {"train.batch_size": 8}
+    # It ends after its first epoch.
+    assert len(fit.ran) == 4 and "batch_size" not in found.trials
 
 
 def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monkeypatch):
