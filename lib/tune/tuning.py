@@ -147,17 +147,14 @@ class _Searcher:
         self.run, self.base, self.photos, self.study, self.bar = run, base, photos, study, bar
         self.space, self.monitor = spaces.dimensions(base.tune), base.train.monitor
         self.folder = run.folder / "tune" / study.study_name
+        self.shown: set[int] = set()
 
     def run_all(self) -> None:
         """Run trials until there are as many as wanted, or no combination of values is left."""
-        for row in table(self.study, self.base).to_dict("records"):
-            if row["state"] in FINISHED:
-                self._show(row)
+        self._show_finished()
         while self._more():
-            number = self._run_trial()
-            rows = table(self.study, self.base)
-            self._show(rows[rows.number.eq(number)].to_dict("records")[0])
-            self._drop_weights(rows)
+            self.study.optimize(self._trial, n_trials=1, catch=_Failed)
+            self._drop_weights(self._show_finished())
         if self._exhausted():
             self.bar.line(_summary(table(self.study, self.base), self.space))
 
@@ -173,25 +170,14 @@ class _Searcher:
         size = spaces.size(self.space)
         return size is not None and len(studies.tried(self.study, self.space)) >= size
 
-    def _run_trial(self) -> int:
-        """Run one trial and return its number."""
-        ran: list[int] = []
-
-        def objective(trial: optuna.Trial) -> float:
-            ran.append(studies.numbers(self.study)[trial.number])
-            return self._trial(trial, number=ran[0])
-
-        self.study.optimize(objective, n_trials=1, catch=_Failed)
-        return ran[0]
-
-    def _trial(self, trial: optuna.Trial, *, number: int) -> float:
+    def _trial(self, trial: optuna.Trial) -> float:
         """Return the value of a trial.
 
         Raises:
             _Failed: the trial failed; its attribute `problem` says why.
         """
         try:
-            return self._value(trial, number=number)
+            return self._value(trial)
         except optuna.TrialPruned:
             raise
         except (KeyboardInterrupt, OSError, optuna.exceptions.StorageInternalError):
@@ -202,11 +188,12 @@ class _Searcher:
             trial.set_user_attr("problem", _problem(error))
             raise _Failed from error
 
-    def _value(self, trial: optuna.Trial, *, number: int) -> float:
+    def _value(self, trial: optuna.Trial) -> float:
         values = spaces.suggest(trial, self.space)
         settings = params.changed(self.base, spaces.by_parameter(self.space, values), origin="tune.space")
         if (known := self._known(values)) is not None:
             return known
+        number = studies.numbers(self.study)[trial.number]
         place = self.folder / f"{number:05}"
         # Free the networks of earlier trials.
         gc.collect()
@@ -260,6 +247,14 @@ class _Searcher:
         if all(getattr(settings.model, key) == getattr(self.run.settings.model, key) for key in keys):
             return self.photos
         return photoset.load(dataclasses.replace(self.run, settings=settings))
+
+    def _show_finished(self) -> pd.DataFrame:
+        """Show the trials that have finished since the last time, and return the table of all."""
+        rows = table(self.study, self.base)
+        for row in rows[rows.state.isin(FINISHED) & ~rows.number.isin(self.shown)].to_dict("records"):
+            self._show(row)
+            self.shown.add(row["number"])
+        return rows
 
     def _show(self, row: dict) -> None:
         """Add the line of a finished trial."""
