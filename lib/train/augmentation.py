@@ -1,7 +1,7 @@
 """Random changes to a batch of photos, drawn from a seed alone.
 
-Every random number comes from the seed that the caller gives, so that the same seed gives the same
-batch whatever ran before and in parallel. All geometric changes are one projective transform: one
+Every random number comes from the caller's seed, so that the same seed returns the same batch, whatever
+ran before or in parallel. All geometric changes are one projective transform: one
 interpolation instead of four, and about three times as fast.
 """
 

@@ -26,7 +26,7 @@ class Trainer:
         photos: the run's photos.
         folder: holds the state of this training.
         build: builds the network; called again after memory ran out.
-        bar: shows the progress; its total is that of `photos_in_all`.
+        bar: shows the progress, in photos of all epochs.
         watch: called after each epoch with its row of the history and its batch size.
     """
 
@@ -122,6 +122,7 @@ class Trainer:
         return self._signed({f"val_{name}": value for name, value in logs.items()})
 
     def _fit(self, name: str) -> None:
+        """Fit the network in the epochs of a stage that are left."""
         stage, batch_size = self.stages[name], self.state.batch_size
         steps = math.ceil(len(self.photos.rows("train")) / batch_size)
         chosen = schedules.callbacks(self.settings.train, stage)
@@ -157,6 +158,7 @@ class Trainer:
             self.network.set_weights(self.state.best_weights(self.folder))
 
     def _compile(self, stage: Stage) -> None:
+        """Compile the network for a stage, or its head if the stage trains nothing else."""
         train = self.settings.train
         models.unfreeze(self.network, stage.trainable, self.settings.model)
         head = self._head_alone(stage)
@@ -186,13 +188,13 @@ class Trainer:
         size = self.state.batch_size
         if size == 1:
             raise ValueError(
-                "memory runs out with a single photo per step: lower `model.image_size` or take a smaller "
+                "memory runs out with a batch size of 1: lower `model.image_size` or take a smaller "
                 f"`model.backbone` than {self.settings.model.backbone}"
             )
         variables = []
         if state.exists(self.folder):
             self.state, variables = state.State.load(self.folder), state.variables(self.folder)
-        self.bar.line(f"memory ran out with {size} photos per step: going on with {size // 2}")
+        self.bar.line(f"memory ran out with a batch size of {size}: continuing with {size // 2}")
         self._show_progress()
         self.state.choose_batch_size(size // 2)
         self.state.save(self.folder, variables)

@@ -589,7 +589,7 @@ def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch
     assert trained.batch_size == 4 and small[1].batch_size == 4
     record = files.read_json(tmp_path / trained.key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 4}]
-    assert Watched.last.lines[0] == "memory ran out with 9 photos per step: going on with 4"
+    assert Watched.last.lines[0] == "memory ran out with a batch size of 9: continuing with 4"
     assert Watched.last.done == Watched.last.total == 3 * 14
 
 
@@ -639,7 +639,7 @@ def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, unin
 def test_memory_that_cannot_hold_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
-        ValueError, match="single photo per step: lower `model.image_size`.*`model.backbone` than Tiny"
+        ValueError, match="batch size of 1: lower `model.image_size`.*`model.backbone` than Tiny"
     ):
         training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
     assert steps == [4, 2, 1]
