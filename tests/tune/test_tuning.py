@@ -15,7 +15,7 @@ from lib.core import cache, files, params, schema, steps
 from lib.networks import backbones, device
 from lib.networks.device import keras, tf
 from lib.train import trainer, training
-from lib.tune import spaces, studies, tuning
+from lib.tune import results, spaces, studies, tuning
 
 SPACE = {
     "rate": {"parameter": "train.stages.all.learning_rate", "low": 1e-3, "high": 1e-1, "log": True},
@@ -206,7 +206,7 @@ def test_values_that_were_tried_are_not_trained_again(fit):
     space = {"filters": SPACE["filters"]}
     found = search(space=space, trials=8)
     assert len(found.trials) == 3 == len(fit.settings) == found.trials.filters.nunique()
-    assert found.summary == "3 trials: all 3 combinations were tried" == tuning.record(found)["summary"]
+    assert found.summary == "3 trials: all 3 combinations were tried" == results.record(found)["summary"]
     same(search(space=space, trials=8).trials, found.trials)
     assert search(space=space, trials=2, seed=4).summary == "2 trials, 2 distinct combinations of 3"
     assert search(trials=2).summary == "2 trials, 2 distinct combinations"
@@ -300,8 +300,8 @@ def test_a_smaller_batch_size_than_the_parameters_is_recorded(fit):
     found = search(trials=2)
     assert found.trials.batch_size.fillna(0).tolist() == [0, 3]
     smaller = search(trials=1, seed=3)
-    assert smaller.best["batch_size"] == 3 == tuning.record(smaller)["best"]["batch_size"]
-    assert "# memory ran out: it was trained with a batch size of 3" in tuning.fragment(smaller).splitlines()
+    assert smaller.best["batch_size"] == 3 == results.record(smaller)["best"]["batch_size"]
+    assert "# memory ran out: it was trained with a batch size of 3" in results.fragment(smaller).splitlines()
 
 
 def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
@@ -317,7 +317,7 @@ def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
 
 def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(tuning, "_best", lambda values, monitor: (_ for _ in ()).throw(Killed))
+        patch.setattr(results, "best_value", lambda values, monitor: (_ for _ in ()).throw(Killed))
         search(trials=1)
     assert search(trials=1).trials.state.tolist() == ["complete"] and len(fit.ran) == 3
 
@@ -397,8 +397,8 @@ def test_a_trial_that_is_worse_than_the_others_ends_early(fit):
 
 def test_a_pruned_trial_is_never_the_best(fit):
     table = pd.DataFrame({"number": [0, 1], "state": ["complete", "pruned"], "value": [0.5, 0.1]})
-    assert tuning._ranked(table, "val_loss").number.tolist() == [0, 1]
-    assert tuning._ranked(table.assign(value=[0.1, 0.5]), "val_accuracy").number.tolist() == [0, 1]
+    assert results.ranked(table, "val_loss").number.tolist() == [0, 1]
+    assert results.ranked(table.assign(value=[0.1, 0.5]), "val_accuracy").number.tolist() == [0, 1]
 
 
 def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, outputs):
@@ -436,10 +436,10 @@ def test_all_trials_failed(fit):
 
 
 def test_val_that_is_no_number_is_a_failure():
-    assert tuning._best([math.nan, 0.5, 0.7, math.inf], "val_loss") == 0.5
-    assert tuning._best([math.nan, 0.5, 0.7, math.inf], "val_accuracy") == 0.7
+    assert results.best_value([math.nan, 0.5, 0.7, math.inf], "val_loss") == 0.5
+    assert results.best_value([math.nan, 0.5, 0.7, math.inf], "val_accuracy") == 0.7
     with pytest.raises(ValueError, match="val_loss is not a number in any epoch"):
-        tuning._best([math.nan], "val_loss")
+        results.best_value([math.nan], "val_loss")
 
 
 def test_nothing_is_trained_in_a_wrong_space(fit):
@@ -457,9 +457,9 @@ def test_record_can_be_written_and_names_no_folder(fit, outputs):
     search_run = make_run(trials=4, changes={"model": {"weights": str(outputs.folder / "weights.h5")}})
     (outputs.folder / "weights.h5").write_bytes(b"x")
     found = tuning.search(search_run, make_photos())
-    record = tuning.record(found)
+    record = results.record(found)
     text = json.dumps(record, allow_nan=False)
-    assert str(outputs.folder) not in text and str(outputs.folder) not in tuning.fragment(found)
+    assert str(outputs.folder) not in text and str(outputs.folder) not in results.fragment(found)
     assert record["trials"] == {"complete": 4} and record["best"] == found.best
     assert record["space"] == {name: one["parameter"] for name, one in SPACE.items()}
     assert record["changes"] == {"model.weights": "weights.h5"}
@@ -468,7 +468,7 @@ def test_record_can_be_written_and_names_no_folder(fit, outputs):
 
 def test_the_fragment_gives_the_best_values_back(fit):
     found = search(trials=4, changes={"train": {"stages": {"all": {"epochs": 2}}}})
-    text = tuning.fragment(found)
+    text = results.fragment(found)
     best = found.best
     lines = text.splitlines()
     assert (
