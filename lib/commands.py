@@ -169,7 +169,7 @@ def predict(name: str, *, photos: str, output: str = "") -> Path:
     path = Path(output).expanduser() if output else folder / "photo_predictions.csv"
     predictions.require_replaceable(path)
     table = inference.of_folder(folder, params.find_file(photos))
-    predictions.write_photos(table, path)
+    predictions.write(table, path)
     print(table.head(10).to_string(index=False))
     print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.shown(path)}")
     return path

@@ -187,9 +187,9 @@ class Runner:
     def _user_files(self, step: steps.Step) -> Iterator[tuple[str, Path]]:
         """Yield the files and folders of the user's own that a step reads, by the key that names them."""
         for key in step.user_files:
-            value = functools.reduce(
-                lambda part, name: getattr(part, name, None), key.split("."), self.settings
-            )
+            section, name = key.split(".")
+            # Each kind of source has keys of its own.
+            value = getattr(getattr(self.settings, section), name, None)
             if isinstance(value, str) and value != "imagenet" and "://" not in value:
                 yield key, params.find_file(value)
 

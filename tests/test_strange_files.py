@@ -376,7 +376,7 @@ def test_what_is_kept_training_can_read(source):
     stream = dataset.training(
         source.images,
         rows,
-        run.targets("train"),
+        targets=run.targets("train"),
         size=SIZE,
         class_weights=[1, 1, 1],
         settings=Augment(),

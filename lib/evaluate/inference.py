@@ -198,7 +198,7 @@ class _Photo(NamedTuple):
     problem: str
 
 
-def _read_parts(paths: list[Path], card: dict, *, minimum: int) -> Iterator[list[_Photo]]:
+def _read_parts(paths: list[Path], card: cards.ModelCard, *, minimum: int) -> Iterator[list[_Photo]]:
     """Read files, a few at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), AT_ONCE):
@@ -206,7 +206,7 @@ def _read_parts(paths: list[Path], card: dict, *, minimum: int) -> Iterator[list
             yield list(pool.map(lambda path: _read(path, card, minimum=minimum), part))
 
 
-def _read(path: Path, card: dict, *, minimum: int) -> _Photo:
+def _read(path: Path, card: cards.ModelCard, *, minimum: int) -> _Photo:
     """Read a file; a photo smaller than `minimum` pixels on a side has a problem but can be predicted."""
     try:
         pixels, (width, height) = decoding.decode(path.read_bytes(), side=card["resize"])
@@ -219,7 +219,7 @@ def _read(path: Path, card: dict, *, minimum: int) -> _Photo:
 
 
 def _part(
-    photos: list[_Photo], card: dict, *, network: keras.Model, views: Sequence[tuple[float, bool]]
+    photos: list[_Photo], card: cards.ModelCard, *, network: keras.Model, views: Sequence[tuple[float, bool]]
 ) -> pd.DataFrame:
     """Predict a few files, among them those that could not be read."""
     part = pd.DataFrame({"label": "", "confidence": 0.0, "problem": [photo.problem for photo in photos]})

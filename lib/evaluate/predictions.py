@@ -13,6 +13,8 @@ from lib.photos import labels
 # Significant digits of a probability: enough to compute every metric again from the file.
 DIGITS = 7
 TEXTS = ["path", "split", "label", "predicted"]
+# Of the predictions for a folder of photos.
+PHOTO_COLUMNS = ["filename", "label", "confidence", "problem"]
 
 
 def table(photos: photoset.Photos, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -64,6 +66,25 @@ def probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
 
 def _columns(classes: Sequence[str]) -> list[str]:
     return [f"p({name})" for name in classes]
+
+
+def require_replaceable(path: Path) -> None:
+    """Check that a file does not exist, or holds predictions of a folder of photos.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not path.exists():
+        return
+    header = ""
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            header = file.readline().strip()
+    if header != ",".join(PHOTO_COLUMNS):
+        raise ValueError(
+            f"{path.name}: expected a new file, or one with the columns {', '.join(PHOTO_COLUMNS)}. "
+            "Received: a file or folder that predict did not write, which is never overwritten"
+        )
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:

@@ -7,7 +7,7 @@ them itself, and computes in 32-bit floats.
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
         A model from `float32` of shape `(n, channels)`, the mean of the feature map, to probabilities. It
         shares the network's layers. `None` if the head does not begin with average pooling.
     """
-    name, first = next((name, layer) for name, layer in settings.head.items() if layer)
+    name, first = next(iter(settings.head.items()))
     if first.layer != "average_pooling":
         return None
     return keras.Model(model.get_layer(f"head_{name}").output, model.output)
@@ -126,19 +126,23 @@ def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
 def _layer(name: str, layer: schema.HeadLayer, *, classes: int, seed: int) -> keras.layers.Layer:
     """Build a layer of the head; the dense layer without units is that of the classes."""
     layers = keras.layers
-    if layer.layer == "dense":
-        penalty = keras.regularizers.L2(layer.l2) if layer.l2 else None
-        if layer.units is None:
-            return layers.Dense(classes, kernel_regularizer=penalty, name=LOGITS)
-        return layers.Dense(layer.units, activation=layer.activation, kernel_regularizer=penalty, name=name)
-    constructors: dict[str, Callable[[], keras.layers.Layer]] = {
-        "average_pooling": lambda: layers.GlobalAveragePooling2D(name=name),
-        "max_pooling": lambda: layers.GlobalMaxPooling2D(name=name),
-        "flatten": lambda: layers.Flatten(name=name),
-        "dropout": lambda: layers.Dropout(layer.rate, seed=seed, name=name),
-        "batch_normalization": lambda: layers.BatchNormalization(name=name),
-    }
-    return constructors[layer.layer]()
+    match layer:
+        case schema.Dense():
+            penalty = keras.regularizers.L2(layer.l2) if layer.l2 else None
+            units, activation = layer.units, layer.activation
+            if units is None:
+                return layers.Dense(classes, kernel_regularizer=penalty, name=LOGITS)
+            return layers.Dense(units, activation=activation, kernel_regularizer=penalty, name=name)
+        case schema.Dropout():
+            return layers.Dropout(layer.rate, seed=seed, name=name)
+        case schema.AveragePooling():
+            return layers.GlobalAveragePooling2D(name=name)
+        case schema.MaxPooling():
+            return layers.GlobalMaxPooling2D(name=name)
+        case schema.Flatten():
+            return layers.Flatten(name=name)
+        case schema.BatchNormalization():
+            return layers.BatchNormalization(name=name)
 
 
 def unfreeze(model: keras.Model, part: str, settings: schema.Model) -> None:

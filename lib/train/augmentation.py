@@ -1,13 +1,13 @@
 """Random changes to a batch of photos, drawn from a seed alone.
 
-Every random number comes from the seed that the caller gives, so that the same seed gives the same
-batch whatever ran before and in parallel. All geometric changes are one projective transform: one
+Every random number comes from the caller's seed, so that the same seed returns the same batch, whatever
+ran before or in parallel. All geometric changes are one projective transform: one
 interpolation instead of four, and about three times as fast.
 """
 
 import numpy as np
 
-from lib.core.schema import Augment
+from lib.core.schema import Augment, Erasing
 from lib.networks.device import tf
 
 TO_YIQ = np.array(
@@ -15,7 +15,7 @@ TO_YIQ = np.array(
 )
 
 
-def images(batch: tf.Tensor, settings: Augment, seed: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
+def images(batch: tf.Tensor, settings: Augment, *, seed: tf.Tensor, size: int | None = None) -> tf.Tensor:
     """Change each photo of a batch at random.
 
     Args:
@@ -52,7 +52,7 @@ def mixup(
     Args:
         batch: `float32` of shape `(n, height, width, 3)`.
         labels: `float32` of shape `(n, classes)`, one-hot.
-        alpha: both parameters of the Beta distribution that draws the share of the first photo.
+        alpha: both parameters of the Beta distribution that draws the fraction of the first photo.
         seed: `int64` of shape `(2,)`.
 
     Returns:
@@ -60,35 +60,36 @@ def mixup(
     """
     seeds = tf.random.split(seed, 3)
     first, second = (tf.random.stateless_gamma([tf.shape(batch)[0]], seeds[i], alpha) for i in (0, 1))
-    share = first / (first + second + 1e-7)
+    fraction = first / (first + second + 1e-7)
     order = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(batch)[0]), seeds[2])
-    wide = share[:, None, None, None]
+    wide = fraction[:, None, None, None]
     blended = wide * batch + (1 - wide) * tf.gather(batch, order)
-    return blended, share[:, None] * labels + (1 - share[:, None]) * tf.gather(labels, order)
+    return blended, fraction[:, None] * labels + (1 - fraction[:, None]) * tf.gather(labels, order)
 
 
-def _uniform(count, width, seed, low=-1.0, high=1.0):
-    return tf.unstack(tf.random.stateless_uniform([width, count], seed, low, high))
+def _uniform(count: tf.Tensor, width: int, seed: tf.Tensor) -> list[tf.Tensor]:
+    """Draw `width` vectors of `count` numbers from -1 to 1."""
+    return tf.unstack(tf.random.stateless_uniform([width, count], seed, -1.0, 1.0))
 
 
-def _move(batch, settings, seed, size):
+def _move(batch: tf.Tensor, settings: Augment, seed: tf.Tensor, size: int) -> tf.Tensor:
     """Crop, flip, rotate, shear, zoom and shift by one transform about the centre.
 
-    It maps a place of the result to one of the photo: first to the cropped window, then the rest.
+    It maps a position in the result to one in the photo: first to the cropped window, then the rest.
     """
     seeds = tf.random.split(seed, 2)
     count, side = tf.shape(batch)[0], batch.shape[1]
-    angle, scale, shear, down, right, mirror, turn = _uniform(count, 7, seeds[0])
+    angle, scale, shear, down, right, mirror, upside = _uniform(count, 7, seeds[0])
     angle = angle * (settings.rotation * np.pi / 180)
     scale = 1 / (1 + scale * settings.zoom)
     shear = shear * settings.shear
     one = tf.ones_like(angle)
     mirror = tf.where(mirror < 0, -one, one) if settings.flip != "none" else one
-    turn = tf.where(turn < 0, -one, one) if settings.flip == "both" else one
+    upside = tf.where(upside < 0, -one, one) if settings.flip == "both" else one
     width, height, left, top = _window(count, settings.crop, seeds[1], side, size)
     cosine, sine = tf.cos(angle) * scale, tf.sin(angle) * scale
-    a, b = cosine * mirror * width, (cosine * shear - sine) * turn * height
-    c, d = sine * mirror * width, (sine * shear + cosine) * turn * height
+    a, b = cosine * mirror * width, (cosine * shear - sine) * upside * height
+    c, d = sine * mirror * width, (sine * shear + cosine) * upside * height
     middle = (size - 1) / 2
     shift_x = (side - 1) / 2 + left - (a + b) * middle + right * (settings.translation * size)
     shift_y = (side - 1) / 2 + top - (c + d) * middle + down * (settings.translation * size)
@@ -103,15 +104,18 @@ def _move(batch, settings, seed, size):
     )
 
 
-def _window(count, least, seed, side, size):
+def _window(
+    count: tf.Tensor, least: float, seed: tf.Tensor, side: int, size: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Draw the window that a random crop keeps: pixels of the photo per pixel of the result along both axes,
     and how far its centre lies from the photo's (Szegedy et al., 2014, https://arxiv.org/abs/1409.4842)."""
     if least == 1:
         one, zero = tf.ones([count]), tf.zeros([count])
         return one, one, zero, zero
-    share, aspect, left, top = _uniform(count, 4, seed)
-    area = least + (1 - least) * (share + 1) / 2
-    ratio = tf.exp(aspect * np.log(4 / 3) / 2)  # its square is width / height, from 3/4 to 4/3
+    fraction, aspect, left, top = _uniform(count, 4, seed)
+    area = least + (1 - least) * (fraction + 1) / 2
+    # The square of the ratio is width / height, from 3/4 to 4/3.
+    ratio = tf.exp(aspect * np.log(4 / 3) / 2)
     width, height = tf.minimum(tf.sqrt(area) * ratio, 1.0), tf.minimum(tf.sqrt(area) / ratio, 1.0)
     return (
         width * (side / size),
@@ -121,7 +125,7 @@ def _window(count, least, seed, side, size):
     )
 
 
-def _colour(batch, settings, seed):
+def _colour(batch: tf.Tensor, settings: Augment, seed: tf.Tensor) -> tf.Tensor:
     """Change contrast about each photo's mean, brightness, saturation about each pixel's grey, and hue."""
     contrast, brightness, saturation, hue = (
         value[:, None, None, None] for value in _uniform(tf.shape(batch)[0], 4, seed)
@@ -131,32 +135,33 @@ def _colour(batch, settings, seed):
         batch = (batch - mean) * (1 + contrast * settings.contrast) + mean
         batch = batch * (1 + brightness * settings.brightness)
     if settings.saturation or settings.hue:
-        batch = _turn(batch, 1 + saturation * settings.saturation, hue * (2 * np.pi * settings.hue))
+        batch = _rotate_hue(batch, 1 + saturation * settings.saturation, hue * (2 * np.pi * settings.hue))
     return tf.clip_by_value(batch, 0.0, 255.0)
 
 
-def _turn(batch, saturation, angle):
-    """Scale saturation and turn the hue: a rotation of the colours about the grey axis in the space YIQ
+def _rotate_hue(batch: tf.Tensor, saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
+    """Scale saturation and rotate the hue: a rotation of the colours about the grey axis in the space YIQ
     (https://beesbuzz.biz/code/16-hsv-color-transforms); a few products, where HSV has branches."""
     y, i, q = tf.unstack(tf.linalg.matvec(tf.constant(TO_YIQ), batch), axis=-1)
     cosine, sine = (saturation * part for part in (tf.cos(angle), tf.sin(angle)))
     cosine, sine = cosine[..., 0], sine[..., 0]
-    turned = tf.stack([y, cosine * i - sine * q, sine * i + cosine * q], axis=-1)
-    return tf.linalg.matvec(tf.constant(np.linalg.inv(TO_YIQ)), turned)
+    rotated = tf.stack([y, cosine * i - sine * q, sine * i + cosine * q], axis=-1)
+    return tf.linalg.matvec(tf.constant(np.linalg.inv(TO_YIQ)), rotated)
 
 
-def _erase(batch, settings, seed):
+def _erase(batch: tf.Tensor, settings: Erasing, seed: tf.Tensor) -> tf.Tensor:
     """Lay a rectangle of noise over a part of some photos (https://arxiv.org/abs/1708.04896)."""
     seeds = tf.random.split(seed, 2)
     count, size = tf.shape(batch)[0], batch.shape[1]
-    chance, share, aspect, left, top = ((value + 1) / 2 for value in _uniform(count, 5, seeds[0]))
-    area = settings.smallest + (settings.largest - settings.smallest) * share
-    ratio = tf.exp((aspect * 2 - 1) * np.log(3.3) / 2)  # width / height from 1 / 3.3 to 3.3, as in the paper
+    chance, fraction, aspect, left, top = ((value + 1) / 2 for value in _uniform(count, 5, seeds[0]))
+    area = settings.smallest + (settings.largest - settings.smallest) * fraction
+    # The square of the ratio is width / height, from 1 / 3.3 to 3.3, as in the paper.
+    ratio = tf.exp((aspect * 2 - 1) * np.log(3.3) / 2)
     width, height = (tf.minimum(tf.sqrt(area) * side, 1.0) for side in (ratio, 1 / ratio))
-    place = (tf.range(size, dtype=tf.float32) + 0.5) / size
+    position = (tf.range(size, dtype=tf.float32) + 0.5) / size
     start_x, start_y = left * (1 - width), top * (1 - height)
-    across = (place >= start_x[:, None]) & (place < (start_x + width)[:, None])
-    down = (place >= start_y[:, None]) & (place < (start_y + height)[:, None])
+    across = (position >= start_x[:, None]) & (position < (start_x + width)[:, None])
+    down = (position >= start_y[:, None]) & (position < (start_y + height)[:, None])
     erased = (down[:, :, None] & across[:, None, :]) & (chance < settings.probability)[:, None, None]
     noise = tf.random.stateless_uniform(tf.shape(batch), seeds[1], 0.0, 255.0)
     return tf.where(erased[..., None], noise, batch)

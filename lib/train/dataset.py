@@ -13,11 +13,11 @@ AUTOTUNE = tf.data.AUTOTUNE
 
 def training(
     images: np.ndarray,
-    rows: Sequence[int],
-    targets: Sequence[int],
+    rows: Sequence[int] | np.ndarray,
     *,
+    targets: Sequence[int] | np.ndarray,
     size: int,
-    class_weights: Sequence[float],
+    class_weights: Sequence[float] | np.ndarray,
     settings: Augment | None,
     batch_size: int,
     seed: int,
@@ -25,13 +25,13 @@ def training(
 ) -> tf.data.Dataset:
     """Make the endless stream of training batches.
 
-    The order of the photos and every random change follow from `(seed, epoch, batch)`: a stream
-    that starts at epoch 7 gives what the stream from epoch 0 gives there, so that a training that
-    was interrupted goes on with the batches that it would have seen.
+    The order of the photos and every random change follow from `(seed, epoch, batch)`: a stream that
+    starts at epoch 7 has the batches of the stream from epoch 0 there, so that an interrupted training
+    continues with the batches that it would have seen.
 
     Args:
-        images: `uint8` of shape `(all, side, side, 3)`, RGB, or `float32` embeddings of shape `(all, channels)`;
-            a memory map is read a batch at a time.
+        images: `uint8` of shape `(all, side, side, 3)`, RGB, or `float32` embeddings of shape
+            `(all, channels)`; a memory map is read a batch at a time.
         rows: the rows of `images` to train on.
         targets: the class of each of these, from 0.
         size: side of the photos in the batches, in pixels: what is left of a larger one after its crop.
@@ -42,40 +42,41 @@ def training(
         first_epoch: the epoch that the stream starts with, from 0.
 
     Returns:
-        Batches `(photos, labels, weights)`: `float32` `(n, size, size, 3)` from 0 to 255, or embeddings, `float32`
-        `(n, classes)` one-hot or blended, `float32` `(n,)`. An epoch has `ceil(len(rows) / batch_size)`.
+        Batches `(photos, labels, weights)`: `float32` `(n, size, size, 3)` from 0 to 255, or embeddings,
+        `float32` `(n, classes)` one-hot or blended, `float32` `(n,)`. An epoch has
+        `ceil(len(rows) / batch_size)`.
     """
-    rows, targets = tf.constant(rows, tf.int64), tf.constant(targets, tf.int64)
+    all_rows, all_targets = tf.constant(rows, tf.int64), tf.constant(targets, tf.int64)
     weights = tf.constant(class_weights, tf.float32)
 
-    def epoch(number):
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(len(rows)), [seed, number])
         batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
         return batches.map(lambda index, picks: (tf.random.fold_in([seed, number], index), picks))
 
-    def finish(seed_of_batch, picks, photos):
+    def finish(seed_of_batch: tf.Tensor, picks: tf.Tensor, photos: tf.Tensor) -> tuple[tf.Tensor, ...]:
         seeds = tf.random.split(seed_of_batch, 2)
-        labels = tf.one_hot(tf.gather(targets, picks), len(class_weights))
+        labels = tf.one_hot(tf.gather(all_targets, picks), len(class_weights))
         if settings is None:
             photos = tf.cast(photos, tf.float32)
         else:
-            photos = augmentation.images(photos, settings, seeds[0], size=size)
+            photos = augmentation.images(photos, settings, seed=seeds[0], size=size)
         if settings and settings.mixup:
             photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, seed=seeds[1])
         return photos, labels, tf.linalg.matvec(labels, weights)
 
     stream = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch)
     stream = stream.map(
-        lambda seed_of_batch, picks: (seed_of_batch, picks, _read(images, tf.gather(rows, picks)))
+        lambda seed_of_batch, picks: (seed_of_batch, picks, _read(images, tf.gather(all_rows, picks)))
     )
     return stream.map(finish, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
 
 
 def evaluation(
     images: np.ndarray,
-    rows: Sequence[int],
+    rows: Sequence[int] | np.ndarray,
     *,
-    targets: Sequence[int] | None = None,
+    targets: Sequence[int] | np.ndarray | None = None,
     classes: int = 0,
     batch_size: int,
 ) -> tf.data.Dataset:
@@ -83,7 +84,7 @@ def evaluation(
 
     Args:
         images, rows, targets, batch_size: as `training`.
-        classes: the number of classes, where there are targets.
+        classes: the number of classes, if there are targets.
 
     Returns:
         Batches of photos, `float32` `(n, size, size, 3)` from 0 to 255, or of `(photos, one-hot labels)`.
@@ -97,20 +98,20 @@ def evaluation(
 
 
 def filled(batches: tf.data.Dataset, size: int, *, weight: float | None = None) -> tf.data.Dataset:
-    """Fill every batch up to one size with photos that do not count, as several devices that share it need it.
+    """Pad every batch to one size with photos that do not count, as several devices that share it need.
 
     Args:
-        batches: `(photos, labels, weights)`, or `(photos, labels)` with weights of 1, as `training` and
-            `evaluation` give them, none larger than `size`.
-        size: photos in each batch, a multiple of the number of devices.
-        weight: what the weights are multiplied by; by default what keeps the mean of each batch as it was.
+        batches: `(photos, labels, weights)`, or `(photos, labels)` with weights of 1, the results of
+            `training` and `evaluation`, none larger than `size`.
+        size: the batch size, a multiple of the number of devices.
+        weight: factor of the weights; by default the one that keeps the mean of each batch as it was.
 
     Returns:
-        Batches `(photos, labels, weights)` of that size. What was added repeats photos of the batch, with
-        labels that are 0 for every class and weight 0.
+        Batches `(photos, labels, weights)` of that size. The padding repeats photos of the batch, with labels
+        that are 0 for every class and weight 0.
     """
 
-    def fill(photos, labels, weights=None):
+    def fill(photos: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None) -> tuple[tf.Tensor, ...]:
         count = tf.shape(photos)[0]
         own, picks = tf.range(size) < count, tf.range(size) % count
         weights = tf.ones([size]) if weights is None else tf.gather(weights, picks)
@@ -125,14 +126,14 @@ def filled(batches: tf.data.Dataset, size: int, *, weight: float | None = None) 
     return batches.map(fill, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
 
 
-def _read(images, picks):
+def _read(images: np.ndarray, picks: tf.Tensor) -> tf.Tensor:
     """Read rows of the photo cache, which may be larger than memory."""
     photos = tf.numpy_function(lambda numbers: images[numbers], [picks], images.dtype, stateful=False)
     photos.set_shape([None, *images.shape[1:]])
     return photos
 
 
-def class_weights(targets: Sequence[int], classes: int) -> np.ndarray:
+def class_weights(targets: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
     """Return `float32` weights inverse to the classes' numbers of photos, whose mean over the photos is 1."""
     counts = np.bincount(targets, minlength=classes)
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)

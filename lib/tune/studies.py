@@ -1,42 +1,56 @@
-"""Studies: the trials of searches in a database, whole after any kill, one's own or shared by many machines.
+"""Studies: the trials of searches in a database, the run's own or one that many machines share.
 
-Optuna makes a trial that was interrupted a failed one and queues another like it. Here the two are
-attempts at one trial, so a search that was interrupted has the trials of one that was not.
+When a trial is interrupted, Optuna marks it as failed and queues a copy. Here the two are attempts at one
+trial, so that an interrupted search has the same trials as an uninterrupted one. A trial whose process was
+killed, as when it filled the memory, gets one more attempt.
 """
 
 import contextlib
-import fcntl
+import copy
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import filelock
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from lib.core import cache, params
-from lib.core.schema import Tune
+from lib.core.schema import Dimension, Tune
+from lib.tune import spaces
 
-HEARTBEAT = 60  # seconds between signs of life of a trial in a shared database
-PATIENCE = 60  # seconds that a process waits for another one's write to an SQLite file
-GRACE = 300  # seconds without one, after which another process takes the trial up
+# Seconds between the heartbeats of a trial in a shared database.
+HEARTBEAT = 60
+# Seconds without a heartbeat after which another process takes the trial up.
+GRACE = 300
+# Seconds that a process waits for another one's write to an SQLite file.
+PATIENCE = 60
+# Attempts at a trial whose process is killed.
+ATTEMPTS = 2
+KILLS = "kills"
+KILLED = "the process was killed twice"
+# Draws after which values that were tried before are accepted.
+DRAWS = 50
 PRUNERS = {"none": optuna.pruners.NopPruner, "median": optuna.pruners.MedianPruner}
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 
 
 @contextlib.contextmanager
 def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) -> Iterator[optuna.Study]:
-    """Open a study, a new one where there is none of the name, and queue its trials that were interrupted.
+    """Open a study, or create it, and queue its interrupted trials.
 
     Args:
         name: the study's name.
         monitor: val_loss is minimised, val_accuracy maximised.
-        seed: decides what is drawn.
-        settings: storage, sampler and pruner.
-        folder: holds the database where none is shared.
+        seed: seed of the sampler.
+        settings: storage, space, sampler and pruner.
+        folder: holds the database if none is shared.
 
     Raises:
         ValueError: another process is at work on the folder, or the shared database cannot be used.
@@ -46,7 +60,7 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
             study_name=name,
             storage=storage,
             direction="minimize" if monitor == "val_loss" else "maximize",
-            sampler=_Sampler(settings.sampler, seed),
+            sampler=_Sampler(settings.sampler, seed, space=spaces.dimensions(settings)),
             pruner=PRUNERS[settings.pruner](),
             load_if_exists=True,
         )
@@ -59,9 +73,9 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
 
 
 @contextlib.contextmanager
-def quiet():
-    """Drop what Optuna says of each trial, and TensorFlow of many networks in a row: a regression test reads
-    the notebook's error stream."""
+def quiet() -> Iterator[None]:
+    """Silence Optuna's lines on each trial, and TensorFlow's on many networks in a row: a regression test
+    reads the notebook's error stream."""
     loggers = [logging.getLogger(name) for name in ("optuna", "tensorflow")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -82,12 +96,13 @@ def latest(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 def numbers(study: optuna.Study) -> dict[int, int]:
     """Return the number of the trial that each attempt belongs to."""
-    found, trials = {}, 0
+    trial_of: dict[int, int] = {}
+    trials = 0
     for attempt in study.get_trials(deepcopy=False):
         first = _first(attempt)
-        found[attempt.number] = trials if first is None else found[first]
+        trial_of[attempt.number] = trials if first is None else trial_of[first]
         trials += first is None
-    return found
+    return trial_of
 
 
 def again(study: optuna.Study, attempt: FrozenTrial) -> None:
@@ -95,94 +110,182 @@ def again(study: optuna.Study, attempt: FrozenTrial) -> None:
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, attempt)
 
 
+def again_after_kill(study: optuna.Study, attempt: FrozenTrial) -> None:
+    """Queue another attempt at a trial whose process was killed, unless `ATTEMPTS` have been killed."""
+    kills = attempt.user_attrs.get(KILLS, 0) + 1
+    if kills < ATTEMPTS:
+        attempt = copy.deepcopy(attempt)
+        attempt.set_user_attr(KILLS, kills)
+        again(study, attempt)
+
+
+def problem(attempt: FrozenTrial) -> str:
+    """Return why a trial failed; an empty text if it did not."""
+    if attempt.state != TrialState.FAIL:
+        return ""
+    # Only a process that is gone leaves no reason.
+    return attempt.user_attrs.get("problem", KILLED)
+
+
+def tried(study: optuna.Study, space: Mapping[str, Dimension]) -> set[tuple]:
+    """Return the combinations of values that the trials of a study have, in the order of the space."""
+    return {tuple(values.values()) for values in _complete(study, space).values()}
+
+
+def _complete(study: optuna.Study, space: Mapping[str, Dimension]) -> dict[int, dict]:
+    """Return the values of each trial that has one for every dimension, by the trial's number."""
+    drawn = {number: spaces.values(space, attempt.params) for number, attempt in latest(study).items()}
+    return {number: values for number, values in drawn.items() if values and len(values) == len(space)}
+
+
 def _first(attempt: FrozenTrial) -> int | None:
-    """Return the number of the first attempt at a trial; None for the first itself."""
+    """Return the number of the first attempt at a trial; `None` for the first itself."""
     return RetryHeartbeatStaleTrialCallback.retried_trial_number(attempt)
 
 
 def _take_up(study: optuna.Study) -> None:
-    """Queue the trials that a process which is gone has left; no other may be at work on the study."""
+    """Queue the trials of processes that are gone; no other process may be using the study."""
     attempts = study.get_trials(deepcopy=False)
     waiting = {_first(attempt) for attempt in attempts if attempt.state == TrialState.WAITING}
     for attempt in attempts:
         if attempt.state == TrialState.RUNNING:
             first = attempt.number if _first(attempt) is None else _first(attempt)
-            if first not in waiting:  # queued first, failed then: a kill in between loses nothing
-                again(study, attempt)
+            # Queued first, marked as failed then: a kill in between loses nothing.
+            if first not in waiting:
+                again_after_kill(study, attempt)
             study.tell(attempt.number, state=TrialState.FAIL)
 
 
 class _Sampler(optuna.samplers.BaseSampler):
-    """Draws as one of Optuna's samplers that is seeded anew for each trial, by the trial's number.
+    """One of Optuna's samplers, seeded anew for each trial by the trial's number.
 
-    So a search that was interrupted draws what it would have drawn, and no two processes draw the same.
+    So an interrupted search draws what it would have drawn, and no two processes draw the same. Values that
+    were tried before are drawn again, with another seed.
     """
 
-    def __init__(self, kind: str, seed: int):
-        self.make, self.seed = SAMPLERS[kind], seed
+    def __init__(self, kind: str, seed: int, *, space: Mapping[str, Dimension]):
+        self.kind, self.seed, self.space = kind, seed, space
+        self.sampler = self._seeded(0, 0)
 
-    def before_trial(self, study, trial):
-        key = cache.fingerprint(self.seed, numbers(study)[trial.number])
-        self.sampler = self.make(seed=int(key, 16) % 2**32)
+    def _seeded(self, number: int, draw: int) -> optuna.samplers.BaseSampler:
+        key = cache.fingerprint(self.seed, number, draw)
+        return SAMPLERS[self.kind](seed=int(key, 16) % 2**32)
 
-    def infer_relative_search_space(self, study, trial):
-        return self.sampler.infer_relative_search_space(study, trial)
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Choose the seed of a trial: the first that draws values that no other trial has."""
+        number = numbers(study)[trial.number]
+        others = _complete(study, self.space)
+        others.pop(number, None)
+        draw = 0
+        while draw < DRAWS - 1 and self._draw(study, trial, number=number, draw=draw) in others.values():
+            draw += 1
+        self.sampler = self._seeded(number, draw)
 
-    def sample_relative(self, study, trial, search_space):
-        return self.sampler.sample_relative(study, trial, search_space)
+    def _draw(self, study: optuna.Study, trial: FrozenTrial, *, number: int, draw: int) -> dict:
+        """Return the values that a seed draws."""
+        sampler = self._seeded(number, draw)
+        drawn = {
+            name: sampler.sample_independent(study, trial, name, distribution)
+            for name, distribution in spaces.distributions(self.space).items()
+        }
+        return spaces.values(self.space, drawn)
 
-    def sample_independent(self, study, trial, param_name, param_distribution):
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return nothing: each value is drawn by itself."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return nothing, for there is no relative search space."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw one value."""
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 @contextlib.contextmanager
-def _database(url: str | None, folder: Path):
-    """Open the database that a URL names, or the folder's own, which one process at a time may use.
+def _database(url: str | None, folder: Path) -> Iterator[optuna.storages.RDBStorage]:
+    """Open the database of a URL, or the folder's own, which one process at a time may use.
 
-    The own one is an SQLite file: what a kill interrupts there is undone when it is opened next.
+    The folder's own is an SQLite file: a write that a kill interrupts is undone when the file is opened next.
     """
     if url:
         yield _connected(_address(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                "another process searches in this run's folder: wait for it, or let several share a database (`tune.storage`)"
-            ) from None
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(
+            "another process searches in this run's folder: wait for it, or let several share a database "
+            "(`tune.storage`)"
+        ) from None
+    try:
         yield _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")))
+    finally:
+        lock.release()
 
 
 def _address(url: str) -> sqlalchemy.URL:
-    """Return the address of a shared database; the path of a file is read as everywhere in the parameters."""
+    """Return the address of a shared database; the path of a file is read as in all parameters."""
     try:
         address = sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError:
         address = None
-    if address is None or address.database in (None, "", ":memory:"):
+    if address is None or not address.database or address.database == ":memory:":
         raise ValueError(
-            "`tune.storage` must be the URL of a database that lasts, such as postgresql://host/name or sqlite:///file.db"
+            "`tune.storage` must be the URL of a database that lasts, such as postgresql://host/name "
+            "or sqlite:///file.db"
         )
     if address.get_backend_name() == "sqlite":
         address = address.set(database=str(params.find_file(address.database).resolve()))
     return address
 
 
-def _connected(address: sqlalchemy.URL, *, tries: int = 2, **options) -> optuna.storages.RDBStorage:
+def _connected(
+    address: sqlalchemy.URL,
+    *,
+    tries: int = 2,
+    heartbeat_interval: int | None = None,
+    grace_period: int | None = None,
+) -> optuna.storages.RDBStorage:
+    """Connect to a database; a second try helps two processes that create one at the same time.
+
+    Raises:
+        ValueError: the database cannot be used; the message names no password.
+    """
     kind = address.get_backend_name()
+    # An epoch may last longer than an idle connection.
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "sqlite":
+        options["connect_args"] = {"timeout": PATIENCE}
     try:
         return optuna.storages.RDBStorage(
             address.render_as_string(hide_password=False),
-            engine_kwargs={"pool_pre_ping": True}  # an epoch may last longer than an idle connection
-            | ({"connect_args": {"timeout": PATIENCE}} if kind == "sqlite" else {}),
-            heartbeat_stale_trial_callback=again,
-            **options,
+            engine_kwargs=options,
+            heartbeat_interval=heartbeat_interval,
+            grace_period=grace_period,
+            heartbeat_stale_trial_callback=again_after_kill,
         )
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        if tries > 1:  # two processes that create one database at once get into each other's way
+        if tries > 1:
             time.sleep(1)
-            return _connected(address, tries=tries - 1, **options)
+            return _connected(
+                address,
+                tries=tries - 1,
+                heartbeat_interval=heartbeat_interval,
+                grace_period=grace_period,
+            )
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).split("\n")[0]
         raise ValueError(f"the database of the search ({kind}) cannot be used: {reason}") from None

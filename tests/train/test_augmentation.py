@@ -19,7 +19,7 @@ def photos(count=COUNT, size=SIZE):
 
 def changed(batch, seed=3, **settings):
     return augmentation.images(
-        tf.constant(batch), Augment(**NOTHING | settings), tf.constant([seed, 1], tf.int64)
+        tf.constant(batch), Augment(**NOTHING | settings), seed=tf.constant([seed, 1], tf.int64)
     ).numpy()
 
 
@@ -108,7 +108,7 @@ def windows(side, size, count=200, **settings):
     y, x = np.mgrid[:side, :side].astype(np.float32)
     batch = np.repeat(np.stack([x, y, x], axis=-1)[None], count, axis=0)
     result = augmentation.images(
-        tf.constant(batch), Augment(**NOTHING | settings), tf.constant([3, 1], tf.int64), size=size
+        tf.constant(batch), Augment(**NOTHING | settings), seed=tf.constant([3, 1], tf.int64), size=size
     ).numpy()
     assert result.shape == (count, size, size, 3)
     return (
@@ -232,10 +232,10 @@ def test_in_tf_data_it_gives_what_it_gives_eagerly():
     settings = Augment(rotation=40, zoom=0.3, flip="both")
     seed = tf.constant([3, 1], tf.int64)
     stream = tf.data.Dataset.from_tensors(photos()).map(
-        lambda batch: augmentation.images(batch, settings, seed)
+        lambda batch: augmentation.images(batch, settings, seed=seed)
     )
     np.testing.assert_allclose(
-        next(iter(stream)), augmentation.images(tf.constant(photos()), settings, seed), atol=1e-3
+        next(iter(stream)), augmentation.images(tf.constant(photos()), settings, seed=seed), atol=1e-3
     )
 
 

@@ -44,7 +44,7 @@ def batches(
     stream = dataset.training(
         images,
         rows,
-        targets,
+        targets=targets,
         size=images.shape[1],
         class_weights=weights,
         settings=settings,
@@ -115,7 +115,7 @@ def test_a_batch_is_augmented_as_augmentation_says_eagerly():
     seeds = tf.random.split(
         tf.random.fold_in(tf.constant([seed, epoch], tf.int64), tf.constant(index, tf.int64)), 2
     )
-    expected = augmentation.images(tf.constant(images[ALL_ROWS[order]]), settings, seeds[0])
+    expected = augmentation.images(tf.constant(images[ALL_ROWS[order]]), settings, seed=seeds[0])
     np.testing.assert_allclose(photos, expected, atol=1e-3)
     np.testing.assert_array_equal(labels.argmax(axis=1), TARGETS[order])
 
@@ -159,7 +159,7 @@ def test_filled_batches_are_of_one_size_and_keep_their_mean(images):
     stream = dataset.training(
         images,
         ALL_ROWS,
-        TARGETS,
+        targets=TARGETS,
         size=SIZE,
         class_weights=(0.5, 1, 2),
         settings=NOTHING,

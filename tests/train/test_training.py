@@ -1,4 +1,4 @@
-"""Training: the best weights are kept, the same seed gives the same bits, and an interruption changes nothing.
+"""Training: the best weights are kept, a seed repeats every bit, and an interruption changes nothing.
 
 Most tests run eagerly: tracing the steps of a training takes seconds and changes nothing that they look at.
 """
@@ -14,25 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from builders import DROPOUT_HEAD, TWO_STAGES, make_photos, make_settings
 
 from lib.clean import manifest, photoset
-from lib.core import files, progress, schema
+from lib.core import files, progress
 from lib.networks import backbones, device, models
 from lib.networks.device import keras, tf
-from lib.train import dataset, training
+from lib.train import dataset, state, trainer, training
 
-SIZE = 32
-NO_AUGMENT = {"flip": "none", "rotation": 0, "zoom": 0, "translation": 0, "contrast": 0, "brightness": 0}
-DROPOUT_HEAD = {
-    "pool": {"layer": "average_pooling"},
-    "dropout": {"layer": "dropout", "rate": 0.5},
-    "classes": {"layer": "dense"},
-}
-TWO_STAGES = {
-    "head": {"trainable": "none", "epochs": 2, "learning_rate": 0.03},
-    "fine_tune": {"trainable": "last 2 layers", "epochs": 2, "learning_rate": 0.01, "schedule": "cosine"},
-}
-# A rate so small that the accuracy on val never moves: the first epoch stays the best, and every counter counts.
+# A rate so small that the accuracy on val never moves: the first epoch stays the best, every counter counts.
 STUCK = {
     "head": {"trainable": "none", "epochs": 6, "learning_rate": 1e-7},
     "fine_tune": {"trainable": "all", "epochs": 1, "learning_rate": 0.01},
@@ -68,42 +58,6 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
-def make_photos(seed=0, count=24, classes=("left", "right"), train=14, val=6):
-    """Noise, brighter on one side; 14 photos of 24 are in train, 6 in val, 4 in test."""
-    random = np.random.default_rng(seed)
-    images = random.integers(0, 120, (count, SIZE, SIZE, 3), np.uint8)
-    names = [classes[index % len(classes)] for index in range(count)]
-    for image, name in zip(images, names, strict=True):
-        half = image[:, : SIZE // 2] if name == classes[0] else image[:, SIZE // 2 :]
-        half += 100
-    splits = ["train"] * train + ["val"] * val + ["test"] * (count - train - val)
-    table = pd.DataFrame(
-        {"path": [f"{index}.png" for index in range(count)], "label": names, "split": splits}
-    )
-    table["status"], table["sha1"] = "kept", [f"{seed}-{index}" for index in range(count)]
-    return photoset.Photos(table, images, images.shape[1], sorted(classes))
-
-
-def make_settings(stages=TWO_STAGES, *, model=None, augment=None, seed=5, **train):
-    train = {"batch_size": 8, "early_stopping": None, "optimizer": {"weight_decay": 1.0e-2}, **train}
-    return schema.Params.model_validate(
-        {
-            "name": "tiny",
-            "seed": seed,
-            "source": {"kind": "sample"},
-            "model": {
-                "backbone": "Tiny",
-                "weights": None,
-                "image_size": SIZE,
-                "head": DROPOUT_HEAD,
-                **(model or {}),
-            },
-            "augment": {**NO_AUGMENT, **(augment or {})},
-            "train": {"stages": stages, **train},
-        }
-    )
-
-
 PLAIN_HEAD = {"pool": DROPOUT_HEAD["pool"], "classes": {"layer": "dense"}}
 SHORT_STAGES = {name: {**stage, "epochs": 1} for name, stage in TWO_STAGES.items()}
 ONE_STAGE = {"all": {"trainable": "all", "epochs": 3, "learning_rate": 0.01, "schedule": "cosine"}}
@@ -132,7 +86,7 @@ def uninterrupted(tmp_path_factory):
         name = f"{name}-{'eager' if tf.config.functions_run_eagerly() else 'graph'}"
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
-            done[name] = folder, training.fit(settings, photos, folder)
+            done[name] = folder, training.fit(settings, photos, folder=folder)
         return done[name]
 
     return get
@@ -143,8 +97,10 @@ def without_time(history):
 
 
 def kept_weights(folder, key):
-    (path,) = (folder / key).glob("best-*.npz")  # the others are removed
-    return training._arrays(path)
+    # The weights of earlier epochs are removed.
+    (path,) = (folder / key).glob("best-*.npz")
+    with np.load(path, allow_pickle=False) as stored:
+        return [stored[name] for name in stored.files]
 
 
 def assert_same(one, other):
@@ -171,7 +127,7 @@ def forbid_fit(monkeypatch):
 def test_history_has_one_row_per_epoch_over_all_stages(uninterrupted, eager):
     _, trained = uninterrupted("two", make_settings(), make_photos())
     history = trained.history
-    assert list(history.columns) == training.COLUMNS
+    assert list(history.columns) == trainer.COLUMNS
     assert history.epoch.tolist() == [1, 2, 3, 4]
     assert history.stage.tolist() == ["head"] * 2 + ["fine_tune"] * 2
     # a cosine over 2 epochs: at its start 0.01, in its middle half of it
@@ -192,16 +148,21 @@ NAN = math.nan
     ],
 )
 def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, monitor, losses, best):
-    trainer = training._Trainer(make_settings(monitor=monitor), make_photos(), tmp_path / "key")
-    trainer.network.compile(optimizer="sgd")
-    trainer.bar = progress.Bar(1, "")
-    bias = trainer.network.get_layer(models.LOGITS).bias
+    settings, photos = make_settings(monitor=monitor), make_photos()
+    loop = trainer.Trainer(
+        settings,
+        photos,
+        folder=tmp_path / "key",
+        build=lambda: training.network(settings, photos),
+        bar=progress.Bar(1, ""),
+    )
+    loop.network.compile(optimizer="sgd")
+    bias = loop.network.get_layer(models.LOGITS).bias
     for epoch, (loss, accuracy) in enumerate(zip(losses, [0.6, 0.7, 0.9, 0.9], strict=True)):
         bias.assign([epoch, epoch])
-        logs = dict.fromkeys(training.COLUMNS[2:], 0.1) | {"val_loss": loss, "val_accuracy": accuracy}
-        trainer.end_epoch("head", epoch + 1, logs, [])
-    history = pd.DataFrame(trainer.meta["history"], columns=training.COLUMNS)
-    assert training.best_epoch(history, monitor) == best
+        logs = dict.fromkeys(trainer.COLUMNS[2:], 0.1) | {"val_loss": loss, "val_accuracy": accuracy}
+        loop.end_epoch("head", logs, epoch=epoch + 1, callbacks=[])
+    assert loop.state.kept == best + 1
     np.testing.assert_array_equal(kept_weights(tmp_path, "key")[-1], [best, best])
 
 
@@ -212,11 +173,7 @@ def test_the_returned_network_gives_the_best_value_of_the_history(uninterrupted,
     smooth = np.eye(2)[photos.targets("val")] * 0.9 + 0.05  # label_smoothing is 0.1
     loss = -(smooth * np.log(probabilities)).sum(axis=1).mean()
     assert loss == pytest.approx(trained.history.val_loss.min(), abs=1e-5)
-
-
-def test_the_first_of_equally_accurate_epochs_counts():
-    history = pd.DataFrame({"val_loss": [0.5, 0.2, 0.3], "val_accuracy": [0.5, 0.9, 0.9]})
-    assert training.best_epoch(history, "val_loss") == training.best_epoch(history, "val_accuracy") == 1
+    assert trained.kept_epoch == trained.history.epoch[trained.history.val_loss.idxmin()]
 
 
 def test_the_trained_network_carries_no_optimizer(uninterrupted, eager):
@@ -228,7 +185,7 @@ def test_the_trained_network_carries_no_optimizer(uninterrupted, eager):
 
 
 class Interrupting(progress.Bar):
-    """Raises KeyboardInterrupt, as Ctrl-C does, at a step of the network or right after an epoch was recorded."""
+    """Raises KeyboardInterrupt, as Ctrl-C does, at a step of the network or after an epoch was recorded."""
 
     at_step, after_epoch = None, None
 
@@ -249,14 +206,16 @@ def interrupt(settings, photos, folder, monkeypatch, **when):
     with monkeypatch.context() as patch:
         patch.setattr(progress, "Bar", type("Once", (Interrupting,), when))
         with pytest.raises(KeyboardInterrupt):
-            training.fit(settings, photos, folder)
+            training.fit(settings, photos, folder=folder)
     assert not list(folder.glob("*/finished.json"))
 
 
 def test_the_same_seed_gives_the_same_bits_interrupted_or_not(uninterrupted, tmp_path, monkeypatch):
     settings, photos = make_settings(ONE_STAGE, augment={"flip": "horizontal", "mixup": 0.3}), make_photos()
     interrupt(settings, photos, tmp_path, monkeypatch, at_step=3)
-    assert_same(uninterrupted("one", settings, photos), (tmp_path, training.fit(settings, photos, tmp_path)))
+    assert_same(
+        uninterrupted("one", settings, photos), (tmp_path, training.fit(settings, photos, folder=tmp_path))
+    )
 
 
 # When, how many epochs were done, and what is left: for each stage its first and its last epoch.
@@ -276,7 +235,7 @@ def test_it_does_not_matter_when_it_was_interrupted(uninterrupted, tmp_path, mon
     whole = uninterrupted("two", settings, photos)
     interrupt(settings, photos, tmp_path, monkeypatch, **options)
     states = list(tmp_path.glob("*/state.npz"))
-    assert (len(training._meta(states[0])["history"]) if states else 0) == epochs
+    assert (len(state.State.load(states[0].parent).history) if states else 0) == epochs
     run, original = [], keras.Model.fit
 
     def counting(self, *args, **kwargs):
@@ -284,7 +243,7 @@ def test_it_does_not_matter_when_it_was_interrupted(uninterrupted, tmp_path, mon
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(keras.Model, "fit", counting)
-    assert_same(whole, (tmp_path, training.fit(settings, photos, tmp_path)))
+    assert_same(whole, (tmp_path, training.fit(settings, photos, folder=tmp_path)))
     assert run == left  # no epoch is run twice
 
 
@@ -303,7 +262,7 @@ def test_an_interruption_keeps_the_count_of_epochs_without_improvement(
     settings, photos = make_settings(STUCK, **STUCK_OPTIONS), make_photos()
     interrupt(settings, photos, tmp_path, monkeypatch, after_epoch=after_epoch)
     assert_same(
-        uninterrupted("stuck", settings, photos), (tmp_path, training.fit(settings, photos, tmp_path))
+        uninterrupted("stuck", settings, photos), (tmp_path, training.fit(settings, photos, folder=tmp_path))
     )
 
 
@@ -316,23 +275,23 @@ def test_a_kill_between_the_best_weights_and_the_state_changes_nothing(
     uninterrupted, tmp_path, monkeypatch, eager, write, kept
 ):
     settings, photos = make_settings(STEADY, model={"head": STEADY_HEAD}), make_photos()
-    writes, original = [], training._Trainer._write
+    writes, original = [], state.State.save
 
-    def kill(self, values):
-        writes.append(len(self.meta["history"]))
+    def kill(self, folder, variables):
+        writes.append(len(self.history))
         if len(writes) == write + 1:
             raise Killed
-        original(self, values)
+        original(self, folder, variables)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_write", kill)
+        patch.setattr(state.State, "save", kill)
         with pytest.raises(Killed):
-            training.fit(settings, photos, tmp_path)
+            training.fit(settings, photos, folder=tmp_path)
     # the premise: the epoch was the best so far, and its weights are on disk, but no state knows of them
     assert sorted(path.name for path in tmp_path.glob("*/best-*.npz")) == [
         f"best-{epoch}.npz" for epoch in kept
     ]
-    resumed = training.fit(settings, photos, tmp_path)
+    resumed = training.fit(settings, photos, folder=tmp_path)
     assert_same(uninterrupted("steady", settings, photos), (tmp_path, resumed))
 
 
@@ -342,9 +301,9 @@ def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager
     policy = keras.mixed_precision.global_policy()
     try:
         keras.mixed_precision.set_global_policy("mixed_float16")
-        whole = tmp_path / "whole", training.fit(settings, photos, tmp_path / "whole")
+        whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
         interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=3)
-        assert_same(whole, (tmp_path / "part", training.fit(settings, photos, tmp_path / "part")))
+        assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
     finally:
         keras.mixed_precision.set_global_policy(policy)
 
@@ -353,7 +312,7 @@ def test_a_finished_training_is_read_back(uninterrupted, monkeypatch, eager):
     settings, photos = make_settings(), make_photos()
     folder, trained = uninterrupted("two", settings, photos)
     forbid_fit(monkeypatch)
-    again = training.fit(settings, photos, folder)
+    again = training.fit(settings, photos, folder=folder)
     assert again.key == trained.key
     pd.testing.assert_frame_equal(again.history, trained.history)
     pixels = photos.images[:3].astype("float32")
@@ -364,7 +323,7 @@ def test_changed_parameters_get_a_folder_of_their_own(uninterrupted, eager):
     photos = make_photos()
     folder, first = uninterrupted("two", make_settings(), photos)
     before = {path: path.stat().st_mtime_ns for path in (folder / first.key).iterdir()}
-    other = training.fit(make_settings(ONE_EPOCH), photos, folder)
+    other = training.fit(make_settings(ONE_EPOCH), photos, folder=folder)
     assert other.key != first.key
     assert {path: path.stat().st_mtime_ns for path in (folder / first.key).iterdir()} == before
 
@@ -382,17 +341,15 @@ def test_changed_parameters_get_a_folder_of_their_own(uninterrupted, eager):
 )
 def test_the_key_holds_all_parameters_that_decide(change):
     photos = make_photos()
-    assert training._key(make_settings(**change), photos, None) != training._key(
-        make_settings(), photos, None
-    )
+    assert training.key(make_settings(**change), photos) != training.key(make_settings(), photos)
 
 
 def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key():
     photos = make_photos()
     brighter = dataclasses.replace(photos, full=photos.full // 2 + 100)
     settings, plain = make_settings(model={"scaling": "measured"}), make_settings()
-    assert training._key(settings, brighter, None) != training._key(settings, photos, None)
-    assert training._key(plain, brighter, None) == training._key(plain, photos, None)
+    assert training.key(settings, brighter) != training.key(settings, photos)
+    assert training.key(plain, brighter) == training.key(plain, photos)
     layer = training.network(settings, photos).get_layer(models.SCALING)
     pixels = photos.full[photos.rows("train")].astype("float32")
     scaled = np.asarray(layer(pixels), float)
@@ -402,13 +359,12 @@ def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key(
 
 def test_the_key_holds_the_photos_that_train_and_choose():
     settings, photos = make_settings(), make_photos()
-    key = training._key(settings, photos, None)
+    key = training.key(settings, photos)
     for row, changes in ((0, True), (15, True), (23, False)):  # train, val, test
         table = photos.table.copy()
         table.loc[row, "sha1"] = "another photo"
         assert (
-            training._key(settings, photoset.Photos(table, photos.images, photos.size, photos.classes), None)
-            != key
+            training.key(settings, photoset.Photos(table, photos.images, photos.size, photos.classes)) != key
         ) is changes
 
 
@@ -417,17 +373,16 @@ def test_the_key_holds_the_photos_that_train_and_choose():
 
 def test_resume_stages_goes_on_from_the_finished_training(tmp_path, monkeypatch, eager):
     photos = make_photos()
-    first = training.fit(make_settings(SHORT_STAGES), photos, tmp_path)
+    first = training.fit(make_settings(SHORT_STAGES), photos, folder=tmp_path)
     parent_files = {path: path.read_bytes() for path in (tmp_path / first.key).glob("*.npz")}
     more = SHORT_STAGES | {"fine_tune": {"trainable": "all", "epochs": 1, "learning_rate": 1e-12}}
     settings = make_settings(more, resume_stages=["fine_tune"])
-    resumed = training.fit(settings, photos, tmp_path, finished=first.key)
+    resumed = training.fit(settings, photos, folder=tmp_path, finished=first.key)
     assert resumed.key != first.key
     pd.testing.assert_frame_equal(resumed.history[:2], first.history)
     assert resumed.history.stage.tolist()[2:] == ["fine_tune"] and resumed.history.epoch.tolist()[2:] == [3]
-    best = training.best_epoch(first.history, "val_loss")
-    # hardly a step from the kept weights: val is as it was there, and the weights are the parent's or next to them
-    assert resumed.history.val_loss[2] == pytest.approx(first.history.val_loss[best], abs=0.05)
+    # Hardly a step from the kept weights: val is as it was there, the weights are nearly the parent's.
+    assert resumed.history.val_loss[2] == pytest.approx(first.history.val_loss.min(), abs=0.05)
     for mine, theirs in zip(
         kept_weights(tmp_path, resumed.key)[:2], kept_weights(tmp_path, first.key)[:2], strict=True
     ):
@@ -437,23 +392,25 @@ def test_resume_stages_goes_on_from_the_finished_training(tmp_path, monkeypatch,
 
     forbid_fit(monkeypatch)
     assert (
-        training.fit(settings, photos, tmp_path, finished=resumed.key).key == resumed.key
+        training.fit(settings, photos, folder=tmp_path, finished=resumed.key).key == resumed.key
     )  # not a second time on top
-    plain = training.fit(make_settings(SHORT_STAGES), photos, tmp_path, finished=resumed.key)
+    plain = training.fit(make_settings(SHORT_STAGES), photos, folder=tmp_path, finished=resumed.key)
     assert plain.key == first.key and len(plain.history) == 2
 
 
 def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_path, eager):
     photos = make_photos()
-    first = training.fit(make_settings(ONE_EPOCH, model={"head": PLAIN_HEAD}), photos, tmp_path)
+    first = training.fit(make_settings(ONE_EPOCH, model={"head": PLAIN_HEAD}), photos, folder=tmp_path)
     worse = {"head": {"trainable": "all", "epochs": 1, "learning_rate": 10.0}}
     resumed = training.fit(
         make_settings(worse, resume_stages=["head"], model={"head": PLAIN_HEAD}),
         photos,
-        tmp_path,
+        folder=tmp_path,
         finished=first.key,
     )
-    assert resumed.history.val_loss[1] > resumed.history.val_loss[0]  # the premise
+    # The premise: the resumed epoch is worse.
+    assert resumed.history.val_loss[1] > resumed.history.val_loss[0]
+    assert resumed.kept_epoch == 1
     for mine, theirs in zip(
         kept_weights(tmp_path, resumed.key), kept_weights(tmp_path, first.key), strict=True
     ):
@@ -466,6 +423,70 @@ def finished_by_hand(folder, settings, photos, key="first"):
     return key
 
 
+def measured(model, photos, train):
+    """Return the monitored value of a model on val by hand, such that less is better."""
+    probabilities = model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
+    labels = np.eye(2)[photos.targets("val")]
+    if train.monitor == "val_accuracy":
+        return -(probabilities.argmax(axis=1) == labels.argmax(axis=1)).mean()
+    smooth = labels * (1 - train.label_smoothing) + train.label_smoothing / 2
+    return -(smooth * np.log(probabilities)).sum(axis=1).mean()
+
+
+def last_value(trained, train):
+    """Return the monitored value of the last epoch, such that less is better."""
+    value = trained.history[train.monitor].iloc[-1]
+    return value if train.monitor == "val_loss" else -value
+
+
+# A better epoch is kept although its value, measured in another way, is larger than the parent's was; a worse
+# one is not kept although its value is smaller. Decay alone shrinks the weights by 15 % a step.
+SHRINK = {"kind": "sgd", "weight_decay": 0.15e6}
+CHANGED_MEASURES = {
+    "accuracy to loss": ({"monitor": "val_accuracy"}, {"monitor": "val_loss"}, 3e-4, True),
+    "loss to accuracy": ({"monitor": "val_loss"}, {"monitor": "val_accuracy"}, 0.3, False),
+    "more smoothing": ({"label_smoothing": 0.0}, {"label_smoothing": 0.8}, 3e-4, True),
+    "less smoothing": (
+        {"label_smoothing": 0.5},
+        {"label_smoothing": 0.0, "optimizer": SHRINK},
+        1e-6,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED_MEASURES)
+def test_values_are_compared_as_the_resumed_training_measures_them(tmp_path, eager, case):
+    before, after, rate, better = CHANGED_MEASURES[case]
+    photos, model = make_photos(), {"head": STEADY_HEAD}
+    stage = {"trainable": "all", "epochs": 1, "learning_rate": 3e-4}
+    settings = make_settings({"head": stage}, model=model, **before)
+    first = training.fit(settings, photos, folder=tmp_path)
+    more = {"head": stage | {"learning_rate": rate}}
+    again = make_settings(more, resume_stages=["head"], model=model, **after)
+    resumed = training.fit(again, photos, folder=tmp_path, finished=first.key)
+
+    old, new = last_value(first, settings.train), last_value(resumed, again.train)
+    parent = measured(first.model, photos, again.train)
+    # The premise: comparing with the parent's own value would decide otherwise.
+    assert (new < parent) == better != (new < old), (old, parent, new)
+    assert resumed.kept_epoch == (2 if better else 1)
+    assert measured(resumed.model, photos, again.train) == pytest.approx(min(parent, new), abs=1e-4)
+
+
+def test_the_parent_of_an_earlier_version_is_measured_anew(tmp_path, monkeypatch, eager):
+    settings, photos = make_settings(ONE_EPOCH), make_photos()
+    first = training.fit(settings, photos, folder=tmp_path)
+    record = tmp_path / first.key / "finished.json"
+    old = {name: value for name, value in files.read_json(record).items() if name in ("parent", "network")}
+    files.write_json(record, old)
+    seen, original = [], trainer.Trainer._measure
+    monkeypatch.setattr(trainer.Trainer, "_measure", lambda self: seen.append(original(self)) or seen[-1])
+    again = make_settings(ONE_EPOCH, resume_stages=["head"])
+    training.fit(again, photos, folder=tmp_path, finished=first.key)
+    assert seen == pytest.approx([first.history.val_loss[0]])
+
+
 @pytest.mark.parametrize("other", ["model", "photos"])
 def test_resuming_another_model_or_other_photos_is_refused(tmp_path, other):
     key = finished_by_hand(tmp_path, make_settings(), make_photos())
@@ -473,7 +494,9 @@ def test_resuming_another_model_or_other_photos_is_refused(tmp_path, other):
     with pytest.raises(
         ValueError, match="of another model or of other photos.*only with the same `model` and data"
     ):
-        training.fit(make_settings(model=model, resume_stages=["head"]), photos, tmp_path, finished=key)
+        training.fit(
+            make_settings(model=model, resume_stages=["head"]), photos, folder=tmp_path, finished=key
+        )
 
 
 @pytest.mark.parametrize("finished", [None, "unknown"])
@@ -482,7 +505,7 @@ def test_resuming_without_a_finished_training_is_refused(tmp_path, finished):
     with pytest.raises(
         ValueError, match="no finished training to go on from.*without `train.resume_stages` first"
     ):
-        training.fit(settings, make_photos(), tmp_path, finished=finished)
+        training.fit(settings, make_photos(), folder=tmp_path, finished=finished)
 
 
 def test_of_run_reads_the_key_from_the_model_card(tmp_path):
@@ -497,7 +520,7 @@ def test_of_run_reads_the_key_from_the_model_card(tmp_path):
 def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model={"backbone": "Broken"})
     with pytest.raises(ValueError, match="the loss of epoch 1 is nan: lower the learning rate of stage head"):
-        training.fit(settings, make_photos(), tmp_path)
+        training.fit(settings, make_photos(), folder=tmp_path)
     assert not list(tmp_path.glob("*/finished.json"))
 
 
@@ -506,7 +529,7 @@ def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
 )
 def test_photos_to_train_on_and_to_choose_by_are_needed(tmp_path, counts, missing):
     with pytest.raises(ValueError, match=f"in train and in val. Received: {missing}.*02_clean"):
-        training.fit(make_settings(), make_photos(**counts), tmp_path)
+        training.fit(make_settings(), make_photos(**counts), folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -548,13 +571,13 @@ def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch
     small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
     steps = memory(4, after=1)  # the first step has already changed the weights
     monkeypatch.setattr(progress, "Bar", Watched)
-    trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, tmp_path)
+    trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
     assert steps[:3] == [9, 5, 4]
     assert_same(small, (tmp_path, trained))
     assert trained.batch_size == 4 and small[1].batch_size == 4
     record = files.read_json(tmp_path / trained.key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 4}]
-    assert Watched.last.lines[0] == "memory ran out with 9 photos per step: going on with 4"
+    assert Watched.last.lines[0] == "memory ran out with a batch size of 9: continuing with 4"
     assert Watched.last.done == Watched.last.total == 3 * 14
 
 
@@ -564,7 +587,7 @@ def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
     settings, photos = make_settings(ONE_STAGE), make_photos()
     _, roomy = uninterrupted("one", settings, photos)
     memory(4, after=3)  # in the second epoch
-    whole = tmp_path / "whole", training.fit(settings, photos, tmp_path / "whole")
+    whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
     history = whole[1].history
     record = files.read_json(tmp_path / "whole" / whole[1].key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 8}, {"from_epoch": 2, "batch_size": 4}]
@@ -575,38 +598,42 @@ def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
     steps = memory(4, after=3)
     interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=4)
     before = len(steps)
-    assert_same(whole, (tmp_path / "part", training.fit(settings, photos, tmp_path / "part")))
+    assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
     assert max(steps[before:]) == 4  # it is not tried again
+
+
+@pytest.mark.parametrize("moment", ["before the first batch", "when the optimizer is built"])
+def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, uninterrupted, eager, moment):
+    photos = make_photos()
+    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
+    owner, name = {
+        "before the first batch": (keras.Model, "fit"),
+        "when the optimizer is built": (keras.optimizers.AdamW, "build"),
+    }[moment]
+    original, calls = getattr(owner, name), []
+
+    def fail_once(self, *args, **options):
+        calls.append(moment)
+        if len(calls) == 1:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
+    assert_same(small, (tmp_path, trained))
+    assert trained.batch_size == 4
 
 
 def test_memory_that_cannot_hold_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
-        ValueError, match="single photo per step: lower `model.image_size`.*`model.backbone` than Tiny"
+        ValueError, match="batch size of 1: lower `model.image_size`.*`model.backbone` than Tiny"
     ):
-        training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), tmp_path)
+        training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
     assert steps == [4, 2, 1]
 
 
 # Rates
-
-
-def stage(schedule, **options):
-    return schema.Stage(trainable="all", epochs=4, learning_rate=0.2, schedule=schedule, **options)
-
-
-def test_an_exponential_rate_falls_once_per_epoch():
-    rates = [
-        training.learning_rate(stage("exponential", decay=0.5), epochs) for epochs in (0, 0.9, 1, 1.5, 3)
-    ]
-    assert rates == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.025])
-
-
-def test_a_cosine_is_that_of_keras():
-    theirs = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=4 * 10)
-    for step in (0, 1, 17, 20, 39, 40):
-        ours = training.learning_rate(stage("cosine"), step / 10)
-        assert ours == pytest.approx(float(theirs(step)), abs=1e-7)
 
 
 def test_the_optimizer_gets_the_rate_of_each_step(tmp_path, monkeypatch, eager):
@@ -625,7 +652,7 @@ def test_the_optimizer_gets_the_rate_of_each_step(tmp_path, monkeypatch, eager):
     }
     # a reduction of the rate after each epoch, if it were heard
     plateau = {"reduce_learning_rate": {"factor": 0.01, "patience": 1}, "monitor": "val_accuracy"}
-    trained = training.fit(make_settings(stages, **plateau), make_photos(), tmp_path)
+    trained = training.fit(make_settings(stages, **plateau), make_photos(), folder=tmp_path)
     wave = [0.05 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
     assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, *wave])
     assert trained.history.learning_rate.tolist() == pytest.approx([0.1, 0.05, wave[0], wave[2]])
@@ -648,21 +675,21 @@ def pretrained(tmp_path, mode):
 def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eager):
     settings, photos = make_settings(SHORT_STAGES, model=pretrained(tmp_path, "inference")), make_photos()
     seen = []
-    original = training._Trainer.end_epoch
+    original = trainer.Trainer.end_epoch
 
-    def watch(self, *args):
+    def watch(self, *args, **options):
         seen.append(statistics(self.network))
-        original(self, *args)
+        original(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Trainer, "end_epoch", watch)
-        trained = training.fit(settings, photos, tmp_path / "training")
+        patch.setattr(trainer.Trainer, "end_epoch", watch)
+        trained = training.fit(settings, photos, folder=tmp_path / "training")
     assert len(seen) == 2
     for mean, variance in seen:
         assert (mean == 0).all() and (variance == 1).all()
     assert trained.learned == ("none", "last 2 layers")
     # the normalisation; the convolution learned
-    assert training.frozen_layers_agree(trained, training.network(settings, photos), settings)
+    assert training.frozen_layers_agree(trained, training.network(settings, photos), settings=settings)
 
 
 # A head on embeddings
@@ -701,13 +728,13 @@ def embedded(tmp_path, monkeypatch):
 
 def test_a_head_without_augmentation_learns_from_embeddings_as_it_does_from_photos(embedded, tmp_path, eager):
     settings, photos, asked = embedded
-    fast = training.fit(settings, photos, tmp_path / "fast")
+    fast = training.fit(settings, photos, folder=tmp_path / "fast")
     assert asked == [24]  # once, all photos
-    slow = training.fit(settings, dataclasses.replace(photos, folder=None), tmp_path / "slow")
+    slow = training.fit(settings, dataclasses.replace(photos, folder=None), folder=tmp_path / "slow")
     assert asked == [24] and fast.learned == slow.learned == ("none", "last 2 layers")
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     np.testing.assert_allclose(fast.history[columns], slow.history[columns], rtol=1e-4)
-    assert training.frozen_layers_agree(fast, training.network(settings, photos), settings)
+    assert training.frozen_layers_agree(fast, training.network(settings, photos), settings=settings)
     batches = dataset.evaluation(
         photos.images, photos.rows("val"), targets=photos.targets("val"), classes=2, batch_size=8
     )
@@ -720,9 +747,9 @@ def test_a_head_without_augmentation_learns_from_embeddings_as_it_does_from_phot
 
 def test_a_head_on_embeddings_that_was_interrupted_goes_on(embedded, tmp_path, monkeypatch, eager):
     settings, photos, _ = embedded
-    whole = tmp_path / "whole", training.fit(settings, photos, tmp_path / "whole")
+    whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
     interrupt(settings, photos, tmp_path / "cut", monkeypatch, at_step=4)
-    assert_same(whole, (tmp_path / "cut", training.fit(settings, photos, tmp_path / "cut")))
+    assert_same(whole, (tmp_path / "cut", training.fit(settings, photos, folder=tmp_path / "cut")))
 
 
 @pytest.mark.parametrize(
@@ -744,13 +771,13 @@ def test_no_embeddings_where(why, change, embedded, tmp_path, eager):
     settings, photos, asked = embedded
     model = pretrained(tmp_path, "inference") | change.get("model", {})
     settings = make_settings(change.get("stages", {"head": PLAIN_STAGES["head"]}), model=model)
-    trained = training.fit(settings, photos, tmp_path / "training")
+    trained = training.fit(settings, photos, folder=tmp_path / "training")
     assert not asked and len(trained.history), why
 
 
 def test_statistics_move_where_the_parameters_say_so(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model=pretrained(tmp_path, "train"))
-    trained = training.fit(settings, make_photos(), tmp_path / "training")
+    trained = training.fit(settings, make_photos(), folder=tmp_path / "training")
     mean, variance = statistics(trained.model)
     assert (mean != 0).all() and (variance != 1).all()
 
@@ -758,18 +785,25 @@ def test_statistics_move_where_the_parameters_say_so(tmp_path, eager):
 def test_a_frozen_weight_that_moved_is_found():
     settings, photos = make_settings(), make_photos()
     model, fresh = (training.network(settings, photos) for _ in range(2))
-    trained = training.Training("key", pd.DataFrame(), model, 5, ("none", "last 1 layers"))
-    assert training.frozen_layers_agree(trained, fresh, settings)
+    trained = training.Training(
+        key="key",
+        history=pd.DataFrame(),
+        model=model,
+        kept_epoch=1,
+        batch_size=5,
+        learned=("none", "last 1 layers"),
+    )
+    assert training.frozen_layers_agree(trained, fresh, settings=settings)
     norm, conv = (model.get_layer(models.BACKBONE).get_layer(name) for name in ("norm", "conv"))
     norm.gamma.assign(norm.gamma + 1)  # it may learn
-    assert training.frozen_layers_agree(trained, fresh, settings)
+    assert training.frozen_layers_agree(trained, fresh, settings=settings)
     conv.bias.assign(conv.bias + 1e-6)  # it may not
-    assert not training.frozen_layers_agree(trained, fresh, settings)
+    assert not training.frozen_layers_agree(trained, fresh, settings=settings)
 
 
 def test_a_stage_without_epochs_is_left_out(tmp_path, eager):
     stages = {"head": {"trainable": "none", "epochs": 0, "learning_rate": 0.1}, "rest": ONE_EPOCH["head"]}
-    trained = training.fit(make_settings(stages), make_photos(), tmp_path)
+    trained = training.fit(make_settings(stages), make_photos(), folder=tmp_path)
     assert trained.history.stage.tolist() == ["rest"]
 
 
@@ -777,39 +811,6 @@ def test_a_training_without_any_epoch_is_refused():
     stages = {"head": {"trainable": "none", "epochs": 0, "learning_rate": 0.1}}
     with pytest.raises(ValueError, match="at least one stage with an epoch"):
         make_settings(stages)
-
-
-def test_class_weights_reach_the_loss(tmp_path, monkeypatch):
-    seen = []
-    original = dataset.training
-    monkeypatch.setattr(
-        dataset,
-        "training",
-        lambda *args, **options: seen.append(options["class_weights"]) or original(*args, **options),
-    )
-    photos = make_photos()
-    for class_weights in (True, False):
-        training._Trainer(make_settings(class_weights=class_weights), photos, tmp_path)._batches(
-            schema.Stage(**ONE_EPOCH["head"])
-        )
-    np.testing.assert_allclose(seen[0], dataset.class_weights(photos.targets("train"), 2))
-    assert seen[1].tolist() == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "decay"),
-    [
-        ({"kind": "sgd", "momentum": 0.8, "weight_decay": 0.0}, keras.optimizers.SGD, None),
-        ({"kind": "adam"}, keras.optimizers.Adam, None),
-        ({"kind": "adamw", "weight_decay": 0.01}, keras.optimizers.AdamW, 0.01),
-    ],
-)
-def test_the_optimizer_is_the_named_one(options, kind, decay):
-    optimizer = training._optimizer(schema.Optimizer(**options), 0.01)
-    assert type(optimizer) is kind and optimizer.weight_decay == decay
-    assert float(optimizer.learning_rate) == pytest.approx(0.01)
-    if kind is keras.optimizers.SGD:
-        assert optimizer.momentum == 0.8
 
 
 # Several devices
@@ -830,7 +831,7 @@ TWO_DEVICES = """
     device.strategy = lambda: mirrored
     backbones.REGISTRY["Tiny"] = backbones.Backbone(test_training.Tiny, backbones.SIGNED)
     device.prepare(0)
-    trained = training.fit(*test_training.uneven(Path(sys.argv[2])), Path(sys.argv[2]) / "two")
+    trained = training.fit(*test_training.uneven(Path(sys.argv[2])), folder=Path(sys.argv[2]) / "two")
     print(mirrored.num_replicas_in_sync, trained.history.to_json())
 """
 
@@ -848,7 +849,7 @@ def uneven(folder):
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_does_whatever_the_number_of_photos(tmp_path):
-    one = training.fit(*uneven(tmp_path), tmp_path / "one").history
+    one = training.fit(*uneven(tmp_path), folder=tmp_path / "one").history
     command = [sys.executable, "-c", textwrap.dedent(TWO_DEVICES), str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -71,13 +71,19 @@ def test_an_empty_space_says_how_to_write_one():
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (dimension("model.simple_cnn.filtres", low=1, high=2), ["no parameter model.simple_cnn.filtres", "`filters`?"]),
+        (
+            dimension("model.simple_cnn.filtres", low=1, high=2),
+            ["no parameter model.simple_cnn.filtres", "`filters`?"],
+        ),
         (dimension("train.stages.head.epochs", low=1, high=2), ["Instead of head there are: all"]),
         (dimension("model.backbone.name", low=1, high=2), ["There is nothing below model.backbone"]),
         (dimension("model", low=1, high=2), ["`tune.space.x`: model is not a number", "`choices`"]),
         (dimension("model.fit", low=1, high=2), ["model.fit is not a number", "`choices`"]),
         (dimension("train.class_weights", low=0, high=1), ["train.class_weights is not a number"]),
-        (dimension("seed", low=1, high=2), ["varies seed. A search may vary what is in model, augment, train"]),
+        (
+            dimension("seed", low=1, high=2),
+            ["varies seed. A search may vary what is in model, augment, train"],
+        ),
         (dimension("split.val", low=0.1, high=0.2), ["varies split.val"]),
         (dimension("train.batch_size", low=1.5, high=2), ["train.batch_size is a whole number", "1.5, 2.0"]),
         (dimension("train.batch_size", low=1, high=2, step=0.5), ["a whole number", "0.5"]),
@@ -89,6 +95,7 @@ def test_an_empty_space_says_how_to_write_one():
         (dimension("augment.erasing.probability", low=0, high=2), ["`augment.erasing.probability`", "2.0"]),
         (MAMMALS | {"again": RATE}, ["varies train.stages.all.learning_rate twice"]),
         ({"value": RATE}, ["`tune.space.value` is called as a column"]),
+        ({"batch_size": RATE}, ["`tune.space.batch_size` is called as a column"]),
     ],
 )  # fmt: skip
 def test_wrong_spaces_are_refused(space, words):
@@ -135,8 +142,8 @@ def test_every_corner_of_a_large_space_is_looked_at_in_reasonable_time(monkeypat
     monkeypatch.setattr(
         spaces.params, "changed", lambda base, values, origin=None: seen.append(values) or base
     )
-    big = {f"x{n}": {"parameter": f"augment.{key}", "low": 0, "high": 0.5} for n, key in enumerate(
-        ["rotation", "zoom", "translation", "shear", "contrast", "brightness", "saturation", "hue"])}  # fmt: skip
+    keys = ("rotation", "zoom", "translation", "shear", "contrast", "brightness", "saturation", "hue")
+    big = {f"x{n}": {"parameter": f"augment.{key}", "low": 0, "high": 0.5} for n, key in enumerate(keys)}
     spaces.shared(settings(big))
     corners = [values for values in seen if len(values) == 8]
     assert len(corners) == 2**8 == len({tuple(values.values()) for values in corners})
@@ -147,6 +154,29 @@ def test_every_corner_of_a_large_space_is_looked_at_in_reasonable_time(monkeypat
     assert len(corners) < 50
     for key in corners[0]:
         assert {values[key] for values in corners} == {0, 0.5}
+
+
+@pytest.mark.parametrize(
+    ("one", "count"),
+    [
+        ({"parameter": "train.batch_size", "choices": [8, 16, 8]}, 2),
+        ({"parameter": "train.batch_size", "low": 3, "high": 10}, 8),
+        ({"parameter": "train.batch_size", "low": 3, "high": 10, "step": 2}, 4),
+        ({"parameter": "train.batch_size", "low": 1, "high": 64, "log": True}, 64),
+        ({"parameter": "augment.zoom", "low": 0, "high": 0.3, "step": 0.1}, 4),
+        ({"parameter": "augment.zoom", "low": 0.2, "high": 0.2}, 1),
+        ({"parameter": "augment.zoom", "low": 0, "high": 0.2}, None),
+    ],
+)
+def test_size_counts_combinations(one, count):
+    space = {"one": schema.Dimension.model_validate(one)}
+    fit = schema.Dimension(parameter="model.fit", choices=["crop", "squash"])
+    assert spaces.size(space) == count
+    assert spaces.size(space | {"fit": fit}) == (count and 2 * count)
+
+
+def test_a_dimension_of_the_batch_size_may_be_called_so():
+    spaces.shared(settings({"batch_size": {"parameter": "train.batch_size", "choices": [8, 16]}}))
 
 
 # What is drawn

@@ -1,4 +1,4 @@
-"""Studies: what was interrupted is taken up, what is drawn does not depend on it, and a database can be shared."""
+"""Studies: interrupted trials are taken up, draws do not depend on it, and a database can be shared."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from lib.core import params, schema
-from lib.tune import studies
+from lib.tune import spaces, studies
 
 
 class Killed(BaseException):
@@ -52,7 +52,7 @@ def drawn(study):
     return [attempt.params["x"] for attempt in studies.latest(study).values()]
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("random", (1, 0, 2)), ("tpe", (3, 9))])
+@pytest.mark.parametrize(("sampler", "trials"), [("random", (1, 1, 2)), ("tpe", (3, 9))])
 def test_an_interrupted_study_has_the_trials_of_one_that_was_not(tmp_path, sampler, trials):
     count = sum(trials) + 2
     with opened(tmp_path / "whole", sampler=sampler) as study:
@@ -81,8 +81,39 @@ def test_an_attempt_that_is_taken_up_keeps_values_reports_and_notes(tmp_path):
         first, second = study.get_trials()
         assert (first.state, second.state) == (TrialState.FAIL, TrialState.WAITING)
         assert second.params == first.params and second.intermediate_values == {1: first.params["x"]}
-        assert second.user_attrs == {"epochs": 7}
+        assert second.user_attrs == {"epochs": 7, studies.KILLS: 1}
         assert studies.numbers(study) == {0: 0, 1: 0}
+
+
+def test_a_trial_whose_process_was_killed_twice_has_failed(tmp_path):
+    for _ in range(2):
+        with pytest.raises(Killed), opened(tmp_path) as study:
+            study.optimize(kill, n_trials=1)
+    with opened(tmp_path) as study:
+        first, second = study.get_trials()
+        assert (first.state, second.state) == (TrialState.FAIL, TrialState.FAIL)
+        assert first.params == second.params and studies.numbers(study) == {0: 0, 1: 0}
+        assert studies.problem(second) == "the process was killed twice"
+        study.optimize(objective, n_trials=1)
+        assert studies.numbers(study)[2] == 1 and studies.problem(study.trials[2]) == ""
+
+
+def test_interruptions_that_the_process_sees_do_not_count(tmp_path):
+    with pytest.raises(Killed), opened(tmp_path) as study:
+        study.optimize(kill, n_trials=1)
+
+    def interrupted(trial):
+        objective(trial)
+        studies.again(study, study.get_trials(deepcopy=False)[trial.number])
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt), opened(tmp_path) as study:
+            study.optimize(interrupted, n_trials=1)
+    with opened(tmp_path) as study:
+        study.optimize(objective, n_trials=1)
+        (last,) = studies.latest(study).values()
+        assert last.state == TrialState.COMPLETE and last.params == study.trials[0].params
 
 
 def test_a_kill_while_a_trial_is_taken_up_does_not_double_it(tmp_path, monkeypatch):
@@ -121,6 +152,38 @@ def test_the_seed_decides_what_is_drawn(tmp_path):
             study.optimize(objective, n_trials=2)
     with opened(tmp_path / "0") as zero, opened(tmp_path / "1") as one:
         assert not set(drawn(zero)) & set(drawn(one))
+
+
+SPACE = {
+    "x": {"parameter": "train.batch_size", "low": 1, "high": 3},
+    "y": {"parameter": "model.fit", "choices": ["crop", "squash"]},
+}
+
+
+@pytest.mark.parametrize(("sampler", "seed"), [("random", 0), ("random", 1), ("tpe", 2)])
+def test_values_that_were_tried_are_drawn_again(tmp_path, sampler, seed):
+    settings = schema.Tune(space=SPACE)
+    space = spaces.dimensions(settings)
+
+    def objective(trial):
+        return spaces.suggest(trial, space)["x"]
+
+    def kill(trial):
+        objective(trial)
+        raise Killed
+
+    with opened(tmp_path / "whole", seed=seed, sampler=sampler, space=SPACE) as study:
+        study.optimize(objective, n_trials=6)
+        whole = [attempt.params for attempt in studies.latest(study).values()]
+        assert len(studies.tried(study, space)) == 6 == spaces.size(space)
+        study.optimize(objective, n_trials=1)
+        assert study.trials[6].params in whole
+    with pytest.raises(Killed), opened(tmp_path / "cut", seed=seed, sampler=sampler, space=SPACE) as study:
+        study.optimize(objective, n_trials=3)
+        study.optimize(kill, n_trials=1)
+    with opened(tmp_path / "cut", seed=seed, sampler=sampler, space=SPACE) as study:
+        study.optimize(objective, n_trials=3)
+        assert [attempt.params for attempt in studies.latest(study).values()] == whole
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("val_loss", min), ("val_accuracy", max)])
@@ -216,14 +279,32 @@ def test_a_trial_without_signs_of_life_is_taken_up_and_a_living_one_is_not(tmp_p
     with opened(tmp_path, storage=url) as study:
         study.optimize(objective, n_trials=1)
         assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE]
-    long_ago = f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{studies.GRACE + 5} seconds')"
-    with sqlalchemy.create_engine(url).begin() as connection:
-        connection.execute(sqlalchemy.text(long_ago))
+    stop_hearts(url)
     with opened(tmp_path, storage=url) as study:
         study.optimize(objective, n_trials=1)
         assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
         assert studies.numbers(study) == {0: 0, 1: 1, 2: 0}
         assert study.trials[2].params == study.trials[0].params
+
+
+def stop_hearts(url):
+    """Set the last signs of life of all trials so far back that they count as dead."""
+    long_ago = f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{studies.GRACE + 5} seconds')"
+    with sqlalchemy.create_engine(url).begin() as connection:
+        connection.execute(sqlalchemy.text(long_ago))
+
+
+def test_a_trial_that_kills_two_of_the_machines_is_left_alone_by_the_others(tmp_path):
+    url = shared(tmp_path)
+    for _ in range(2):
+        with pytest.raises(Killed), opened(tmp_path, storage=url) as study:
+            study.optimize(kill, n_trials=1)
+        stop_hearts(url)
+    with opened(tmp_path, storage=url) as study:
+        study.optimize(objective, n_trials=1)
+        states = [attempt.state for attempt in studies.latest(study).values()]
+        assert states == [TrialState.FAIL, TrialState.COMPLETE] and len(study.trials) == 3
+        assert studies.problem(studies.latest(study)[0]) == studies.KILLED
 
 
 @pytest.mark.parametrize("url", ["trials.db", "sqlite://", "sqlite:///:memory:", "postgresql://host", ""])
@@ -271,5 +352,8 @@ def test_nothing_is_said(tmp_path, capfd, recwarn):
 
 
 def test_opening_loads_no_tensorflow():
-    code = f"import sys; sys.path.insert(0, {str(params.ROOT)!r}); import lib.tune.studies, lib.tune.spaces; sys.exit('tensorflow' in sys.modules)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(params.ROOT)!r}); import lib.tune.studies, lib.tune.spaces; "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

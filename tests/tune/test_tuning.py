@@ -14,8 +14,8 @@ from lib.clean import photoset
 from lib.core import cache, files, params, schema, steps
 from lib.networks import backbones, device
 from lib.networks.device import keras, tf
-from lib.train import training
-from lib.tune import spaces, studies, tuning
+from lib.train import trainer, training
+from lib.tune import results, spaces, studies, tuning
 
 SPACE = {
     "rate": {"parameter": "train.stages.all.learning_rate", "low": 1e-3, "high": 1e-1, "log": True},
@@ -60,12 +60,15 @@ def loss(settings, epoch):
 
 
 class Fit:
-    """Stands in for `training.fit`: as quick as nothing, resumes, keeps files like it; `ran` lists the epochs."""
+    """Stands in for `training.fit`: takes no time, resumes, keeps files like it; `ran` lists the epochs.
+
+    `fits` is the batch size that fits into memory, if it is less than the parameters'.
+    """
 
     def __init__(self):
-        self.ran, self.settings, self.photos, self.loss = [], [], [], loss
+        self.ran, self.settings, self.photos, self.loss, self.fits = [], [], [], loss, None
 
-    def __call__(self, settings, photos, folder, *, watch):
+    def __call__(self, settings, photos, *, folder, watch):
         self.settings.append(settings)
         self.photos.append(photos)
         place = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
@@ -87,9 +90,10 @@ class Fit:
             self.ran.append((folder.name, epoch))
             files.write_json(state, history)
             (place / f"best-{epoch}.npz").write_bytes(b"weights")
-            watch(epoch, row)
+            watch(row, self.fits or settings.train.batch_size)
         files.write_json(place / "finished.json", {})
-        return SimpleNamespace(history=pd.DataFrame(history))
+        size = self.fits or settings.train.batch_size
+        return SimpleNamespace(history=pd.DataFrame(history), batch_size=size)
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +205,19 @@ def test_changes_are_for_all_trials_and_for_nothing_else(fit):
 def test_values_that_were_tried_are_not_trained_again(fit):
     space = {"filters": SPACE["filters"]}
     found = search(space=space, trials=8)
-    assert len(found.trials) == 8 and len(fit.settings) == 3 == found.trials.filters.nunique()
+    assert len(found.trials) == 3 == len(fit.settings) == found.trials.filters.nunique()
+    assert found.summary == "3 trials: all 3 combinations were tried" == results.record(found)["summary"]
+    same(search(space=space, trials=8).trials, found.trials)
+    assert search(space=space, trials=2, seed=4).summary == "2 trials, 2 distinct combinations of 3"
+    assert search(trials=2).summary == "2 trials, 2 distinct combinations"
+
+
+def test_a_value_is_taken_over_if_no_new_one_is_drawn(fit, monkeypatch):
+    monkeypatch.setattr(studies, "DRAWS", 1)
+    found = search(space={"filters": SPACE["filters"]}, trials=6)
+    repeated = found.trials[found.trials.epochs.eq(0)]
+    assert len(repeated) and len(fit.settings) == found.trials.filters.nunique()
     assert (found.trials.groupby("filters").value.nunique() == 1).all()
-    assert found.trials.epochs.tolist().count(0) == 5
 
 
 def test_photos_are_resized_for_the_trials_that_need_it(fit, monkeypatch):
@@ -262,9 +276,48 @@ def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, error):
     same(found.trials, search(trials=3).trials)
 
 
+def test_a_trial_that_kills_its_process_twice_has_failed_and_the_search_goes_on(fit):
+    def kill(settings, epoch):
+        if settings.model.simple_cnn.filters == 16:
+            raise Killed
+        return loss(settings, epoch)
+
+    fit.loss = kill
+    space = {"filters": SPACE["filters"]}
+    for _ in range(2):
+        with pytest.raises(Killed):
+            search(space=space, trials=3)
+    found = search(space=space, trials=3)
+    failed = found.trials[found.trials.state.eq("failed")]
+    assert failed.filters.tolist() == [16] and failed.problem.tolist() == ["the process was killed twice"]
+    assert found.trials.state.value_counts().to_dict() == {"complete": 2, "failed": 1}
+    assert found.summary == "3 trials: all 3 combinations were tried"
+
+
+def test_a_smaller_batch_size_than_the_parameters_is_recorded(fit):
+    assert "batch_size" not in search(trials=1).trials
+    fit.fits = 3
+    found = search(trials=2)
+    assert found.trials.batch_size.fillna(0).tolist() == [0, 3]
+    smaller = search(trials=1, seed=3)
+    assert smaller.best["batch_size"] == 3 == results.record(smaller)["best"]["batch_size"]
+    assert "# memory ran out: it was trained with a batch size of 3" in results.fragment(smaller).splitlines()
+
+
+def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
+    space = {"batch": {"parameter": "train.batch_size", "choices": [32, 8]}}
+    fit.fits = 8
+    found = search(space=space, trials=2)
+    failed = found.trials[found.trials.state.eq("failed")]
+    assert failed.problem.tolist() == ["32 photos do not fit into memory; 8 were used"]
+    assert failed.batch.tolist() == [32] and found.best["parameters"] == {"train.batch_size": 8}
+    # It ends after its first epoch.
+    assert len(fit.ran) == 4 and "batch_size" not in found.trials
+
+
 def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(tuning, "_best", lambda values, monitor: (_ for _ in ()).throw(Killed))
+        patch.setattr(results, "best_value", lambda values, monitor: (_ for _ in ()).throw(Killed))
         search(trials=1)
     assert search(trials=1).trials.state.tolist() == ["complete"] and len(fit.ran) == 3
 
@@ -344,8 +397,8 @@ def test_a_trial_that_is_worse_than_the_others_ends_early(fit):
 
 def test_a_pruned_trial_is_never_the_best(fit):
     table = pd.DataFrame({"number": [0, 1], "state": ["complete", "pruned"], "value": [0.5, 0.1]})
-    assert tuning._ranked(table, "val_loss").number.tolist() == [0, 1]
-    assert tuning._ranked(table.assign(value=[0.1, 0.5]), "val_accuracy").number.tolist() == [0, 1]
+    assert results.ranked(table, "val_loss").number.tolist() == [0, 1]
+    assert results.ranked(table.assign(value=[0.1, 0.5]), "val_accuracy").number.tolist() == [0, 1]
 
 
 def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, outputs):
@@ -383,10 +436,10 @@ def test_all_trials_failed(fit):
 
 
 def test_val_that_is_no_number_is_a_failure():
-    assert tuning._best([math.nan, 0.5, 0.7, math.inf], "val_loss") == 0.5
-    assert tuning._best([math.nan, 0.5, 0.7, math.inf], "val_accuracy") == 0.7
+    assert results.best_value([math.nan, 0.5, 0.7, math.inf], "val_loss") == 0.5
+    assert results.best_value([math.nan, 0.5, 0.7, math.inf], "val_accuracy") == 0.7
     with pytest.raises(ValueError, match="val_loss is not a number in any epoch"):
-        tuning._best([math.nan], "val_loss")
+        results.best_value([math.nan], "val_loss")
 
 
 def test_nothing_is_trained_in_a_wrong_space(fit):
@@ -404,9 +457,9 @@ def test_record_can_be_written_and_names_no_folder(fit, outputs):
     search_run = make_run(trials=4, changes={"model": {"weights": str(outputs.folder / "weights.h5")}})
     (outputs.folder / "weights.h5").write_bytes(b"x")
     found = tuning.search(search_run, make_photos())
-    record = tuning.record(found)
+    record = results.record(found)
     text = json.dumps(record, allow_nan=False)
-    assert str(outputs.folder) not in text and str(outputs.folder) not in tuning.fragment(found)
+    assert str(outputs.folder) not in text and str(outputs.folder) not in results.fragment(found)
     assert record["trials"] == {"complete": 4} and record["best"] == found.best
     assert record["space"] == {name: one["parameter"] for name, one in SPACE.items()}
     assert record["changes"] == {"model.weights": "weights.h5"}
@@ -415,7 +468,7 @@ def test_record_can_be_written_and_names_no_folder(fit, outputs):
 
 def test_the_fragment_gives_the_best_values_back(fit):
     found = search(trials=4, changes={"train": {"stages": {"all": {"epochs": 2}}}})
-    text = tuning.fragment(found)
+    text = results.fragment(found)
     best = found.best
     lines = text.splitlines()
     assert (
@@ -488,15 +541,15 @@ def test_a_killed_training_goes_on_at_its_epoch(eager, outputs, monkeypatch):
     stages = {"all": STAGE | {"epochs": 2}}
     options = {"space": {"rate": SPACE["rate"]}, "model": {"backbone": "Tiny"}, "train": {"stages": stages}}
     epochs = []
-    original = training._Trainer.end_epoch
+    original = trainer.Trainer.end_epoch
 
-    def end_epoch(self, stage, epoch, logs, callbacks):
-        original(self, stage, epoch, logs, callbacks)
+    def end_epoch(self, stage, logs, *, epoch, callbacks):
+        original(self, stage, logs, epoch=epoch, callbacks=callbacks)
         epochs.append(epoch)
         if len(epochs) == 1:  # it is on the disk
             raise Killed
 
-    monkeypatch.setattr(training._Trainer, "end_epoch", end_epoch)
+    monkeypatch.setattr(trainer.Trainer, "end_epoch", end_epoch)
     with pytest.raises(Killed):
         search(trials=1, **options)
     found = search(trials=1, **options)

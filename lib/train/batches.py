@@ -1,0 +1,76 @@
+"""The batches of a training, of photos or of their embeddings, in equal parts for several devices."""
+
+import math
+
+import numpy as np
+
+from lib.clean import photoset
+from lib.core.schema import Params, Stage
+from lib.networks import device
+from lib.networks.device import tf
+from lib.train import dataset
+
+
+def training(
+    photos: photoset.Photos,
+    settings: Params,
+    *,
+    stage: Stage,
+    embeddings: np.ndarray | None,
+    batch_size: int,
+    first_epoch: int,
+) -> tf.data.Dataset:
+    """Make the endless stream of the training batches of a stage.
+
+    Args:
+        photos: the run's photos.
+        settings: the run's parameters.
+        stage: the stage.
+        embeddings: `float32` of shape `(rows of the manifest, channels)` to train on instead of photos;
+            `None` for photos.
+        batch_size: the batch size; the last batch of an epoch may be smaller.
+        first_epoch: the epoch that the stream starts with, from 0 over all stages.
+
+    Returns:
+        Batches as `dataset.training` makes them, padded to one size if several devices share them.
+    """
+    targets, classes = photos.targets("train"), len(photos.classes)
+    images = photos.full if stage.augment else photos.images
+    weights = dataset.class_weights(targets, classes) if settings.train.class_weights else np.ones(classes)
+    stream = dataset.training(
+        images if embeddings is None else embeddings,
+        photos.rows("train"),
+        targets=targets,
+        size=photos.size,
+        class_weights=weights,
+        settings=settings.augment if stage.augment else None,
+        batch_size=batch_size,
+        seed=settings.seed,
+        first_epoch=first_epoch,
+    )
+    size = _shared_size(len(targets), batch_size)
+    return dataset.filled(stream, size) if size else stream
+
+
+def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_size: int) -> tf.data.Dataset:
+    """Make one pass over the photos of val, with arguments as `training`."""
+    rows = photos.rows("val")
+    size = _shared_size(len(rows), batch_size)
+    stream = dataset.evaluation(
+        photos.images if embeddings is None else embeddings,
+        rows,
+        targets=photos.targets("val"),
+        classes=len(photos.classes),
+        batch_size=size or batch_size,
+    )
+    if not size:
+        return stream
+    # Keras averages over all rows of the batches, padding included: this weight makes each photo count once.
+    padded = math.ceil(len(rows) / size) * size
+    return dataset.filled(stream, size, weight=padded / len(rows))
+
+
+def _shared_size(count: int, batch_size: int) -> int | None:
+    """Return the size of every batch that gives several devices equal parts; `None` for a single device."""
+    devices = device.strategy().num_replicas_in_sync
+    return math.ceil(min(batch_size, count) / devices) * devices if devices > 1 else None

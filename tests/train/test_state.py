@@ -1,0 +1,66 @@
+"""The state of a training: what is written is read back, and only the best weights stay."""
+
+import json
+import math
+
+import numpy as np
+
+from lib.core import files
+from lib.train import state
+
+ROW = [1, "head", 0.1 + 0.2, 0.5, 1 / 3, 0.25, 0.01, 1.5]
+
+
+def test_a_state_is_read_back_to_the_last_bit(tmp_path):
+    written = state.State(
+        stage=1, epoch=2, stopped=True, learned=["none"], history=[ROW], best=math.inf, kept=1
+    )
+    written.callbacks = [{"wait": 2.0, "best": 1 / 3}, {}]
+    written.choose_batch_size(8)
+    variables = [np.float32(1 / 3) * np.ones((2, 3), np.float32), np.array(5, np.int64)]
+    written.save(tmp_path, variables)
+    assert state.exists(tmp_path) and not state.exists(tmp_path / "other")
+    assert state.State.load(tmp_path) == written
+    assert [type(value) for value in state.State.load(tmp_path).history[0]] == [int, str] + [float] * 6
+    for one, other in zip(state.variables(tmp_path), variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_saving_removes_the_weights_of_earlier_epochs(tmp_path):
+    at = state.State(kept=1)
+    at.keep(tmp_path, [np.ones(2)])
+    at.kept = 3
+    at.keep(tmp_path, [np.zeros(2)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-1.npz", "best-3.npz"]
+    at.save(tmp_path, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-3.npz", "state.npz"]
+    assert state.State.load(tmp_path).best_weights(tmp_path)[0].tolist() == [0, 0]
+    assert state.variables(tmp_path) == []
+
+
+def test_a_batch_size_counts_from_the_next_epoch(tmp_path):
+    at = state.State()
+    for size in (32, 16):
+        at.choose_batch_size(size)
+    assert at.batch_sizes == [{"from_epoch": 1, "batch_size": 16}]
+    at.history.append(ROW)
+    at.choose_batch_size(8)
+    assert at.batch_sizes[1:] == [{"from_epoch": 2, "batch_size": 8}] and at.batch_size == 8
+
+
+def test_a_state_of_an_earlier_version_is_read(tmp_path):
+    meta = {"stage": 2, "epoch": 0, "stopped": False, "callbacks": [], "learned": ["none"], "history": [ROW]}
+    meta |= {"inherited": 0, "best": 0.5, "kept": 1, "batch_sizes": [{"from_epoch": 1, "batch_size": 8}]}
+    np.savez(tmp_path / "state.npz", np.array(json.dumps(meta)))
+    read = state.State.load(tmp_path)
+    assert (read.stage, read.kept, read.best, read.batch_size) == (2, 1, 0.5, 8)
+
+
+def test_the_record_of_a_finished_training(tmp_path):
+    assert state.Finished.load(tmp_path) is None
+    record = state.Finished("parent", "network", [], monitor="val_loss", label_smoothing=0.1)
+    record.save(tmp_path)
+    assert state.Finished.load(tmp_path) == record
+    files.write_json(tmp_path / "finished.json", {"parent": None, "network": "x"})
+    earlier = state.Finished.load(tmp_path)
+    assert earlier.monitor is None and earlier.label_smoothing is None
