@@ -139,9 +139,8 @@ def remove(name: str) -> None:
     folder = _existing(name)
     with locks.run(folder):
         shutil.rmtree(folder)
-    print(
-        f"removed {pipeline.shown(folder)}; the photos are still in {pipeline.shown(steps.outputs() / 'data')}"
-    )
+    photos = pipeline.shown(steps.outputs() / "data")
+    print(f"removed {pipeline.shown(folder)}; the photos are still in {photos}")
 
 
 def predict(name: str, *, photos: str, output: str = "") -> Path:

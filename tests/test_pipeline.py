@@ -76,9 +76,9 @@ def fast(monkeypatch):
     monkeypatch.setattr(cache, "code", functools.cache(cache.code))
 
 
-def runner(place, overrides=None, *, only=STEPS):
+def runner(place, overrides=None, *, only=STEPS, name="demo"):
     """Return the runner of the three steps, or of some of them."""
-    settings = params.load("demo", overrides)
+    settings = params.load(name, overrides)
     return pipeline.Runner(settings, overrides or {}, sequence=only, notebooks=place / "notebooks")
 
 
@@ -151,11 +151,11 @@ def test_what_is_published_names_no_folder_of_this_machine(place, monkeypatch):
     archive.parent.mkdir()
     archive.write_bytes(b"zip")
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", str(archive))
-    body = "from pathlib import Path\nprint(params.ROOT / 'lib', steps.outputs() / 'demo', Path.home() / 'x')"
+    body = "from pathlib import Path\nprint(params.ROOT / 'lib', steps.outputs() / 'butterfly', Path.home() / 'x')"
     write_notebook(place / "notebooks", ONE, body)
-    folder = runner(place, only=(ONE,)).run()
+    folder = runner(place, only=(ONE,), name="butterfly").run()
     book = nbformat.read(folder / "one.ipynb", as_version=4)
-    assert book.cells[3].outputs[0].text.replace("\\", "/").split() == ["./lib", "outputs/demo", "~/x"]
+    assert book.cells[3].outputs[0].text.replace("\\", "/").split() == ["./lib", "outputs/butterfly", "~/x"]
     for name in ("one.ipynb", "params.json", "provenance.json", "report.html"):
         for secret in (str(params.ROOT), str(place), "secret place"):
             assert secret not in (folder / name).read_text(), (name, secret)
@@ -172,7 +172,7 @@ def test_files_of_the_user_are_looked_at_by_size_and_time(place, monkeypatch):
     step = replace(ONE, user_files=("source.archive", "source.folder", "model.weights", "gradcam.photo"))
 
     def named():
-        inputs = runner(place).inputs(step)
+        inputs = runner(place, name="butterfly").inputs(step)
         return {key: value for key, value in inputs.items() if key.startswith("what ")}
 
     before = named()

@@ -191,7 +191,9 @@ def own_photo(
     return photo_grids.photo_grid(images, titles, columns=4)
 
 
-def _own_image(card: cards.ModelCard, photos: photoset.Photos, *, photo: str | None) -> tuple[np.ndarray, str]:
+def _own_image(
+    card: cards.ModelCard, photos: photoset.Photos, *, photo: str | None
+) -> tuple[np.ndarray, str]:
     """Return a photo as the network takes it, `uint8` `(size, size, 3)`, and its name."""
     if photo is None:
         row = int(np.flatnonzero(photos.table.status.eq("kept"))[0])

@@ -56,10 +56,10 @@ def slow(archive, folder, extract=archives.extract):
     extract(archive, folder)
 
 archives.extract = slow
-source = schema.Source(kind="archive", archive=sys.argv[1])
+source = schema.Archive(kind="archive", archive=sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-print(sources.fetch(source, Path(sys.argv[2]))["content_sha256"])
+print(sources.fetch(source, Path(sys.argv[2])).content_sha256)
 """
 
 

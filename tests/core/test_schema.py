@@ -52,7 +52,7 @@ def test_keys_of_other_kinds_that_an_earlier_version_recorded_are_ignored():
 
 
 def test_no_file_of_a_run_can_be_that_of_the_predictions():
-    written = {name for step in steps.STAGES.values() for name in (*step.reads, *step.writes)}
+    written = {name for step in steps.ALL for name in (*step.reads, *step.writes)}
     assert {name for name in written if name.endswith(".csv")} <= set(schema.CSV_FILES)
     for name in (
         *written,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.core import files, params, schema, steps
+from lib.core import files, params, reference, steps
 from lib.core.schema import Params
 
 
@@ -94,7 +94,7 @@ def test_every_parameter_that_a_step_uses_exists():
 def test_every_path_of_the_users_own_is_a_parameter_that_its_step_uses():
     for step in steps.ALL:
         for key in step.user_files:
-            assert schema.meaning(key.split(".")), key
+            assert reference.parameter(key), key
             assert any(key == used or key.startswith(f"{used}.") for used in step.parameters), (
                 step.name,
                 key,

@@ -168,8 +168,12 @@ def test_the_key_is_in_no_notebook_and_no_log(kaggle_server, tmp_path, monkeypat
     }.items():
         monkeypatch.setenv(name, value)
     change = "source.kind=kaggle source.dataset=someone/butterflies source.name=butterflies"
-    steps = ("01_download", "02_clean")
-    program = f"from lib import pipeline; pipeline.run('demo', assignments={change!r}, stages={steps})"
+    program = (
+        "from lib import pipeline; from lib.core import params, steps\n"
+        f"overrides = params.parse_assignments({change!r})\n"
+        "sequence = (steps.DOWNLOAD, steps.CLEAN)\n"
+        "pipeline.Runner(params.load('demo', overrides), overrides, sequence=sequence).run()"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     names = {path.name for path in (tmp_path / "outputs").rglob("*")}
     assert (done.returncode == 0) == (refusal is None), done.stderr

@@ -86,7 +86,7 @@ def test_a_download_that_does_not_fit_is_not_begun(server, folder, archive, monk
     monkeypatch.setattr(
         archives.shutil, "disk_usage", lambda _: type("usage", (), {"free": archive.stat().st_size * 2})
     )
-    assert "GB of free disk space" in refusal(ValueError, url_source(server, archive), folder)
+    assert "kB of free disk space" in refusal(ValueError, url_source(server, archive), folder)
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from lib.core.schema import Source
+from lib.core.schema import Sample
 from lib.photos import class_names
 
 CLASSES = ["n1", "n2", "n3"]
@@ -15,7 +15,7 @@ CLASSES = ["n1", "n2", "n3"]
 def names_of(raw, content, classes=CLASSES):
     raw.put("deep/Labels.json", content if isinstance(content, bytes) else json.dumps(content).encode())
     return class_names.of_source(
-        raw.folder, Source(kind="sample", class_names="deep/Labels.json"), classes=classes
+        raw.folder, Sample(kind="sample", class_names="deep/Labels.json"), classes=classes
     )
 
 
@@ -26,7 +26,7 @@ def test_names_are_what_stands_before_the_comma(raw):
 
 
 def test_without_a_file_the_labels_are_the_names(raw):
-    assert class_names.of_source(raw.folder, Source(kind="sample"), classes=["10", "9"]) == {
+    assert class_names.of_source(raw.folder, Sample(kind="sample"), classes=["10", "9"]) == {
         "10": "10",
         "9": "9",
     }
@@ -81,7 +81,7 @@ def test_a_missing_file_of_names_lists_those_there_are(raw):
     with pytest.raises(
         FileNotFoundError, match="the source has no Labels.json. JSON files in it: deep/labels.json"
     ):
-        class_names.of_source(raw.folder, Source(kind="sample", class_names="Labels.json"), classes=CLASSES)
+        class_names.of_source(raw.folder, Sample(kind="sample", class_names="Labels.json"), classes=CLASSES)
 
 
 @pytest.mark.parametrize("place", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
@@ -92,7 +92,7 @@ def test_names_outside_the_source(raw, tmp_path, place):
     with pytest.raises(
         ValueError, match="`source.class_names` must be a path inside the source. Received: "
     ) as caught:
-        class_names.of_source(raw.folder, Source(kind="sample", class_names=place), classes=CLASSES)
+        class_names.of_source(raw.folder, Sample(kind="sample", class_names=place), classes=CLASSES)
     assert repr(place) in str(caught.value)
 
 
