@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def compare_memory(folder: Path) -> bool:
-    """Print the peak of memory with few and with many photos, each in a process of its own; say whether it grows little."""
+    """Print the peak memory with few and with many photos, and return whether it grows little."""
     peaks = {}
     for count in (FEW, MANY):
         draw(folder / str(count), count, SMALL)
@@ -67,7 +67,7 @@ def peak(data: Path) -> float:
 
 
 def compare_speed(folder: Path) -> bool:
-    """Print photos per second of both, the median of the rounds, and the ratio; say whether it is high enough."""
+    """Print the median photos per second of both and the ratio, and return whether it is high enough."""
     data = folder / "speed"
     if len(sys.argv) > 1:
         data.mkdir()
@@ -100,7 +100,7 @@ def compare_speed(folder: Path) -> bool:
 
 
 def clean(data: Path, content: str) -> None:
-    """Do what 02_clean does without embeddings; another `content` is another source, which nothing has cached."""
+    """Clean as 02_clean does without embeddings; another `content` is a source that nothing has cached."""
     manifest.build(data, SETTINGS, content=content)
 
 

@@ -35,7 +35,8 @@ def main() -> int:
             network.train_on_batch(photos, labels)
         rates.append(STEPS * BATCH / (time.perf_counter() - began))
     print(
-        f"training: {statistics.median(rates):.0f} photos a second at {SIZE} pixels (median of {ROUNDS} rounds)"
+        f"training: {statistics.median(rates):.0f} photos a second at {SIZE} pixels "
+        f"(median of {ROUNDS} rounds)"
     )
     return 0
 

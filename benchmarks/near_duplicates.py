@@ -5,7 +5,8 @@
 Photos of an archive are drawn and copied in 20 ways; each copy is saved as a JPEG and read as 02_clean
 reads a photo. For each way, `duplicates.find` gets the photos and their copies: it should pair each photo
 with its copy (recall) and nothing else (precision: unrelated photos and copies, all with all, are the
-other side). Thresholds are chosen on flowers, by `--choose`, and scored on butterfly and biology; exit code 1 where a target is missed.
+other side). Thresholds are chosen on flowers, by `--choose`, and scored on butterfly and biology; the exit
+code is 1 if a target is missed.
 
 Photos that an archive holds twice would count as errors. So where two of the drawn photos are found to be a
 pair, the second is left out and its name printed, for a person to look at; those that a person found to be
@@ -216,7 +217,7 @@ def compare(found: Collection, folder: Path, **thresholds: float) -> pd.DataFram
         thresholds: of `duplicates.find`.
 
     Returns:
-        All pairs of each pool: `kind` (title of the copies), `right` (a photo and its copy), `bits` and `cosine`
+        All pairs of each pool: `kind` (title of the copies), `right` (a photo and its copy), `bits`, `cosine`
         between the two, `correlation` (-1 where they were not laid over one another) and `found`.
     """
     codes = np.array([int(value, 16) for value in found.table.phash], dtype=np.uint64)
@@ -268,7 +269,7 @@ def choose(found: Collection, folder: Path) -> None:
 
 
 def report(results: dict[str, pd.DataFrame]) -> bool:
-    """Print precision and recall of each archive: by hash alone, by cosine alone, and by all nets with the check.
+    """Print precision and recall of each archive: by hash, by cosine, and by all passes with alignment.
 
     Returns:
         Whether the last reach their targets on each.
@@ -316,7 +317,8 @@ def main() -> int:
                 choose(found, folder)
             results[archive] = compare(found, folder)
             print(
-                f"{archive}: {found.count} photos, {len(found.table):,} with copies, {time.perf_counter() - began:.0f} s",
+                f"{archive}: {found.count} photos, {len(found.table):,} with copies, "
+                f"{time.perf_counter() - began:.0f} s",
                 flush=True,
             )
     return 0 if report(results) else 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from lib import pipeline
 from lib.core import cache, locks, params, privacy, schema, steps
+from lib.networks import cards
 
 
 def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
@@ -59,20 +60,26 @@ def resume(
 
 
 def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
-    """Evaluate and explain the model of a run with 04 and 05; it never trains.
+    """Evaluate and explain the model of a run with 04 and 05, as it was trained; it never trains.
 
     Args:
-        name, assignments, run_name: as `run`.
+        name: name of a parameter file.
+        assignments: changed parameters, such as those of the section `evaluate`.
+        run_name: folder of the run; if empty, the name.
 
     Returns, Raises:
         As `run`; `FileNotFoundError` if the run has no model.
     """
-    runner = _runner(
-        name, assignments=assignments, run_name=run_name, run_steps=(steps.EVALUATE, steps.GRADCAM)
-    )
+    overrides = _parse(assignments)
+    if run_name:
+        overrides["run"] = run_name
+    at = steps.Run(params.load(name, overrides, origin="SET"), steps.EVALUATE)
     for file in steps.EVALUATE.reads:
-        steps.Run(runner.settings, steps.EVALUATE).need(file)
-    return runner.run()
+        at.need(file)
+    # The file may have changed since, or the training was resumed: the model card has what was used.
+    trained = params.nested(cards.load(at.path("model.json"))["parameters"])
+    settings, overrides = _resolve(name, params.merge(trained, overrides))
+    return pipeline.Runner(settings, overrides, sequence=(steps.EVALUATE, steps.GRADCAM)).run()
 
 
 def tune(name: str, *, assignments: str = "", run_name: str = "") -> Path:

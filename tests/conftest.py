@@ -36,6 +36,7 @@ def model_card(**changes) -> dict:
         "class_names": ["a", "b", "c"],
         "temperature": 1.0,
         "training": "key",
+        "batch_size": 32,
         "parameters": {"seed": 1},
         "weights_sha256": "0" * 64,
     }

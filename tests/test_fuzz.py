@@ -1,4 +1,4 @@
-"""Thousands of damaged files: each ends as a photo, a table, a folder or a clear error, and as nothing else."""
+"""Thousands of damaged files: each ends as a photo, a table, a folder or a clear error."""
 
 import contextlib
 import io
@@ -112,7 +112,7 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 def mutated(data, random, other):
-    """Damage a file in one to four places: bits, bytes, fields of extreme value, cuts, and pieces of itself or of another."""
+    """Damage a file in one to four places: bits, bytes, extreme values, cuts, pieces of other files."""
     data = bytearray(data)
     for _ in range(random.choice([1, 1, 2, 4])):
         start, end = sorted(int(place) for place in random.integers(0, len(data) + 1, 2))

@@ -1,4 +1,4 @@
-"""The notebooks as they are committed: one structure, parameters that match the schema, outputs anyone may see."""
+"""The committed notebooks: one structure, parameters that match the schema, outputs anyone may see."""
 
 import ast
 import getpass
@@ -102,7 +102,10 @@ def comprehension_names(tree):
 
 
 def test_bound_finds_every_kind_of_binding():
-    code = "a = 1\nimport b.x\nfrom c import d as e\nfor f, (g, h) in []: pass\nwith open('') as i: pass\n(j := 2)\nk += 1\n[l for l in m]\ndef n(): pass"
+    code = (
+        "a = 1\nimport b.x\nfrom c import d as e\nfor f, (g, h) in []: pass\n"
+        "with open('') as i: pass\n(j := 2)\nk += 1\n[l for l in m]\ndef n(): pass"
+    )
     assert bound(ast.parse(code)) == set("abefghijkn")
 
 

@@ -1,4 +1,4 @@
-"""The runner: executes what is out of date and nothing else, and keeps what was good when a notebook fails."""
+"""The runner: it executes what is out of date, and keeps what was good when a notebook fails."""
 
 import functools
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 import pytest
@@ -21,9 +22,12 @@ THREE = steps.Step("three", parameters=("gradcam",), writes=("three.txt",))
 STEPS = (ONE, TWO, THREE)
 NOTHING = "pass"
 WRITES = {
-    "one": "current.path('one.txt').write_text(str(settings.seed))",
-    "two": "current.path('two.txt').write_text(current.path('one.txt').read_text() + ' ' + str(settings.evaluate.hardest))",
-    "three": "current.path('three.txt').write_text('3')",
+    "one": "_ = current.path('one.txt').write_text(str(settings.seed))",
+    "two": (
+        "text = current.path('one.txt').read_text()\n"
+        "_ = current.path('two.txt').write_text(f'{text} {settings.evaluate.hardest}')"
+    ),
+    "three": "_ = current.path('three.txt').write_text('3')",
 }
 
 
@@ -49,7 +53,7 @@ def write_notebook(folder, step, body=NOTHING, *, saved=""):
             "steps.parameters(current)"
         ),
         nbformat.v4.new_code_cell(body),
-        nbformat.v4.new_code_cell(f"_ = {WRITES[step.name]}\ncurrent.finish().name"),
+        nbformat.v4.new_code_cell(f"{WRITES[step.name]}\ncurrent.finish().name"),
     ]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -85,7 +89,7 @@ def runner(place, overrides=None, *, only=STEPS, name="demo"):
 class Pretending(pipeline.Runner):
     """Executes no notebook, but leaves what an execution leaves; `ran` lists the steps."""
 
-    ran: list[str] = []
+    ran: ClassVar[list[str]] = []
 
     def execute(self, step):
         self.ran.append(step.name)
@@ -151,7 +155,10 @@ def test_what_is_published_names_no_folder_of_this_machine(place, monkeypatch):
     archive.parent.mkdir()
     archive.write_bytes(b"zip")
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", str(archive))
-    body = "from pathlib import Path\nprint(params.ROOT / 'lib', steps.outputs() / 'butterfly', Path.home() / 'x')"
+    body = (
+        "from pathlib import Path\n"
+        "print(params.ROOT / 'lib', steps.outputs() / 'butterfly', Path.home() / 'x')"
+    )
     write_notebook(place / "notebooks", ONE, body)
     folder = runner(place, only=(ONE,), name="butterfly").run()
     book = nbformat.read(folder / "one.ipynb", as_version=4)

@@ -47,7 +47,7 @@ def chunk(kind, data):
 
 
 def png(values, colour, *more, size=None):
-    """Write a PNG by hand: `uint8` or `uint16` of shape `(height, width, channels)`; Pillow writes no 16-bit colours."""
+    """Write a PNG by hand, `uint8` or `uint16` of shape `(height, width, channels)`, as Pillow cannot."""
     width, height = size or values.shape[1::-1]
     rows = values.astype(">u2") if values.dtype == np.uint16 else values
     header = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, colour, 0, 0, 0)
@@ -272,7 +272,10 @@ def excluded_files():
         "PDF": (b"%PDF-1.4\n", unknown),
         "zip": (b"PK\x03\x04" + bytes(40), unknown),
         "EPS, which is a program": (saved(Image.fromarray(photo), "EPS"), unknown),
-        "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "a HEIC photo, which is not read here: save it as JPEG"),
+        "HEIC": (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
+            "a HEIC photo, which is not read here: save it as JPEG",
+        ),
         "bomb": (png(photo, 2, size=(20_000, 20_000)), "20000 x 20000 pixels are more than 200 million"),
         "floating point": (float_tiff, "floating-point pixels have no agreed range"),
         "32 bits": (wide_tiff, "32-bit pixels have no agreed range"),

@@ -93,7 +93,7 @@ TRAIN = Step(
 )
 EVALUATE = Step(
     "04_evaluate",
-    parameters=("evaluate", "source.class_names"),
+    parameters=("evaluate", "source.class_names", "clean.embeddings"),
     reads=("manifest.csv", "model.json", "model.keras"),
     writes=("metrics.json", "predictions.csv", "confusion_matrix.png", "class_accuracies.png"),
 )
@@ -231,6 +231,10 @@ class Run:
             "packages": {name: metadata.version(name) for name in PACKAGES},
             "hardware": _hardware(),
         }
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the resolved parameters that the step uses, plain values by dotted key."""
+        return {key: params.pick(self.settings, key) for key in self.step.parameters}
 
     def sha256(self, names: tuple[str, ...]) -> dict[str, str]:
         """Return the SHA-256 of those of some files of the run that exist, by name."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from lib.core import files
+from lib.core import files, params, schema
 
 
 class ModelCard(TypedDict):
@@ -24,6 +24,8 @@ class ModelCard(TypedDict):
         class_names: readable names of the classes, in the same order.
         temperature: divides the logits for calibrated probabilities.
         training: key of the training.
+        batch_size: photos in a batch at the end of the training; fewer than its parameters say if memory
+            ran out.
         parameters: resolved parameters that decided the training, plain values by dotted key.
         weights_sha256: SHA-256 of the network's weights, by `models.weights_sha256`.
     """
@@ -42,6 +44,7 @@ class ModelCard(TypedDict):
     class_names: list[str]
     temperature: float
     training: str
+    batch_size: int
     parameters: dict[str, Any]
     weights_sha256: str
 
@@ -72,6 +75,23 @@ def load(path: Path) -> ModelCard:
 
 def _missing_keys(card: object) -> list[str]:
     return sorted(ModelCard.__required_keys__ - set(card if isinstance(card, dict) else ()))
+
+
+def require_parameters(card: ModelCard, settings: schema.Params) -> None:
+    """Check that the parameters of a run are those that its model was trained with.
+
+    Raises:
+        ValueError: if they are not; the message names the keys that differ.
+    """
+    trained = params.flat(card["parameters"])
+    now = params.flat({key: params.pick(settings, key) for key in card["parameters"]})
+    if changed := [key for key in trained | now if trained.get(key) != now.get(key)]:
+        first = changed[0]
+        raise ValueError(
+            f"model.keras was trained with other parameters: {', '.join(changed)}. Expected {first}: "
+            f"{trained.get(first)!r}. Received: {now.get(first)!r}. Run 03_train again, or evaluate "
+            f"the model as it was trained with `make evaluate-{settings.name}`"
+        )
 
 
 def save(card: ModelCard, path: Path) -> None:

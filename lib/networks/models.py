@@ -210,6 +210,7 @@ def publish(
     classes: list[str],
     class_names: list[str],
     training: str,
+    batch_size: int,
     temperature: float,
     parameters: dict[str, Any],
 ) -> cards.ModelCard:
@@ -222,6 +223,7 @@ def publish(
         classes: the labels of the classes, in the order of its outputs.
         class_names: readable names of the classes, in the same order.
         training: key of the training that it comes from.
+        batch_size: photos in a batch at the end of that training.
         temperature: divides its logits for calibrated probabilities.
         parameters: the resolved parameters that decided the training, plain values by dotted key.
 
@@ -241,6 +243,7 @@ def publish(
         "class_names": class_names,
         "temperature": round(temperature, 4),
         "training": training,
+        "batch_size": batch_size,
         "parameters": parameters,
         "weights_sha256": weights_sha256(model),
     }

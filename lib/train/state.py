@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from lib.core import files
+from lib.core import cache, files
 
 FINISHED = "finished.json"
 
@@ -39,8 +39,11 @@ class Finished:
     @classmethod
     def load(cls, folder: Path) -> "Finished | None":
         """Read the record of the training in a folder; `None` if it is not finished."""
-        path = folder / FINISHED
-        return TypeAdapter(cls).validate_python(files.read_json(path)) if path.is_file() else None
+        try:
+            return TypeAdapter(cls).validate_python(files.read_json(folder / FINISHED))
+        except (FileNotFoundError, ValueError):
+            # Without a record that can be read, the training continues at its end and writes another.
+            return None
 
     def save(self, folder: Path) -> None:
         """Write the record."""
@@ -116,6 +119,16 @@ class State:
 def exists(folder: Path) -> bool:
     """Return whether a folder holds the state of a training."""
     return _file(folder).is_file()
+
+
+def remove_damaged(folder: Path) -> None:
+    """Remove the files of a training if one of them is damaged or missing, so that it starts anew."""
+    if exists(folder) and cache.load_arrays(_file(folder)) is not None:
+        at = State.load(folder)
+        if not at.kept or cache.load_arrays(at._best(folder)) is not None:
+            return
+    for path in (folder / FINISHED, *folder.glob("*.npz")):
+        path.unlink(missing_ok=True)
 
 
 def variables(folder: Path) -> list[np.ndarray]:

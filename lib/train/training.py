@@ -78,8 +78,11 @@ def fit(
             f"training needs photos in train and in val. Received: none in {' and '.join(empty)}. "
             "Look at the counts of 02_clean and at `split`"
         )
+    if finished:
+        state.remove_damaged(folder / finished)
     parent = _parent(settings, photos, folder=folder, finished=finished)
     place = folder / key(settings, photos, parent=parent)
+    state.remove_damaged(place)
     if state.Finished.load(place) is None:
         _train(settings, photos, folder=place, parent=folder / parent if parent else None, watch=watch)
     return _read_back(settings, photos, folder=place)

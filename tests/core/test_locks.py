@@ -41,7 +41,8 @@ source = Path(sys.argv[1])
 paths = [f"{number}.png" for number in range(900)]
 print("ready", flush=True)
 sys.stdin.readline()
-table, images = decoding.scan(source / "raw", paths, content="abc", folder=source / "cache", size=16, fit="crop")
+cache = source / "cache"
+table, images = decoding.scan(source / "raw", paths, content="abc", folder=cache, size=16, fit="crop")
 print(table.to_csv(), images.sum())
 """
 FETCH = """

@@ -67,8 +67,8 @@ def test_need_names_the_step_to_run(step, name, writer):
     with pytest.raises(FileNotFoundError) as caught:
         run.need(name)
     assert (
-        str(caught.value)
-        == f"mine has no {name} yet: run {writer} first (notebooks/{writer}.ipynb with name = 'mine', or `make mine`)"
+        str(caught.value) == f"mine has no {name} yet: run {writer} first "
+        f"(notebooks/{writer}.ipynb with name = 'mine', or `make mine`)"
     )
     fill(run)
     run.path(name).parent.mkdir(parents=True, exist_ok=True)

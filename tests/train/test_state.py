@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pytest
 
 from lib.core import files
 from lib.train import state
@@ -64,3 +65,37 @@ def test_the_record_of_a_finished_training(tmp_path):
     files.write_json(tmp_path / "finished.json", {"parent": None, "network": "x"})
     earlier = state.Finished.load(tmp_path)
     assert earlier.monitor is None and earlier.label_smoothing is None
+
+
+DAMAGES = {
+    "truncate": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "flip": lambda path: path.write_bytes(bytes([byte ^ 1 for byte in path.read_bytes()])),
+    "delete": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["state.npz", "best-1.npz"])
+def test_a_damaged_training_starts_anew(tmp_path, file, damage):
+    at = state.State(kept=1)
+    at.keep(tmp_path, [np.ones(20)])
+    at.save(tmp_path, [np.ones(20)])
+    state.Finished(parent=None, network="n").save(tmp_path)
+    state.remove_damaged(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    DAMAGES[damage](tmp_path / file)
+    state.remove_damaged(tmp_path)
+    assert list(tmp_path.iterdir()) == [] and state.Finished.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"parent": 1}'])
+def test_a_damaged_record_counts_as_none(tmp_path, text):
+    (tmp_path / "finished.json").write_text(text)
+    assert state.Finished.load(tmp_path) is None
+
+
+def test_a_training_without_a_kept_epoch_is_whole(tmp_path):
+    state.State().save(tmp_path, [])
+    state.remove_damaged(tmp_path)
+    assert state.exists(tmp_path)
