@@ -21,7 +21,6 @@ CSV_FILES = (
     "photo_predictions.csv",
     "predictions.csv",
     "relabels.csv",
-    "suspects.csv",
     "trials.csv",
 )
 # Records of earlier versions list the keys of all kinds of sources and layers, with these values if unset.
