@@ -30,7 +30,8 @@ NOT_IMPORTED = {
     "tensorboard": "reads the logs of Keras's callback",
 }
 # Started by make, without an import in the tests.
-TOOLS = {"jupyterlab", "mypy", "nbval", "pre-commit", "pytest-xdist", "ruff"}
+STUBS = {"pandas-stubs", "types-pyyaml", "types-requests", "types-tqdm"}
+TOOLS = {"jupyterlab", "mypy", "nbval", "pre-commit", "pytest-xdist", "ruff"} | STUBS
 
 
 def canonical(requirement: str) -> str:
