@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Drawing, scene
 from PIL import Image
+from shared import Drawing, scene
 
 from lib.core import files, params
 from lib.core.schema import Sample

@@ -17,7 +17,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import encoded, scene
+from shared import encoded, scene
 
 from lib.clean import manifest
 from lib.core import params, schema

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import Drawing, encoded, scene
 from PIL import Image
+from shared import Drawing, encoded, scene
 
 from lib.clean import manifest, photoset
 from lib.core.schema import Augment, Params

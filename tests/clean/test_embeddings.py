@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
+from shared import scene
 
 from lib.clean import embeddings
 from lib.core import files, schema

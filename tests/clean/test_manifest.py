@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import encoded, scene
+from shared import encoded, scene
 
 from lib.clean import duplicates, manifest
 from lib.core import files, steps

@@ -4,8 +4,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import scene
 from nbclient import NotebookClient
+from shared import scene
 
 from lib.clean import decisions, review
 

@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import encoded
+from shared import encoded
 
 from lib.core import locks
 from lib.photos import decoding

@@ -3,22 +3,11 @@
 from pathlib import Path
 
 import gdown
-import pytest
 from download_builders import make_zip, refusal, source
 
 from lib.download import sources
 
 LINK = "https://drive.google.com/drive/folders/1ZXEhzbLRLU1giKKRJkjm8N04cO_JoYE2?usp=sharing"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "data" / "butterfly"
-
-
-@pytest.fixture
-def archive(tmp_path):
-    return make_zip(tmp_path / "downloads" / "archive.zip")
 
 
 def drive_with(monkeypatch, fill):

@@ -8,29 +8,13 @@ import sys
 import traceback
 
 import pytest
-from conftest import encoded, scene
-from download_builders import digest, make_zip, refusal, serving, source
+from download_builders import digest, make_zip, refusal, source
+from shared import encoded, scene
 
 from lib.core import files
 from lib.download import archives, kaggle, sources, transfer
 
 KEY = "0123456789abcdef0123456789abcdef"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "data" / "butterfly"
-
-
-@pytest.fixture
-def archive(tmp_path):
-    return make_zip(tmp_path / "downloads" / "archive.zip")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with serving(monkeypatch) as running:
-        yield running
 
 
 @pytest.fixture

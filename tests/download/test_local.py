@@ -10,11 +10,6 @@ from lib.download.record import SourceRecord
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "data" / "butterfly"
-
-
-@pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
     (folder / "red").mkdir(parents=True)

@@ -17,16 +17,6 @@ from lib.core import params
 from lib.download import sources, species
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "data" / "butterfly"
-
-
-@pytest.fixture
-def archive(tmp_path):
-    return make_zip(tmp_path / "downloads" / "archive.zip")
-
-
 def test_an_archive_is_unpacked_once_and_described(folder, archive):
     record = sources.fetch(source("archive", archive=str(archive), licence="CC BY 4.0"), folder)
     assert (folder / "raw/train/1.jpg").read_bytes() == PHOTO

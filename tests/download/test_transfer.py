@@ -3,26 +3,9 @@
 import dataclasses
 import json
 
-import pytest
-from download_builders import digest, make_zip, refusal, serving, source
+from download_builders import digest, refusal, source
 
 from lib.download import archives, sources, transfer
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "data" / "butterfly"
-
-
-@pytest.fixture
-def archive(tmp_path):
-    return make_zip(tmp_path / "downloads" / "archive.zip")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with serving(monkeypatch) as running:
-        yield running
 
 
 def url_source(server, archive, **fields):

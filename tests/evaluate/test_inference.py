@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import model_card
 from PIL import Image
+from shared import model_card
 
 from lib.clean import photoset
 from lib.core import files, metrics

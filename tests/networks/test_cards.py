@@ -1,7 +1,7 @@
 """The model card: written and read back whole, or refused with one line that says what to do."""
 
 import pytest
-from conftest import model_card
+from shared import model_card
 
 from lib.core import files
 from lib.networks import cards

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import scene
 from PIL import EpsImagePlugin, Image
 from scipy import fft
+from shared import scene
 
 from lib.core import files
 from lib.photos import decoding

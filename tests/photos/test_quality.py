@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import scene
+from shared import scene
 
 from lib.photos import quality
 
