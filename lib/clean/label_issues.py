@@ -205,9 +205,10 @@ def out_of_fold_probabilities(
         test, train = folds == fold, folds != fold
         if not 2 <= len(np.unique(targets[train])) < train.sum():
             continue
-        part = values[train], targets[train], values[test]
-        logits = lda_log_probabilities(*part, classes=classes)
-        logits = (logits + np.log(knn_probabilities(*part, classes=classes))) / 2
+        known, known_targets, unknown = values[train], targets[train], values[test]
+        logits = lda_log_probabilities(known, known_targets, test=unknown, classes=classes)
+        votes = knn_probabilities(known, known_targets, test=unknown, classes=classes)
+        logits = (logits + np.log(votes)) / 2
         logits[~np.isin(targets[test], targets[train])] = np.nan
         result[test] = logits
     judged = ~np.isnan(result[:, 0])
@@ -225,7 +226,7 @@ def _calibrated(targets: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def lda_log_probabilities(
-    train: np.ndarray, targets: np.ndarray, test: np.ndarray, *, classes: int
+    train: np.ndarray, targets: np.ndarray, *, test: np.ndarray, classes: int
 ) -> np.ndarray:
     """Predict by linear discriminant analysis with a shrunk covariance.
 
@@ -250,7 +251,7 @@ def lda_log_probabilities(
 
 
 def knn_probabilities(
-    train: np.ndarray, targets: np.ndarray, test: np.ndarray, *, classes: int
+    train: np.ndarray, targets: np.ndarray, *, test: np.ndarray, classes: int
 ) -> np.ndarray:
     """Predict by the votes of the nearest neighbours, weighted by their cosines.
 

@@ -13,7 +13,7 @@ from lib.photos import labels
 COLUMNS = ["backbone", "image_size", "channels", "top_1", "low", "high", "log_loss"]
 
 
-def compare(table: pd.DataFrame, images: np.ndarray, settings: Params, *, folder: Path) -> pd.DataFrame:
+def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder: Path) -> pd.DataFrame:
     """Compare backbones by how well frozen embeddings tell the classes apart.
 
     The probe is `label_issues.out_of_fold_probabilities`: each photo is classified by models of four fifths

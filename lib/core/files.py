@@ -125,7 +125,7 @@ class NoSpace(ValueError):
     """The disk is too full: what was downloaded is good, and worth keeping."""
 
 
-def require_space(folder: Path, needed: float, what: str) -> None:
+def require_space(folder: Path, needed: float, *, what: str) -> None:
     """Check that `needed` bytes fit on the disk of `folder`, an existing folder.
 
     Raises:

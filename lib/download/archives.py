@@ -177,6 +177,7 @@ def _kind(beginning: bytes) -> str:
 
 
 def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:
+    """Yield the members of an archive in their order."""
     if isinstance(archive, zipfile.ZipFile):
         for info in archive.infolist():
             sizes = info.file_size, info.compress_size

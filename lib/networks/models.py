@@ -145,7 +145,7 @@ def _layer(name: str, layer: schema.HeadLayer, *, classes: int, seed: int) -> ke
             return layers.BatchNormalization(name=name)
 
 
-def unfreeze(model: keras.Model, part: str, settings: schema.Model) -> None:
+def unfreeze(model: keras.Model, part: str, *, settings: schema.Model) -> None:
     """Make a part of the backbone trainable and freeze the rest; the head is always trainable.
 
     Batch normalization that keeps its statistics is frozen in every part: a frozen layer runs in
@@ -180,7 +180,7 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
     rows = {}
     for name, stage in settings.train.stages.items():
         if stage:
-            unfreeze(model, stage.trainable, settings.model)
+            unfreeze(model, stage.trainable, settings=settings.model)
             count = sum(weight.shape.num_elements() for weight in model.trainable_weights)
             rows[name] = {
                 "backbone": stage.trainable,

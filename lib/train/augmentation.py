@@ -47,7 +47,7 @@ def images(batch: tf.Tensor, settings: Augment, *, seed: tf.Tensor, size: int | 
 def mixup(
     batch: tf.Tensor, labels: tf.Tensor, *, alpha: float, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blend each photo and its label with those of another photo of the batch (https://arxiv.org/abs/1710.09412).
+    """Blend each photo and its label with those of another of the batch (https://arxiv.org/abs/1710.09412).
 
     Args:
         batch: `float32` of shape `(n, height, width, 3)`.

@@ -160,7 +160,7 @@ class Trainer:
     def _compile(self, stage: Stage) -> None:
         """Compile the network for a stage, or its head if the stage trains nothing else."""
         train = self.settings.train
-        models.unfreeze(self.network, stage.trainable, self.settings.model)
+        models.unfreeze(self.network, stage.trainable, settings=self.settings.model)
         head = self._head_alone(stage)
         self.learner = head or self.network
         self.embeddings = self.photos.embed(self.settings.model) if head else None

@@ -210,7 +210,7 @@ def frozen_layers_agree(trained: Training, fresh: keras.Model, *, settings: Para
     layers = fresh.get_layer(models.BACKBONE).layers
     learned: set[int] = set()
     for part in trained.learned:
-        models.unfreeze(fresh, part, settings.model)
+        models.unfreeze(fresh, part, settings=settings.model)
         learned |= {index for index, layer in enumerate(layers) if layer.trainable}
     pairs = enumerate(zip(layers, trained.model.get_layer(models.BACKBONE).layers, strict=True))
     return all(

@@ -129,6 +129,7 @@ class _Searcher:
             raise _Failed from error
 
     def _value(self, trial: optuna.Trial) -> float:
+        """Train with the values that a trial draws, and return the best monitored value."""
         values = spaces.suggest(trial, self.space)
         settings = params.changed(self.base, spaces.by_parameter(self.space, values), origin="tune.space")
         if (known := self._known(values)) is not None:

@@ -184,7 +184,7 @@ def test_lda_is_the_one_of_the_book():
     weights = np.linalg.solve(covariance, means.T)
     priors = np.log(np.bincount(targets) / len(targets))
     scores = np.exp(test @ weights - (means.T * weights).sum(axis=0) / 2 + priors)
-    found = label_issues.lda_log_probabilities(train, targets, test, classes=5)
+    found = label_issues.lda_log_probabilities(train, targets, test=test, classes=5)
     np.testing.assert_allclose(np.exp(found[:, :3]), scores / scores.sum(axis=1, keepdims=True), atol=1e-4)
     assert (found[:, 3:] == -np.inf).all()
 
@@ -198,7 +198,7 @@ def test_the_votes_of_neighbours_by_brute_force(monkeypatch):
         nearest = np.argsort(-cosines)[:20]
         weights = np.exp(cosines[nearest] / label_issues.TEMPERATURE)
         np.add.at(votes[row], targets[nearest], weights / weights.sum())
-    found = label_issues.knn_probabilities(train, targets, test, classes=5)
+    found = label_issues.knn_probabilities(train, targets, test=test, classes=5)
     np.testing.assert_allclose(found, votes / votes.sum(axis=1, keepdims=True), rtol=1e-4)
     np.testing.assert_allclose(found.sum(axis=1), 1)
 

@@ -45,7 +45,7 @@ IMAGES = np.zeros((COUNT, 64, 64, 3), np.uint8)
 
 
 def test_the_backbone_that_sees_the_classes_is_first(asked, tmp_path):
-    found = probes.compare(table(), IMAGES, settings(), folder=tmp_path)
+    found = probes.compare(table(), IMAGES, settings=settings(), folder=tmp_path)
     assert list(found.columns) == probes.COLUMNS
     assert found.backbone[0] == "MobileNetV2" and set(found.backbone[1:]) == {
         "EfficientNetLite0",
@@ -57,7 +57,7 @@ def test_the_backbone_that_sees_the_classes_is_first(asked, tmp_path):
 
 
 def test_the_recipe_s_own_backbone_comes_with_its_weights_and_size(asked, tmp_path):
-    probes.compare(table(), IMAGES, settings(weights="mine.h5", scaling="unit"), folder=tmp_path)
+    probes.compare(table(), IMAGES, settings=settings(weights="mine.h5", scaling="unit"), folder=tmp_path)
     assert [(model.backbone, model.weights, model.image_size, model.scaling) for model in asked] == [
         ("EfficientNetLite0", "imagenet", 128, "backbone"),
         ("ResNet50", "imagenet", 64, "backbone"),
@@ -67,23 +67,26 @@ def test_the_recipe_s_own_backbone_comes_with_its_weights_and_size(asked, tmp_pa
 
 @pytest.mark.parametrize("own", [{"weights": None}, {"scaling": "measured"}])
 def test_a_recipe_without_weights_is_compared_by_those_of_imagenet(own, asked, tmp_path):
-    probes.compare(table(), IMAGES, settings(**own), folder=tmp_path)
+    probes.compare(table(), IMAGES, settings=settings(**own), folder=tmp_path)
     assert (asked[2].backbone, asked[2].weights, asked[2].scaling) == ("MobileNetV2", "imagenet", "backbone")
 
 
 def test_photos_that_are_not_kept_do_not_count(asked, tmp_path):
     clusters = [row if row < 40 else -1 for row in range(COUNT)]
     wrong = LABELS[:40] + ["dog", "cat"] * 10  # would lower the figure if they counted
-    found = probes.compare(table(cluster=clusters, label=wrong), IMAGES, settings(), folder=tmp_path)
+    found = probes.compare(table(cluster=clusters, label=wrong), IMAGES, settings=settings(), folder=tmp_path)
     assert found.top_1[0] > 0.9
 
 
 def test_without_embeddings_there_is_nothing_to_compare(asked, tmp_path):
-    assert probes.compare(table(), IMAGES, settings(embeddings=False), folder=tmp_path).empty and not asked
+    assert (
+        probes.compare(table(), IMAGES, settings=settings(embeddings=False), folder=tmp_path).empty
+        and not asked
+    )
 
 
 def test_one_cluster_cannot_be_judged(asked, tmp_path):
-    assert probes.compare(table(cluster=0), IMAGES, settings(), folder=tmp_path).empty
+    assert probes.compare(table(cluster=0), IMAGES, settings=settings(), folder=tmp_path).empty
 
 
 def test_no_backbone_is_compared_twice_and_each_sees_the_centre_that_training_sees(
@@ -98,7 +101,7 @@ def test_no_backbone_is_compared_twice_and_each_sees_the_centre_that_training_se
     )
     given = settings(image_size=48, resize=64)
     twice = given.clean.model_copy(update={"compare": ("MobileNetV2", "MobileNetV2")})
-    probes.compare(table(), IMAGES, given.model_copy(update={"clean": twice}), folder=tmp_path)
+    probes.compare(table(), IMAGES, settings=given.model_copy(update={"clean": twice}), folder=tmp_path)
     assert sizes == [64, 48]
     same = settings(backbone="EfficientNetLite0", image_size=128)
     again = same.clean.model_copy(update={"compare": ("EfficientNetLite0",)})

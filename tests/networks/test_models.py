@@ -153,8 +153,8 @@ def test_what_learns(tmp_path, weights, mode, part, learn):
     (tmp_path / "w").touch()
     chosen = settings(weights=str(tmp_path / "w") if weights else None, batch_normalization=mode)
     network = models.build(chosen, classes=3, seed=0)
-    models.unfreeze(network, "all", chosen)  # what was before does not count
-    models.unfreeze(network, part, chosen)
+    models.unfreeze(network, "all", settings=chosen)  # what was before does not count
+    models.unfreeze(network, part, settings=chosen)
     backbone = network.get_layer(models.BACKBONE)
     assert [layer.name for layer in backbone.layers if layer.trainable and layer.weights] == learn
     assert network.get_layer(models.LOGITS).trainable
@@ -282,7 +282,7 @@ def test_a_model_trained_in_16_bits_is_saved_in_32(mixed, tmp_path):
     network = models.build(settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, STD))
     network.compile(keras.optimizers.SGD(0.01), keras.losses.CategoricalCrossentropy())
     network.train_on_batch(pixels(4), np.eye(3)[[0, 1, 2, 0]])
-    models.unfreeze(network, "none", settings())
+    models.unfreeze(network, "none", settings=settings())
     before = list(precisions(network))
     models.save(network, tmp_path / "model.keras")
     assert "mixed_float16" in before and list(precisions(network)) == before
