@@ -5,9 +5,11 @@ import os
 
 import nbformat
 import pytest
+from shared import model_card
 
 from lib import commands, pipeline
 from lib.core import files, params, steps
+from lib.networks import cards
 
 PASSWORD = "s3cr3tpw"
 
@@ -41,13 +43,21 @@ def names(runner):
     return [step.name for step in runner.sequence]
 
 
+def trained(folder, **sections):
+    """Leave what a training leaves, with these parameters."""
+    folder.mkdir()
+    for name in steps.EVALUATE.reads:
+        (folder / name).write_text("x")
+    settings = params.load("demo", sections)
+    chosen = {key: params.pick(settings, key) for key in steps.TRAIN.parameters}
+    files.write_json(folder / "model.json", model_card(parameters=chosen))
+
+
 # Which steps
 
 
 def test_each_command_runs_its_steps(place, started):
-    for name in steps.EVALUATE.reads:
-        (place / "outputs/demo").mkdir(exist_ok=True)
-        (place / "outputs/demo" / name).write_text("x")
+    trained(place / "outputs/demo")
     commands.run("demo")
     commands.evaluate("demo")
     commands.tune("demo")
@@ -66,6 +76,17 @@ def test_evaluate_needs_a_trained_model(place, started):
     with pytest.raises(FileNotFoundError, match=r"demo has no manifest.csv yet: run 02_clean first"):
         commands.evaluate("demo")
     assert started == []
+
+
+def test_evaluate_takes_the_parameters_that_the_model_was_trained_with(place, started):
+    trained(place / "outputs/demo", train={"batch_size": 7}, seed=3)
+    folder = commands.evaluate("demo", assignments="evaluate.hardest=3")
+    settings = started[-1].settings
+    assert folder == place / "outputs/demo"
+    assert (settings.train.batch_size, settings.seed, settings.evaluate.hardest) == (7, 3, 3)
+    cards.require_parameters(cards.load(folder / "model.json"), settings)
+    trained(place / "outputs/mine")
+    assert commands.evaluate("demo", run_name="mine") == place / "outputs/mine"
 
 
 def test_a_wrong_space_is_refused_before_anything_runs(place, started):

@@ -3,7 +3,7 @@
 import pytest
 from shared import model_card
 
-from lib.core import files
+from lib.core import files, params
 from lib.networks import cards
 
 
@@ -51,7 +51,7 @@ def test_a_card_of_an_earlier_version(tmp_path):
     [
         ("{", "model.json is not JSON: .*Run 03_train again"),
         ("\ufeff{}", "model.json is not JSON: .*Run 03_train again"),
-        ("[1, 2]", "not a model card of this version: it has no backbone, class_names, .*Run 03_train again"),
+        ("[1, 2]", "not a model card of this version: it has no backbone, batch_size, .*Run 03_train again"),
         ("null", "not a model card of this version"),
     ],
 )
@@ -59,3 +59,29 @@ def test_a_file_that_is_no_card(tmp_path, text, message):
     (tmp_path / "model.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         cards.load(tmp_path / "model.json")
+
+
+# The parameters of a run
+
+
+def test_the_parameters_of_a_run_are_compared_with_those_of_its_model():
+    settings = params.load("demo")
+    trained = {key: params.pick(settings, key) for key in ("seed", "model", "train")}
+    card = model_card(parameters=trained)
+    cards.require_parameters(card, settings)
+    # A section that did not decide the training may change.
+    cards.require_parameters(card, params.load("demo", {"evaluate": {"hardest": 3}}))
+    changed = params.load("demo", {"train": {"batch_size": 7}, "seed": 3})
+    message = (
+        r"^model.keras was trained with other parameters: seed, train.batch_size. Expected seed: 42. "
+        r"Received: 3. Run 03_train again, or evaluate the model as it was trained with `make evaluate-demo`$"
+    )
+    with pytest.raises(ValueError, match=message):
+        cards.require_parameters(card, changed)
+
+
+def test_a_stage_that_was_added_or_removed_is_a_change():
+    settings = params.load("demo")
+    card = model_card(parameters={"train": params.pick(settings, "train")})
+    with pytest.raises(ValueError, match=r"train.stages.fine_tune.epochs"):
+        cards.require_parameters(card, params.load("demo", {"train": {"stages": {"fine_tune": None}}}))

@@ -198,6 +198,7 @@ def publish(network, folder, *, temperature=1.25, class_names=("a", "b", "c"), *
         classes=["a", "b", "c"],
         class_names=list(class_names),
         training="key",
+        batch_size=32,
         temperature=temperature,
         parameters=PARAMETERS,
     )

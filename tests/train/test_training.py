@@ -420,6 +420,7 @@ def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_pa
 def finished_by_hand(folder, settings, photos, key="first"):
     record = {"parent": None, "network": training._network_key(settings, photos)}
     files.write_json(folder / key / "finished.json", record)
+    state.State().save(folder / key, [])
     return key
 
 
