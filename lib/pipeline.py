@@ -142,7 +142,7 @@ class Runner:
             at.folder / f"{step.name}{end}.ipynb" for end in (".partial", ".failed", "")
         )
         _forget(at)
-        problem = self._run_notebook(step, partial)
+        problem = self.run_notebook(step, partial)
         if problem is None and step.name not in steps.provenance(at.folder)["steps"]:
             # As sys.exit() does, which papermill takes for success.
             problem = "the notebook ended before its last cell"
@@ -155,7 +155,7 @@ class Runner:
         files.write_json(at.folder / "provenance.json", record)
         return time.monotonic() - began
 
-    def _run_notebook(self, step: steps.Step, partial: Path) -> str | None:
+    def run_notebook(self, step: steps.Step, partial: Path) -> str | None:
         """Run a notebook with papermill; return what went wrong, or None."""
         # It takes a second to import, which an up-to-date run does not need.
         import papermill

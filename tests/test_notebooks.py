@@ -11,7 +11,8 @@ import nbformat
 import papermill
 import pytest
 
-from lib.core import params, schema, steps
+from lib import pipeline
+from lib.core import files, params, schema, steps
 
 FILES = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = set(schema.Params.model_fields)
@@ -24,6 +25,11 @@ def cells(path, kind=None):
 
 def is_parameters(cell):
     return "parameters" in cell.metadata.get("tags", [])
+
+
+def parameters_of(path):
+    """Return the parameters cell of a notebook."""
+    return next(cell for cell in cells(path) if is_parameters(cell))
 
 
 def headings(path):
@@ -114,6 +120,32 @@ def test_no_other_cell_binds_a_parameter(path):
     for cell in cells(path, "code"):
         if not is_parameters(cell):
             assert not bound(ast.parse(cell.source)) & PARAMETERS, cell.source
+
+
+@every_notebook
+def test_values_saved_in_its_cell_never_change_a_run(path, tmp_path, monkeypatch):
+    """The runner executes the notebook's own first cells, as a person has edited and saved them."""
+    edited = parameters_of(path)
+    for old, new in (("seed = None", "seed = 5"), ("train = None", "train = {'batch_size': 7}")):
+        assert old in edited.source
+        edited.source = edited.source.replace(old, new)
+    resolve = next(cell.source for cell in cells(path) if "params.resolve(vars())" in cell.source)
+    texts = (
+        "from lib.core import files, params, steps",
+        resolve,
+        "files.write_json(current.folder / 'values.json', params.public(settings))",
+    )
+    code = [edited, *map(nbformat.v4.new_code_cell, texts)]
+    notebook = nbformat.v4.new_notebook(cells=code, metadata=nbformat.read(path, as_version=4).metadata)
+    nbformat.write(notebook, tmp_path / path.name)
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+    settings = params.load("demo")
+    runner = pipeline.Runner(settings, {}, notebooks=tmp_path)
+    step = next(step for step in steps.ALL if step.name == path.stem)
+    assert runner.run_notebook(step, tmp_path / "out.ipynb") is None
+    (written,) = tmp_path.glob("outputs/*/values.json")
+    values = files.read_json(written)
+    assert values == params.public(settings) and (values["seed"], values["train"]["batch_size"]) != (5, 7)
 
 
 # Text

@@ -366,7 +366,7 @@ def test_a_cut_partial_notebook_does_not_hide_the_error(place, monkeypatch):
         partial.write_text('{\n "cells": [')
         return "OSError: No space left on device"
 
-    monkeypatch.setattr(pipeline.Runner, "_run_notebook", disk_full)
+    monkeypatch.setattr(pipeline.Runner, "run_notebook", disk_full)
     with pytest.raises(pipeline.StepFailed, match="^one failed. OSError: No space left on device$"):
         runner(place).run()
 
