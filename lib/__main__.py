@@ -7,47 +7,54 @@ from collections.abc import Sequence
 
 from lib import commands, pipeline
 
+# What NAME is.
+FILE = "name of a file in params/"
+RUN = "name of a run in outputs/"
+
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser: one subcommand for each command, with options of its own."""
     main = argparse.ArgumentParser(
         prog="chrysalis", description="From a folder of labelled photos to a classifier."
     )
-    subcommands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, text: str, *, argument: str = "name of a file in params/") -> argparse.ArgumentParser:
-        command = subcommands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        if argument:
-            command.add_argument("name", metavar="NAME", help=argument)
-        command.add_argument("--outputs", default="", metavar="DIR", help="folder of all runs and photos")
-        return command
-
-    def add_change(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
-        command.add_argument("--run", default="", metavar="RUN", help="folder of the run in outputs/")
-        command.add_argument("--archive", default="", metavar="FILE", help="photos from a downloaded archive")
-        command.add_argument("--weights", default="", metavar="FILE", help="backbone weights from a file")
-        return command
-
-    add_change(add("run", "run the whole pipeline, from the photos to the report"))
-    resume = add_change(add("resume", "train a finished run further"))
+    add = _Commands(main).add
+    add("run", "run the whole pipeline, from the photos to the report")
+    resume = add("resume", "train a finished run further")
     resume.add_argument("--epochs", type=_count, metavar="N", help="epochs to add to the last stage")
     resume.add_argument("--lr", type=_rate, metavar="RATE", help="learning rate of the added epochs")
-    add_change(add("evaluate", "evaluate and explain the trained model; never trains"))
-    add_change(add("tune", "search for better parameters"))
+    add("evaluate", "evaluate and explain the trained model; never trains")
+    add("tune", "search for better parameters")
     compare = add("compare", "compare the runs in outputs/, and average the best", argument="")
     compare.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
-    predict = add("predict", "predict a folder of photos", argument="name of a run in outputs/")
+    predict = add("predict", "predict a folder of photos", argument=RUN)
     predict.add_argument("--photos", required=True, metavar="DIR", help="folder of photos")
     predict.add_argument(
         "--output", default="", metavar="FILE", help="CSV file to write; default: in the run's folder"
     )
-    predict.add_argument("--run", default="", metavar="RUN", help="folder of the run, if it is not NAME")
-    add_change(add("why", "explain why a step would be executed again"))
-    add_change(add("report", "write the report of a run again"))
-    remove = add("remove", "delete a run; photos are kept", argument="name of a run in outputs/")
-    remove.add_argument("--run", default="", metavar="RUN", help="folder of the run, if it is not NAME")
+    add("why", "explain why a step would be executed again")
+    add("report", "write the report of a run again")
+    add("remove", "delete a run; photos are kept", argument=RUN)
     return main
+
+
+class _Commands:
+    """Add subcommands to a parser."""
+
+    def __init__(self, main: argparse.ArgumentParser):
+        self.subparsers = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(self, name: str, text: str, *, argument: str = FILE) -> argparse.ArgumentParser:
+        """Add a command that takes the name of a parameter file, that of a run, or none."""
+        command = self.subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.add_argument("--outputs", default="", metavar="DIR", help="folder of all runs and photos")
+        if argument:
+            command.add_argument("name", metavar="NAME", help=argument)
+            command.add_argument("--run", default="", metavar="RUN", help="folder of the run in outputs/")
+        if argument == FILE:
+            command.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
+            command.add_argument("--archive", default="", metavar="FILE", help="photos from an archive")
+            command.add_argument("--weights", default="", metavar="FILE", help="backbone weights from a file")
+        return command
 
 
 def _count(text: str) -> int | None:
