@@ -143,7 +143,7 @@ acceptance: $(TOOLS)
 	@$(MAKE) --no-print-directory butterfly RUN=acceptance ARCHIVE=../shared/data/butterfly.zip \
 		WEIGHTS=../shared/weights/mobilenet_v2_1.0_224_no_top.weights.h5 \
 		SET="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
-	.venv/bin/python tests/acceptance.py
+	@CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python tests/acceptance.py
 
 # All of them run, whichever misses its target.
 bench: $(TOOLS)
