@@ -76,8 +76,7 @@ def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     at = steps.Run(params.load(name, overrides, origin="SET"), steps.EVALUATE)
     for file in steps.EVALUATE.reads:
         at.need(file)
-    # The file may have changed since, or the training was resumed: the model card has what was used.
-    trained = params.nested(cards.load(at.path("model.json"))["parameters"])
+    trained = cards.as_trained(cards.load(at.path("model.json")), at.settings)
     settings, overrides = _resolve(name, params.merge(trained, overrides))
     return pipeline.Runner(settings, overrides, sequence=(steps.EVALUATE, steps.GRADCAM)).run()
 
@@ -174,7 +173,7 @@ def predict(name: str, *, photos: str, output: str = "") -> Path:
     folder = _existing(name)
     path = Path(output).expanduser() if output else folder / "photo_predictions.csv"
     predictions.require_replaceable(path)
-    table = inference.of_folder(folder, params.find_file(photos))
+    table = inference.of_folder(folder, params.find_file(photos), replaces=path)
     predictions.write(table, path)
     print(table.head(10).to_string(index=False))
     print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.shown(path)}")

@@ -13,7 +13,7 @@ def write(folder: Path, notebooks: list[str]) -> Path:
 
     Args:
         folder: the run's folder.
-        notebooks: names of the stages, in order.
+        notebooks: names of the steps, in order.
 
     Returns:
         The path of the page; pictures are inside it.

@@ -12,7 +12,7 @@ from scipy import stats
 from lib.clean import manifest
 from lib.core import files, metrics, schema, steps, tables
 from lib.evaluate import predictions
-from lib.networks.cards import ModelCard
+from lib.networks import cards
 
 # By their names in metrics.json.
 FIGURES = {
@@ -47,7 +47,7 @@ class Result:
 
     name: str
     chosen: dict
-    card: ModelCard
+    card: cards.ModelCard
     metrics: dict
     history: pd.DataFrame
     predictions: pd.DataFrame
@@ -88,7 +88,6 @@ class Result:
         headline = self.metrics.get("headline", "val")
         needed: list[tuple[str, Container, list[str]]] = [
             ("params.json", self.chosen, ["name", "source"]),
-            ("model.json", self.card, ["backbone", "size", "parameter_count"]),
             ("history.csv", self.history, ["seconds"]),
             ("metrics.json", self.metrics, ["headline", "val", headline]),
             ("metrics.json", self.metrics.get("val", {}), figures),
@@ -159,7 +158,7 @@ def _read(name: str) -> Result:
     result = Result(
         name=name,
         chosen=files.read_json(folder / "params.json"),
-        card=files.read_json(folder / "model.json"),
+        card=cards.load(folder / "model.json"),
         metrics=files.read_json(folder / "metrics.json"),
         history=pd.read_csv(folder / "history.csv"),
         predictions=rows.assign(sha1=rows["path"].map(content)),

@@ -415,7 +415,9 @@ class Optimizer(Section):
 
     @model_validator(mode="after")
     def _decay(self) -> Self:
-        if self.kind == "adam" and "weight_decay" in self.model_fields_set and self.weight_decay:
+        # The default is that of the other kinds; a record of the resolved parameters holds it too.
+        default = type(self).model_fields["weight_decay"].default
+        if self.kind == "adam" and self.weight_decay not in (0, default):
             raise ValueError("adam here has no weight_decay: use kind adamw")
         return self
 

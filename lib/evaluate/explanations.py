@@ -144,18 +144,20 @@ def summary(shares: pd.DataFrame) -> dict:
     """Summarise the result of `inside_masks`.
 
     Returns:
-        `photos` with a mask; the means of `inside`, `even` and `centre`; `hit`, the share of photos whose
-        hottest place is on the object; `better_than_centre`, the share of photos in which the heat beats the
-        centred Gaussian, and its 95 % `interval`. Only `photos` if there are no masks.
+        `photos` with a mask; `without_heat`, how many of them have no heat at all, which counts as none on
+        the object; the means of `inside`, `even` and `centre`; `hit`, the share of photos whose hottest place
+        is on the object; `better_than_centre`, the share of photos in which the heat beats the centred
+        Gaussian, and its 95 % `interval`. Only `photos` if there are no masks.
     """
-    measured = shares.dropna()
-    if measured.empty:
+    if shares.empty:
         return {"photos": 0}
+    measured = shares.fillna({"inside": 0.0})
     better = int((measured.inside > measured.centre).sum())
     means = {name: round(float(measured[name].mean()), 4) for name in ("inside", "even", "centre", "hit")}
     interval = [round(value, 4) for value in metrics.interval(better, len(measured))]
     return {
         "photos": len(measured),
+        "without_heat": int(shares.inside.isna().sum()),
         **means,
         "better_than_centre": round(better / len(measured), 4),
         "interval": interval,

@@ -22,7 +22,6 @@ AT_ONCE = 32
 CLOSER = 0.9
 # The photo itself as the only view.
 PLAIN = ((1.0, False),)
-PHOTO_PREDICTIONS = "photo_predictions.csv"
 
 
 def views(augmented: bool, *, flip: str) -> tuple[tuple[float, bool], ...]:
@@ -142,17 +141,16 @@ def _view(batch: tf.Tensor, fraction: float, *, mirrored: bool) -> tf.Tensor:
     return batch[:, :, ::-1] if mirrored else batch
 
 
-def of_folder(run: Path, folder: Path) -> pd.DataFrame:
+def of_folder(run: Path, folder: Path, *, replaces: Path | None = None) -> pd.DataFrame:
     """Predict every photo under a folder with the model of a finished run, as its evaluation predicts.
-
-    An earlier `photo_predictions.csv` of the run is removed first, so that it is not taken for the result
-    of a prediction that fails.
 
     Args:
         run: the run's folder, with `model.keras`, `model.json` and `params.json`; the last says whether
             several views are averaged (`evaluate.test_time_augmentation`) and how small a usable photo is
             (`clean.minimum_side`).
         folder: photos, at any depth. A few are in memory at a time, however many there are.
+        replaces: file of earlier predictions, which is removed once the arguments are checked, so that it is
+            not taken for the result of a prediction that fails.
 
     Returns:
         One row per file that looks like a photo, in the order of the paths: `filename` (relative to the
@@ -171,7 +169,8 @@ def of_folder(run: Path, folder: Path) -> pd.DataFrame:
     if not paths:
         raise ValueError(f"{folder.name} holds no photo. Expected files such as .jpg or .png")
     names = [files.readable(str(path)) for path in paths]
-    (run / PHOTO_PREDICTIONS).unlink(missing_ok=True)
+    if replaces:
+        replaces.unlink(missing_ok=True)
     card = cards.load(run / "model.json")
     network = models.load(run / "model.keras", card)
     views, parts = views_of(run), []

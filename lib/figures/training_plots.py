@@ -1,5 +1,6 @@
 """Figures of 03_train."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,7 +19,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
         train, val = history[name].to_numpy(), history[f"val_{name}"].to_numpy()
         axes.plot(history.epoch, train, color=style.COLOURS["train"], label="train")
         axes.plot(history.epoch, val, color=style.COLOURS["val"], label="val")
-        best = val.argmin() if name == "loss" else val.argmax()
+        # A loss that is no number is tolerated on val.
+        best = np.nanargmin(val) if name == "loss" else np.nanargmax(val)
         axes.plot(history.epoch.iloc[best], val[best], "o", color=style.COLOURS["val"])
         for epoch, stage in zip(starts.epoch, starts.stage, strict=True):
             axes.axvline(epoch - 0.5, color=style.MUTED, linestyle=":", linewidth=1)

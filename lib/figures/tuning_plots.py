@@ -14,7 +14,7 @@ def search_history(trials: pd.DataFrame, monitor: str) -> Figure:
     """Plot the value of each trial of a search, and the best one so far.
 
     Args:
-        trials: the result of `tuning.table`.
+        trials: the result of `results.table`.
         monitor: val_loss (less is better) or val_accuracy.
     """
     figure = Figure(figsize=(style.WIDTH, 3.4), layout="constrained")
@@ -55,7 +55,7 @@ def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) 
     """Plot the value of the complete and pruned trials against each varied parameter.
 
     Args:
-        trials: the result of `tuning.table`.
+        trials: the result of `results.table`.
         names: columns of the varied parameters.
         monitor: the name of the value.
     """

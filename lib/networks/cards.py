@@ -85,13 +85,31 @@ def require_parameters(card: ModelCard, settings: schema.Params) -> None:
     """
     trained = params.flat(card["parameters"])
     now = params.flat({key: params.pick(settings, key) for key in card["parameters"]})
-    if changed := [key for key in trained | now if trained.get(key) != now.get(key)]:
+    changed = [key for key in trained | now if trained.get(key) != now.get(key)]
+    # Layers and stages have an order.
+    changed += [one for one, other in zip(trained, now, strict=False) if one != other and not changed]
+    if changed:
         first = changed[0]
         raise ValueError(
             f"model.keras was trained with other parameters: {', '.join(changed)}. Expected {first}: "
             f"{trained.get(first)!r}. Received: {now.get(first)!r}. Run 03_train again, or evaluate "
             f"the model as it was trained with `make evaluate-{settings.name}`"
         )
+
+
+def as_trained(card: ModelCard, settings: schema.Params) -> dict[str, Any]:
+    """Return overrides that turn a run's parameters into those that its model was trained with.
+
+    Args:
+        card: the model card.
+        settings: the run's parameters, which may have changed since, as a resumed training does too.
+    """
+    trained = params.nested(card["parameters"])
+    for section, key in (("model", "head"), ("train", "stages")):
+        names = getattr(getattr(settings, section), key)
+        # A layer or stage that is null is removed.
+        trained[section][key] = dict.fromkeys(names) | trained[section][key]
+    return trained
 
 
 def save(card: ModelCard, path: Path) -> None:

@@ -64,8 +64,7 @@ def build(
     backbone = backbones.build(settings)
     backbone.name = BACKBONE
     x = backbone(scale(inputs, settings, statistics=statistics))
-    head = {name: layer for name, layer in settings.head.items() if layer}
-    for index, (name, layer) in enumerate(head.items()):
+    for index, (name, layer) in enumerate(settings.head.items()):
         x = _layer(f"head_{name}", layer, classes=classes, seed=seed + index)(x)
     outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     model = keras.Model(inputs, outputs)
@@ -179,15 +178,14 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
     """
     rows = {}
     for name, stage in settings.train.stages.items():
-        if stage:
-            unfreeze(model, stage.trainable, settings=settings.model)
-            count = sum(weight.shape.num_elements() for weight in model.trainable_weights)
-            rows[name] = {
-                "backbone": stage.trainable,
-                "parameters": count,
-                "learning_rate": stage.learning_rate,
-                "epochs": stage.epochs,
-            }
+        unfreeze(model, stage.trainable, settings=settings.model)
+        count = sum(weight.shape.num_elements() for weight in model.trainable_weights)
+        rows[name] = {
+            "backbone": stage.trainable,
+            "parameters": count,
+            "learning_rate": stage.learning_rate,
+            "epochs": stage.epochs,
+        }
     return pd.DataFrame(rows).T.rename_axis("stage")
 
 

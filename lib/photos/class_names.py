@@ -45,8 +45,8 @@ def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str
 
 
 def of_card(card: Mapping[str, Any]) -> dict[str, str]:
-    """Return `{label: name}` of the classes of a `model.json`; the labels if it has no `class_names`."""
-    return dict(zip(card["classes"], card.get("class_names", card["classes"]), strict=True))
+    """Return `{label: name}` of the classes of a `model.json`."""
+    return dict(zip(card["classes"], card["class_names"], strict=True))
 
 
 def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:

@@ -14,7 +14,6 @@ from lib.core import tables
 from lib.core.schema import Source, Table
 from lib.photos import decoding
 
-SPLITS = ("train", "val", "test")
 SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)
 NUMBER = re.compile(r"(\d+)")
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
@@ -42,8 +41,7 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
             source, `source.classes` names a class that there is not, or there are fewer than two classes.
         FileNotFoundError: a CSV file is missing.
     """
-    tables = {name: table for name, table in source.tables.items() if table}
-    rows = _from_tables(raw, tables) if tables else _from_folders(raw)
+    rows = _from_tables(raw, source.tables) if source.tables else _from_folders(raw)
     table = pd.DataFrame(rows, columns=COLUMNS).sort_values("path", ignore_index=True)
     table["label"] = [unicodedata.normalize("NFC", label) for label in table.label]
     table = _choose(table, source.classes)

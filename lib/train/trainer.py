@@ -298,7 +298,7 @@ class _Accuracy(keras.metrics.CategoricalAccuracy):
 
 def stages(settings: Params) -> dict[str, Stage]:
     """Return the stages to run, by name in order: those with an epoch, or those of them to resume."""
-    active = {name: stage for name, stage in settings.train.stages.items() if stage and stage.epochs}
+    active = {name: stage for name, stage in settings.train.stages.items() if stage.epochs}
     if not settings.train.resume_stages:
         return active
     return {name: active[name] for name in settings.train.resume_stages if name in active}

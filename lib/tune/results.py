@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import optuna
@@ -95,7 +95,7 @@ def table(study: optuna.Study, settings: Params) -> pd.DataFrame:
         failed). If memory ran out in any trial, a column `batch_size` holds the smaller batch size of such
         trials and is missing in the others.
     """
-    space = spaces.dimensions(settings.tune)
+    space = settings.tune.space
     rows = [
         _row(number, attempt, space=space, monitor=settings.train.monitor)
         for number, attempt in sorted(studies.latest(study).items())
@@ -145,12 +145,12 @@ def of_study(study: optuna.Study, base: Params) -> Search:
         base: the parameters that its trials share.
     """
     importances, note = _importances(study, base.seed)
-    space, trials = spaces.dimensions(base.tune), table(study, base)
+    space, trials = base.tune.space, table(study, base)
     return Search(
         study=study.study_name,
         monitor=base.train.monitor,
         space=space,
-        changes=_flat(params.pick(base, "tune.changes")),
+        changes=params.flat(params.pick(base, "tune.changes")),
         trials=trials,
         importances=importances,
         note=note,
@@ -169,14 +169,6 @@ def _importances(study: optuna.Study, seed: int) -> tuple[dict[str, float], str]
     shares = {name: round(float(share), 4) for name, share in shares.items()}
     few = " So few say little." if len(values) < FEW else ""
     return shares, f"Importances from {len(values)} complete trials.{few}"
-
-
-def _flat(values: Mapping, above: str = "") -> dict:
-    """Return the values of a nested mapping by dotted key."""
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return flat
 
 
 def no_result(result: Search) -> str:

@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lib.core import params, reference
-from lib.core.schema import Dimension, Params, Tune
+from lib.core.schema import Dimension, Params
 
 # The sections that decide the result of a training.
 SECTIONS = ("model", "augment", "train")
@@ -41,7 +41,7 @@ def shared(settings: Params) -> Params:
         raise ValueError(f"`tune.changes` may change {', '.join(SECTIONS)}. Received: {', '.join(other)}")
     base = params.changed(settings, settings.tune.changes, origin="tune.changes")
     base = params.changed(base, {"train.resume_stages": []})
-    space = dimensions(base.tune)
+    space = base.tune.space
     if not space:
         raise ValueError(
             f"`tune.space` is empty: say in params/{settings.name}.yaml what a search varies, "
@@ -55,11 +55,6 @@ def shared(settings: Params) -> Params:
     for corner in _corners(space):
         params.changed(base, corner, origin="tune.space")
     return base
-
-
-def dimensions(settings: Tune) -> dict[str, Dimension]:
-    """Return the dimensions of a search by short name, without those that a parameter file removed."""
-    return {name: dimension for name, dimension in settings.space.items() if dimension}
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict:

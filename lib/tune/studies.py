@@ -60,7 +60,7 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
             study_name=name,
             storage=storage,
             direction="minimize" if monitor == "val_loss" else "maximize",
-            sampler=_Sampler(settings.sampler, seed, space=spaces.dimensions(settings)),
+            sampler=_Sampler(settings.sampler, seed, space=settings.space),
             pruner=PRUNERS[settings.pruner](),
             load_if_exists=True,
         )

@@ -58,7 +58,7 @@ def _key(base: Params, photos: photoset.Photos) -> str:
     """Return the fingerprint of all that makes the values of trials comparable."""
     weights = {"weights": backbones.weights_identity(base.model.weights)}
     return cache.fingerprint(
-        {name: dimension.model_dump() for name, dimension in spaces.dimensions(base.tune).items()},
+        {name: dimension.model_dump() for name, dimension in base.tune.space.items()},
         base.model.model_dump() | weights,
         base.augment.model_dump(),
         base.train.model_dump(),
@@ -85,7 +85,7 @@ class _Searcher:
         bar: progress.Bar,
     ):
         self.run, self.base, self.photos, self.study, self.bar = run, base, photos, study, bar
-        self.space, self.monitor = spaces.dimensions(base.tune), base.train.monitor
+        self.space, self.monitor = base.tune.space, base.train.monitor
         self.folder = run.folder / "tune" / study.study_name
         self.shown: set[int] = set()
 

@@ -345,11 +345,12 @@ def test_records_without_a_smallest_side_have_none(run, tmp_path):
 
 
 def test_earlier_predictions_go_when_new_ones_begin(run, tmp_path, monkeypatch):
-    (run / "photo_predictions.csv").write_text("of another folder")
+    earlier = tmp_path / "predictions.csv"
+    earlier.write_text("of another folder")
     with pytest.raises(FileNotFoundError):
-        inference.of_folder(run, tmp_path / "nowhere")
-    assert (run / "photo_predictions.csv").exists()
+        inference.of_folder(run, tmp_path / "nowhere", replaces=earlier)
+    assert earlier.exists()
     monkeypatch.setattr(decoding, "prepare", lambda *_: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
-        inference.of_folder(run, colours(tmp_path / "photos", 1))
-    assert not (run / "photo_predictions.csv").exists()
+        inference.of_folder(run, colours(tmp_path / "photos", 1), replaces=earlier)
+    assert not earlier.exists()

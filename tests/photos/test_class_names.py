@@ -110,4 +110,3 @@ def test_a_card_says_what_its_classes_are_called():
         "1": "ox",
         "2": "cat",
     }
-    assert class_names.of_card({"classes": ["1", "2"]}) == {"1": "1", "2": "2"}

@@ -163,7 +163,7 @@ SPACE = {
 @pytest.mark.parametrize(("sampler", "seed"), [("random", 0), ("random", 1), ("tpe", 2)])
 def test_values_that_were_tried_are_drawn_again(tmp_path, sampler, seed):
     settings = schema.Tune(space=SPACE)
-    space = spaces.dimensions(settings)
+    space = settings.space
 
     def objective(trial):
         return spaces.suggest(trial, space)["x"]
