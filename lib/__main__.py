@@ -20,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     add = _Commands(main).add
     add("run", "run the whole pipeline, from the photos to the report")
     resume = add("resume", "train a finished run further")
-    resume.add_argument("--epochs", type=_count, metavar="N", help="epochs to add to the last stage")
-    resume.add_argument("--lr", type=_rate, metavar="RATE", help="learning rate of the added epochs")
+    resume.add_argument("--epochs", type=number, metavar="N", help="epochs to add to the last stage")
+    resume.add_argument("--lr", type=rate, metavar="RATE", help="learning rate of the added epochs")
     add("evaluate", "evaluate and explain the trained model; never trains")
     add("tune", "search for better parameters")
     compare = add("compare", "compare the runs in outputs/, and average the best", argument="")
@@ -57,11 +57,11 @@ class _Commands:
         return command
 
 
-def _count(text: str) -> int | None:
+def number(text: str) -> int | None:
     return int(text) if text else None
 
 
-def _rate(text: str) -> float | None:
+def rate(text: str) -> float | None:
     return float(text) if text else None
 
 
@@ -78,7 +78,7 @@ def _call(options: argparse.Namespace) -> None:
         command(
             options.name,
             epochs=options.epochs,
-            learning_rate=options.lr,
+            learningrate=options.lr,
             assignments=options.set,
             run_name=options.run,
         )

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lib import pipeline
-from lib.core import cache, locks, params, privacy, schema, steps
+from lib.core import cache, files, locks, params, privacy, schema, steps
 from lib.networks import cards
+
+# Letters of a run's name before its fingerprint, of the 64 that a name can have.
+LONGEST = 50
 
 
 def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
@@ -48,14 +51,17 @@ def resume(
         As `run`.
     """
     overrides = _parse(assignments)
-    stages = params.load(name, overrides, origin="SET").train.stages
+    if run_name:
+        overrides["run"] = run_name
+    settings = params.load(name, overrides, origin="SET")
+    steps.Run(settings, steps.EVALUATE).need("model.json")
+    stages = settings.train.stages
     change = {"epochs": epochs, "learning_rate": learning_rate}
     if change := {key: value for key, value in change.items() if value is not None}:
         overrides = params.merge(overrides, {"train": {"stages": {list(stages)[-1]: change}}})
-    chosen = list(overrides.get("train", {}).get("stages", {})) or [list(stages)[-1]]
-    overrides = params.merge(overrides, {"train": {"resume_stages": chosen}})
-    if run_name:
-        overrides["run"] = run_name
+    changed = (overrides.get("train") or {}).get("stages") or {}
+    resumed = {"train": {"resume_stages": list(changed) or [list(stages)[-1]]}}
+    overrides = params.merge(overrides, resumed)
     return pipeline.Runner(*_resolve(name, overrides)).run()
 
 
@@ -128,6 +134,8 @@ def report(name: str, *, assignments: str = "", run_name: str = "") -> None:
         name, assignments, run_name: as `run`.
     """
     runner = _runner(name, assignments=assignments, run_name=run_name)
+    if not runner.folder.is_dir():
+        raise FileNotFoundError(f"there is no run {runner.folder.name} yet: run `make {name}` first")
     with locks.run(runner.folder):
         print(f"report: {pipeline.shown(runner.write_report())}")
 
@@ -144,7 +152,11 @@ def remove(name: str) -> None:
     """
     folder = _existing(name)
     with locks.run(folder):
-        shutil.rmtree(folder)
+        for path in folder.iterdir():
+            # Windows does not remove a file that is open.
+            if not path.name.startswith(".lock"):
+                files.remove(path)
+    shutil.rmtree(folder)
     photos = pipeline.shown(steps.outputs() / "data")
     print(f"removed {pipeline.shown(folder)}; the photos are still in {photos}")
 
@@ -188,19 +200,16 @@ def run_from_change(name: str, overrides: dict[str, Any]) -> str:
         overrides: the changed parameters, nested.
 
     Returns:
-        Such as `butterfly-image_size-96`, cut and fingerprinted if it is long. Passwords and folders of the
-        user's own are no part of it.
+        Such as `butterfly-image_size-96-1b2c3d4e`, with a fingerprint of the change. Passwords and folders
+        of the user's own are no part of it.
     """
     values = params.flat(privacy.public(overrides))
     # Of the keys of two stages, the last two parts tell which one.
     pairs = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, value in values.items()]
     change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(pairs)).strip("-")
-    hidden = params.flat(overrides) != values
-    if len(change) > 40 or hidden:
-        # Two files of one name are told apart by their folders; a login is no part of the fingerprint.
-        identity = [privacy.without_secrets(str(value)) for value in params.flat(overrides).values()]
-        change = f"{change[:31].rstrip('-')}-{cache.fingerprint(list(values), identity)[:8]}"
-    return f"{name}-{change}"
+    # Two changes that read alike are told apart; a login is no part of the fingerprint.
+    identity = {key: privacy.without_secrets(str(value)) for key, value in params.flat(overrides).items()}
+    return f"{f'{name}-{change}'[:LONGEST].rstrip('-')}-{cache.fingerprint(identity)[:8]}"
 
 
 def _runner(

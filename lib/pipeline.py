@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import sys
 import time
@@ -76,10 +77,10 @@ class Runner:
             return ["it has not been executed"]
         before, now = record["inputs"], self.inputs(step)
         reasons = [f"{key} has changed" for key in now | before if now.get(key) != before.get(key)]
-        written, exist = record["outputs"], at.sha256(step.writes)
-        reasons += [f"{name} is missing" for name in step.writes if name not in exist]
+        written, exist = record["outputs"], at.sha256(record["outputs"])
+        reasons += [f"{name} is missing" for name in written if name not in exist]
         return reasons + [
-            f"{name} is not as the step wrote it" for name in exist if exist[name] != written.get(name)
+            f"{name} is not as the step wrote it" for name in exist if exist[name] != written[name]
         ]
 
     def inputs(self, step: steps.Step) -> dict[str, str]:
@@ -141,19 +142,28 @@ class Runner:
         partial, failed, final = (
             at.folder / f"{step.name}{end}.ipynb" for end in (".partial", ".failed", "")
         )
+        # Before it begins: what changes meanwhile was not used.
+        inputs = self.inputs(step)
         _forget(at)
-        problem = self.run_notebook(step, partial)
-        if problem is None and step.name not in steps.provenance(at.folder)["steps"]:
-            # As sys.exit() does, which papermill takes for success.
-            problem = "the notebook ended before its last cell"
+        problem = self.run_notebook(step, partial) or self._incomplete(step)
         if problem is not None:
             raise StepFailed(f"{step.name} failed. {problem}{_keep(partial, failed)}")
         _publish(partial, final)
         failed.unlink(missing_ok=True)
         record = steps.provenance(at.folder)
-        record["steps"][step.name]["inputs"] = self.inputs(step)
+        record["steps"][step.name]["inputs"] = inputs
         files.write_json(at.folder / "provenance.json", record)
         return time.monotonic() - began
+
+    def _incomplete(self, step: steps.Step) -> str | None:
+        """Return what a notebook that ended without an error has missed, or None."""
+        at = self._at(step)
+        if step.name not in steps.provenance(at.folder)["steps"]:
+            # As sys.exit() does, which papermill takes for success.
+            return "the notebook ended before its last cell"
+        if files.read_json(at.folder / "params.json") != params.public(self.settings):
+            return f"params/{self.settings.name}.yaml was changed since the run began: run it again"
+        return None
 
     def run_notebook(self, step: steps.Step, partial: Path) -> str | None:
         """Run a notebook with papermill; return what went wrong, or None."""
@@ -191,7 +201,7 @@ class Runner:
             # Each kind of source has keys of its own.
             value = getattr(getattr(self.settings, section), name, None)
             if isinstance(value, str) and value != "imagenet" and "://" not in value:
-                yield key, params.find_file(value)
+                yield key, self._at(step).find(value)
 
     def _executed(self) -> dict[str, str]:
         """Return the SHA-256 of the run's executed notebooks by name, in order."""
@@ -248,12 +258,21 @@ def _publish(partial: Path, final: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-    text = nbformat.writes(notebook)
-    for folder, name in ((params.ROOT, "."), (steps.outputs(), "outputs"), (Path.home(), "~")):
-        if len(str(folder)) > 1:
-            text = text.replace(str(folder), name)
+    text = "\n".join(map(_without_folders, nbformat.writes(notebook).split("\n")))
     files.write(final, lambda path: path.write_text(text, encoding="utf-8"))
     partial.unlink()
+
+
+def _without_folders(line: str) -> str:
+    """Return a line of a notebook's JSON without folders of this machine; pictures may hold any letters."""
+    if line.lstrip().startswith('"image/'):
+        return line
+    # Unlike `Path.home`, it does not fail for an account without a home.
+    home = os.path.expanduser("~")  # noqa: PTH111
+    for folder, name in ((str(params.ROOT), "."), (str(steps.outputs()), "outputs"), (home, "~")):
+        if len(folder) > 1:
+            line = line.replace(json.dumps(folder)[1:-1], name)
+    return line
 
 
 def _terminal() -> str:

@@ -69,5 +69,5 @@ def _tell(folder: Path) -> None:
     """Print, once for each folder, how it is locked if its disk has no file locks."""
     print(
         f"the disk of {folder.parent.name}/{folder.name} has no file locks: .lock.process names the process "
-        "at work, and is taken over when that process has ended"
+        "at work, and is taken over when that process has ended on this machine"
     )

@@ -186,8 +186,7 @@ def parse_assignments(text: str) -> dict:
         parts = shlex.split(text or "")
     except ValueError:
         raise ValueError(
-            "SET takes key=value pairs such as train.batch_size=16. "
-            f"Received: a quote that is not closed, in {text!r}"
+            "SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed"
         ) from None
     for part in parts:
         key, equals, value = part.partition("=")
@@ -250,7 +249,8 @@ def hand_over(values: Mapping) -> None:
 
 def find_file(text: str) -> Path:
     """Return the path that a user typed: `~` expanded, relative to the current folder or the project's."""
-    path = Path(text).expanduser()
+    # Unlike `Path.expanduser`, it does not fail for a user that does not exist.
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
     return path if path.is_absolute() or path.exists() else ROOT / path
 
 

@@ -31,7 +31,7 @@ def public(value: Any) -> Any:
         return [public(item) for item in value]
     if not isinstance(value, str):
         return value
-    if value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:[\\/]", value):
+    if re.match(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[\\/]|file:", value):
         # This class takes both kinds of slashes.
         return PureWindowsPath(value).name
     return without_secrets(value)

@@ -23,21 +23,6 @@ CSV_FILES = (
     "relabels.csv",
     "trials.csv",
 )
-# Records of earlier versions list the keys of all kinds of sources and layers, with these values if unset.
-UNSET: dict[str, object] = {
-    "dataset": None,
-    "competition": None,
-    "archive": None,
-    "sha256": None,
-    "drive": None,
-    "folder": None,
-    "seed": 0,
-    "photos_per_class": 36,
-    "rate": None,
-    "units": None,
-    "activation": None,
-    "l2": None,
-}
 
 
 def _file_of_its_own(name: str) -> str:
@@ -62,22 +47,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Variant(Section):
-    """A section of which there are several kinds, each with keys of its own."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_unset(cls, values: Any) -> Any:
-        """Leave out keys of other kinds that are unset, as records of earlier versions hold them."""
-        if not isinstance(values, dict):
-            return values
-        return {
-            key: value
-            for key, value in values.items()
-            if key in cls.model_fields or key not in UNSET or value != UNSET[key]
-        }
-
-
 class Table(Section):
     """A CSV file that lists photos."""
 
@@ -92,7 +61,7 @@ class Table(Section):
     )
 
 
-class BaseSource(Variant):
+class BaseSource(Section):
     """The keys that all kinds of sources have."""
 
     kind: str
@@ -236,32 +205,32 @@ class Split(Section):
     )
 
 
-class AveragePooling(Variant):
+class AveragePooling(Section):
     """Global average pooling."""
 
     layer: Literal["average_pooling"] = Field(description=LAYERS)
 
 
-class MaxPooling(Variant):
+class MaxPooling(Section):
     """Global max pooling."""
 
     layer: Literal["max_pooling"] = Field(description=LAYERS)
 
 
-class Flatten(Variant):
+class Flatten(Section):
     """The whole feature map as one vector."""
 
     layer: Literal["flatten"] = Field(description=LAYERS)
 
 
-class Dropout(Variant):
+class Dropout(Section):
     """Dropout, during training only."""
 
     layer: Literal["dropout"] = Field(description=LAYERS)
     rate: Annotated[float, Field(ge=0, lt=1)] = Field(description="fraction of the inputs that is dropped")
 
 
-class Dense(Variant):
+class Dense(Section):
     """A dense layer; the last one of the head has no `units`, and ends in softmax."""
 
     layer: Literal["dense"] = Field(description=LAYERS)
@@ -282,7 +251,7 @@ class Dense(Variant):
         return self
 
 
-class BatchNormalization(Variant):
+class BatchNormalization(Section):
     """Batch normalization."""
 
     layer: Literal["batch_normalization"] = Field(description=LAYERS)

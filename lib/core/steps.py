@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -182,6 +182,11 @@ class Run:
         """Return the path of a result of the run."""
         return (self.data if name in OF_SOURCE else self.folder) / name
 
+    def find(self, text: str) -> Path:
+        """Return the path that a user typed: in the folder of the photos if it exists there."""
+        path = self.data / text
+        return path if path.exists() else params.find_file(text)
+
     def need(self, name: str) -> Path:
         """Return the path of a result of an earlier step.
 
@@ -197,8 +202,11 @@ class Run:
             )
         return self.path(name)
 
-    def finish(self) -> Path:
+    def finish(self, *more: str) -> Path:
         """Write `params.json` and this step's entry in `provenance.json`; the last call of every notebook.
+
+        Args:
+            more: files of the run that the step wrote besides those that it always writes.
 
         Returns:
             The path of `provenance.json`.
@@ -213,19 +221,19 @@ class Run:
                 )
         files.write_json(self.folder / "params.json", params.public(self.settings))
         record = provenance(self.folder)
-        record["steps"][self.step.name] = self._record()
+        record["steps"][self.step.name] = self._record(more)
         files.write_json(self.folder / "provenance.json", record)
         if self.folder in _held:
             _held.pop(self.folder).close()
         return self.folder / "provenance.json"
 
-    def _record(self) -> StepRecord:
+    def _record(self, more: tuple[str, ...]) -> StepRecord:
         return {
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.started, 1),
             "seed": self.settings.seed,
             "read": self.sha256(self.step.reads),
-            "outputs": self.sha256(self.step.writes),
+            "outputs": self.sha256((*self.step.writes, *more)),
             "git": _git(),
             "python": platform.python_version(),
             "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -236,7 +244,7 @@ class Run:
         """Return the resolved parameters that the step uses, plain values by dotted key."""
         return {key: params.pick(self.settings, key) for key in self.step.parameters}
 
-    def sha256(self, names: tuple[str, ...]) -> dict[str, str]:
+    def sha256(self, names: Iterable[str]) -> dict[str, str]:
         """Return the SHA-256 of those of some files of the run that exist, by name."""
         return {name: sha256(self.path(name)) for name in names if self.path(name).is_file()}
 

@@ -53,8 +53,11 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     if result.returncode != 0:
         raise transfer.Unfinished(_help(source, _reason(result.stdout, result.stderr, folder=target)))
     # The client gives an unfinished archive the name of a complete one, with a marker beside it.
+    marker = ".kaggle-partial"
     complete = [
-        path for path in target.iterdir() if not path.with_name(path.name + ".kaggle-partial").exists()
+        path
+        for path in target.iterdir()
+        if path.suffix != marker and not path.with_name(path.name + marker).exists()
     ]
     if len(complete) != 1:
         raise transfer.Unfinished(_help(source, "no archive"))

@@ -89,7 +89,7 @@ def copy(source: schema.Folder, raw: Path) -> Arrival:
                 f"copying {source.folder}: expected names that differ on this disk. "
                 f"Received: two files called {name!r}. Rename one of them"
             )
-        shutil.copy2(path, target)
+        shutil.copyfile(path, target)
     return Arrival("folder", skipped=skipped)
 
 

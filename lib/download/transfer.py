@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from lib.core import files, progress
+from lib.core import files, privacy, progress
 
 RETRIES = 5
 # Seconds before the first retry; doubled each time.
@@ -31,12 +31,6 @@ class Unfinished(ValueError):
 def is_url(text: str | None) -> TypeGuard[str]:
     """Return whether a text is an http or https URL."""
     return text is not None and text.startswith(("http://", "https://"))
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL without the parts that may be secret: user, password, query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def download(url: str, *, sha256: str, folder: Path) -> Path:
@@ -68,7 +62,7 @@ def download(url: str, *, sha256: str, folder: Path) -> Path:
             status = getattr(error.response, "status_code", None)
             if attempt == RETRIES or not (isinstance(error, TRANSIENT) or (status or 0) >= 500):
                 raise Unfinished(
-                    f"{without_secrets(url)}: expected a download. "
+                    f"{privacy.without_secrets(url)}: expected a download. "
                     f"Received: {status or type(error).__name__}. Run it again to go on where it stopped, "
                     "or download it in a browser and give ARCHIVE=path"
                 ) from None
@@ -87,7 +81,9 @@ def _transfer(url: str, part: Path) -> None:
         answer.raise_for_status()
         start = start if answer.status_code == 206 else 0
         size = start + int(answer.headers.get("Content-Length", 0))
-        files.require_space(part.parent, UNPACKED * size - start, what=f"downloading {without_secrets(url)}")
+        files.require_space(
+            part.parent, UNPACKED * size - start, what=f"downloading {privacy.without_secrets(url)}"
+        )
         with (
             part.open("ab" if start else "wb") as file,
             progress.Bar(size or None, "download", in_bytes=True) as bar,

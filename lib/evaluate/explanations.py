@@ -118,8 +118,7 @@ def inside_masks(
     """
     if settings.gradcam.masks is None:
         return pd.DataFrame(columns=MEASURES)
-    folder = run.data / settings.gradcam.masks
-    folder = folder if folder.exists() else params.find_file(settings.gradcam.masks)
+    folder = run.find(settings.gradcam.masks)
     size, stems = photos.images.shape[1], {row: _stem(photos, row) for row in photos.rows(_split(photos))}
     masks = heatmaps.masks(folder, list(stems.values()), size=size, fit=settings.model.fit)
     rows = [row for row, stem in stems.items() if stem in masks][:MOST_MASKED]

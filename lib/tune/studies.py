@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
@@ -215,7 +214,7 @@ class _Sampler(optuna.samplers.BaseSampler):
 
 @contextlib.contextmanager
 def _database(url: str | None, folder: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Open the database of a URL, or the folder's own, which one process at a time may use.
+    """Open the database of a URL, or the folder's own, which the lock of the run keeps from other processes.
 
     The folder's own is an SQLite file: a write that a kill interrupts is undone when the file is opened next.
     """
@@ -223,18 +222,7 @@ def _database(url: str | None, folder: Path) -> Iterator[optuna.storages.RDBStor
         yield _connected(_address(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(
-            "another process searches in this run's folder: wait for it, or let several share a database "
-            "(`tune.storage`)"
-        ) from None
-    try:
-        yield _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")))
-    finally:
-        lock.release()
+    yield _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")))
 
 
 def _address(url: str) -> sqlalchemy.URL:
