@@ -1,148 +1,11 @@
-"""The review: what a click or a key writes, what a new kernel shows, and that nobody sees it headless."""
+"""The review: the photos that it shows, the pages of clusters, and that nobody sees it headless."""
 
 import nbformat
-import numpy as np
-import pandas as pd
 import pytest
 from nbclient import NotebookClient
-from shared import scene
+from review_builders import clusters, decided, images, issues, label_issues, manifest, type_in
 
 from lib.clean import decisions, review
-
-
-def manifest(count=12):
-    rows = [
-        {"path": f"{label}/{number}.jpg", "label": label, "sha1": f"{number:040x}", "status": "kept"}
-        for number, label in enumerate(["cat", "dog"] * (count // 2))
-    ]
-    return pd.DataFrame(rows)
-
-
-def found(table):
-    other = {"cat": "dog", "dog": "cat"}
-    rows = {
-        "row": range(len(table)),
-        "suggested": table.label.map(other),
-        "score": np.linspace(1, 0, len(table)),
-    }
-    return pd.DataFrame(rows)
-
-
-def images(table):
-    return np.stack([scene(row, 40, 40) for row in range(len(table))])
-
-
-@pytest.fixture
-def watched(monkeypatch):
-    """A person sits before the kernel."""
-    monkeypatch.setattr(review, "interactive", lambda: True)
-
-
-def label_issues(folder, table=None, **options):
-    table = manifest() if table is None else table
-    return review.label_issues(found(table), table, images=images(table), folder=folder, **options)
-
-
-def clusters(folder, groups=((0, 2, 4), (1, 3))):
-    table = manifest()
-    return review.clusters(groups, table, images=images(table), folder=folder)
-
-
-def decided(folder):
-    sha1 = dict(zip(manifest().path, manifest().sha1, strict=True))
-    return {path: (what.kind, what.label) for path, what in decisions.of_each(folder, sha1).items()}
-
-
-def type_in(gallery, text):
-    """Add letters to the field as a front end does that sends each change."""
-    for letter in text:
-        gallery.letters.value += letter
-
-
-# Clicks
-
-
-def test_each_button_writes_at_once(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    gallery.cards[0].buttons["exclude"].click()
-    assert decided(tmp_path) == {"cat/0.jpg": ("exclude", "")}
-    gallery.cards[1].buttons["relabel"].click()
-    gallery.cards[2].buttons["keep"].click()
-    assert decided(tmp_path) == {
-        "cat/0.jpg": ("exclude", ""),
-        "dog/1.jpg": ("relabel", "cat"),
-        "cat/2.jpg": ("keep", "cat"),
-    }
-    gallery.cards[0].buttons["keep"].click()
-    gallery.cards[1].buttons["undo"].click()
-    assert decided(tmp_path) == {"cat/0.jpg": ("keep", "cat"), "cat/2.jpg": ("keep", "cat")}
-    row = decisions.read(tmp_path, decisions.RELABELS).iloc[0]
-    assert row.sha1 == f"{2:040x}" and row["from"] == "cat"
-
-
-def test_the_label_can_be_chosen(tmp_path, watched):
-    table = manifest()
-    table.loc[11, "label"] = "elk"
-    gallery = label_issues(tmp_path, table)
-    assert gallery.cards[0].label.value == "dog"
-    gallery.cards[0].label.value = "elk"
-    gallery.cards[0].buttons["relabel"].click()
-    assert decided(tmp_path) == {"cat/0.jpg": ("relabel", "elk")}
-
-
-def test_a_clicked_photo_gets_the_cursor(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    gallery.cards[5].buttons["exclude"].click()
-    borders = {number: card.layout.border_top for number, card in gallery.cards.items()}
-    assert gallery.at == 5 and gallery.slider.value == 6
-    assert [number for number, border in borders.items() if "transparent" not in border] == [5]
-
-
-# Keys
-
-
-def test_keys_act_and_move_on_through_the_pages(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    type_in(gallery, "kER")
-    assert list(decided(tmp_path).values()) == [("keep", "cat"), ("relabel", "dog"), ("exclude", "")]
-    type_in(gallery, "nx?nnnn")
-    assert gallery.at == 8 and list(gallery.cards) == [8, 9, 10, 11]
-    type_in(gallery, "bb")
-    assert gallery.at == 6 and len(gallery.page.children) == 8
-    type_in(gallery, "nnnnnnnnn")
-    assert gallery.at == 11
-
-
-def test_letters_that_arrive_together_or_are_deleted(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    gallery.letters.value = "ke"
-    gallery.letters.value = "k"
-    gallery.letters.value = ""
-    assert gallery.at == 2 and len(decided(tmp_path)) == 2
-    gallery.letters.value = "k"
-    assert gallery.at == 3
-    gallery.letters.value = "ee"  # typed over it
-    assert gallery.at == 5 and [kind for kind, _ in decided(tmp_path).values()].count("exclude") == 3
-
-
-def test_the_slider_moves_the_cursor(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    gallery.slider.value = 10
-    assert gallery.at == 9 and 9 in gallery.cards
-    type_in(gallery, "e")
-    assert decided(tmp_path) == {"dog/9.jpg": ("exclude", "")} and gallery.slider.value == 11
-
-
-# What the files say
-
-
-def test_a_new_kernel_goes_on_where_the_last_one_stopped(tmp_path, watched):
-    type_in(label_issues(tmp_path), "ekr")
-    again = label_issues(tmp_path)
-    assert again.at == 3 and "3 of 12" in again.head.value
-    shown = [card.state.value for card in again.cards.values()]
-    assert "excluded" in shown[0] and "kept" in shown[1] and "relabelled to dog" in shown[2]
-    assert not any(word in shown[3] for word in ("excluded", "kept", "relabelled"))
 
 
 def test_what_a_run_has_applied_can_be_undone(tmp_path, watched):
@@ -150,7 +13,7 @@ def test_what_a_run_has_applied_can_be_undone(tmp_path, watched):
     table = manifest()
     table.loc[1, "label"] = "cat"  # as a later run has it
     table.loc[0, "status"] = "excluded"
-    ranked = found(table).query("row > 1")
+    ranked = issues(table).query("row > 1")
     gallery = review.label_issues(ranked, table, images=images(table), folder=tmp_path)
     last = {gallery.items[number].path: number for number in (10, 11)}
     assert set(last) == {"cat/0.jpg", "dog/1.jpg"} and gallery.at == 0
@@ -159,33 +22,6 @@ def test_what_a_run_has_applied_can_be_undone(tmp_path, watched):
     gallery.cards[last["dog/1.jpg"]].buttons["keep"].click()
     gallery.cards[last["cat/0.jpg"]].buttons["undo"].click()
     assert decided(tmp_path) == {"dog/1.jpg": ("keep", "dog")}
-
-
-def test_a_file_broken_by_hand_is_said_and_not_overwritten(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    broken = "file;why\ncat/0.jpg;blurred\n"
-    (tmp_path / "exclusions.csv").write_text(broken)
-    gallery.cards[3].buttons["keep"].click()
-    assert "exclusions.csv has no column" in gallery.head.value and "path" in gallery.head.value
-    assert (tmp_path / "exclusions.csv").read_text() == broken and not (tmp_path / "relabels.csv").exists()
-
-
-def test_names_of_strangers_are_escaped(tmp_path, watched):
-    table = manifest()
-    table.loc[0, ["path", "label"]] = "x/<img src=x onerror=alert(1)>.jpg", "<script>"
-    text = label_issues(tmp_path, table).cards[0].state.value
-    assert "<img" not in text and "<script>" not in text and "&lt;script&gt;" in text
-
-
-def test_names_for_labels(tmp_path, watched):
-    gallery = label_issues(tmp_path, names={"cat": "Felis catus"})
-    assert "Felis catus" in gallery.cards[0].state.value
-    assert gallery.cards[0].label.options == (("Felis catus", "cat"), ("dog", "dog"))
-
-
-def test_nothing_to_review(tmp_path, watched):
-    gallery = clusters(tmp_path, groups=())
-    assert gallery.head.value == "Nothing to review." and len(gallery.children) == 1
 
 
 # Clusters
@@ -218,12 +54,6 @@ def test_a_large_cluster_goes_over_several_pages_and_is_still_one(tmp_path, monk
     ]
 
 
-def test_keeping_one_of_a_cluster_leaves_its_new_label(tmp_path, watched):
-    decisions.relabel(tmp_path, "cat/2.jpg", sha1=f"{2:040x}", label="dog", given="cat")
-    clusters(tmp_path).cards[1].buttons["only"].click()
-    assert decided(tmp_path)["cat/2.jpg"] == ("relabel", "dog")
-
-
 # Headless
 
 
@@ -240,20 +70,3 @@ def test_only_a_front_end_that_can_ask_somebody_shows_it(asks):
         client.kc.allow_stdin = asks
         outputs = client.execute_cell(cell, 0).outputs
     assert [output.data["text/plain"] for output in outputs] == (["True"] if asks else [])
-
-
-def test_a_photo_that_is_in_no_cluster_cannot_be_the_only_one(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    type_in(gallery, "kro")
-    assert len(decided(tmp_path)) == 2 and gallery.at == 2  # the other photos of the review stay as they are
-
-
-def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path, watched):
-    gallery = label_issues(tmp_path)
-    type_in(gallery, "k")
-    first = gallery.items[0].path
-    replaced = manifest()
-    replaced.loc[replaced.path.eq(first), "sha1"] = "e" * 40
-    again = label_issues(tmp_path, replaced)
-    assert again.at == [item.path for item in again.items].index(first)
-    assert first not in again.decided

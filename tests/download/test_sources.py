@@ -96,18 +96,6 @@ def test_an_archive_that_is_no_file_is_refused_at_once(folder, tmp_path, text):
     assert message == f"{Path(typed).name}: expected the file of a zip or tar archive. Received: {kind}"
 
 
-def test_a_record_of_an_earlier_version_is_read_and_a_damaged_one_is_not(folder, archive):
-    wanted = source("archive", archive=str(archive))
-    first = sources.fetch(wanted, folder)
-    values = json.loads((folder / "source.json").read_text())
-    (folder / "source.json").write_text(json.dumps(dict(sorted(values.items())) | {"more": 1}))
-    assert sources.fetch(wanted, folder) == first
-    for text in ("", "[]", "{}", '"text"', json.dumps({"kind": "archive"})):
-        (folder / "source.json").write_text(text)
-        with pytest.raises(ValueError, match=r"Received: photos without a source\.json"):
-            sources.fetch(wanted, folder)
-
-
 def test_other_photos_are_never_overwritten(folder, archive, tmp_path):
     sources.fetch(source("archive", archive=str(archive)), folder)
     before = (folder / "source.json").read_bytes()

@@ -1,10 +1,13 @@
-"""Photos and parameters that are small enough to train with in a test."""
+"""Photos, parameters and networks that are small enough to train with in a test."""
+
+import math
 
 import numpy as np
 import pandas as pd
 
 from lib.clean import photoset
 from lib.core import schema
+from lib.networks.device import keras
 
 SIZE = 32
 NO_AUGMENT = {"flip": "none", "rotation": 0, "zoom": 0, "translation": 0, "contrast": 0, "brightness": 0}
@@ -17,6 +20,21 @@ TWO_STAGES = {
     "head": {"trainable": "none", "epochs": 2, "learning_rate": 0.03},
     "fine_tune": {"trainable": "last 2 layers", "epochs": 2, "learning_rate": 0.01, "schedule": "cosine"},
 }
+SHORT_STAGES = {name: {**stage, "epochs": 1} for name, stage in TWO_STAGES.items()}
+ONE_EPOCH = {"head": {"trainable": "all", "epochs": 1, "learning_rate": 0.01}}
+
+
+def Tiny(weights, input_shape):
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv")(inputs)
+    return keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.5, name="norm")(x))
+
+
+def Broken(weights, input_shape):
+    inputs = keras.Input(input_shape)
+    return keras.Model(
+        inputs, keras.layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(math.nan))(inputs)
+    )
 
 
 def make_photos(seed=0, count=24, classes=("left", "right"), train=14, val=6):
@@ -53,3 +71,10 @@ def make_settings(stages=TWO_STAGES, *, model=None, augment=None, seed=5, **trai
             "train": {"stages": stages, **train},
         }
     )
+
+
+def kept_weights(folder, key):
+    # The weights of earlier epochs are removed.
+    (path,) = (folder / key).glob("best-*.npz")
+    with np.load(path, allow_pickle=False) as stored:
+        return [stored[name] for name in stored.files]

@@ -1,134 +1,22 @@
 """The search: every trial is kept, an interrupted one goes on, the best is found by val alone."""
 
-import json
 import math
-import shutil
-from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from search_builders import SPACE, STAGE, loss, make_photos, make_run, search
 
 from lib.clean import photoset
-from lib.core import cache, files, params, schema, steps
 from lib.networks import backbones, device
 from lib.networks.device import keras, tf
-from lib.train import trainer, training
+from lib.train import trainer
 from lib.tune import results, spaces, studies, tuning
 
-SPACE = {
-    "rate": {"parameter": "train.stages.all.learning_rate", "low": 1e-3, "high": 1e-1, "log": True},
-    "filters": {"parameter": "model.simple_cnn.filters", "choices": [4, 8, 16]},
-}
-STAGE = {"trainable": "all", "epochs": 3, "learning_rate": 0.01}
+pytestmark = pytest.mark.usefixtures("outputs")
 
 
 class Killed(BaseException):
     """What no one catches: the process is gone."""
-
-
-def make_photos(seed=0, count=12):
-    images = np.random.default_rng(seed).integers(0, 255, (count, 32, 32, 3), np.uint8)
-    table = pd.DataFrame(
-        {"path": [f"{n}.png" for n in range(count)], "label": ["left", "right"] * (count // 2)}
-    )
-    table["split"] = ["train"] * 6 + ["val"] * 4 + ["test"] * (count - 10)
-    table["sha1"] = [f"{seed}-{n}" for n in range(count)]
-    return photoset.Photos(table, images, 32, ["left", "right"])
-
-
-def make_run(space=SPACE, *, model=None, train=None, seed=1, **tune):
-    dimensions = {name: schema.Dimension.model_validate(one) for name, one in space.items()}
-    settings = schema.Params.model_validate(
-        {
-            "name": "tiny",
-            "seed": seed,
-            "source": {"kind": "sample", "name": "tiny"},
-            "model": {"backbone": "SimpleCNN", "weights": None, "image_size": 32, **(model or {})},
-            "train": {"batch_size": 6, "stages": {"all": STAGE}, **(train or {})},
-            "tune": {"sampler": "random", "pruner": "none", "space": dimensions, **tune},
-        }
-    )
-    return steps.start(settings, steps.TUNE)
-
-
-def loss(settings, epoch):
-    """What the stand-in for a training reaches: least with a rate of 0.01 and many filters."""
-    rate = settings.train.stages["all"].learning_rate
-    return (math.log10(rate) + 2) ** 2 + 1 / settings.model.simple_cnn.filters + 1 / epoch
-
-
-class Fit:
-    """Stands in for `training.fit`: takes no time, resumes, keeps files like it; `ran` lists the epochs.
-
-    `fits` is the batch size that fits into memory, if it is less than the parameters'.
-    """
-
-    def __init__(self):
-        self.ran, self.settings, self.photos, self.loss, self.fits = [], [], [], loss, None
-
-    def __call__(self, settings, photos, *, folder, watch):
-        self.settings.append(settings)
-        self.photos.append(photos)
-        place = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
-        place.mkdir(parents=True, exist_ok=True)
-        state = place / "state.npz"
-        history = files.read_json(state) if state.exists() else []
-        for epoch in range(len(history) + 1, settings.train.stages["all"].epochs + 1):
-            value = self.loss(settings, epoch)
-            if math.isnan(value):
-                raise ValueError(f"the loss of epoch {epoch} is nan: lower the learning rate of stage all")
-            row = {
-                "epoch": epoch,
-                "stage": "all",
-                "val_loss": value,
-                "val_accuracy": 1 / (1 + value),
-                "seconds": 2.0,
-            }
-            history.append(row)
-            self.ran.append((folder.name, epoch))
-            files.write_json(state, history)
-            (place / f"best-{epoch}.npz").write_bytes(b"weights")
-            watch(row, self.fits or settings.train.batch_size)
-        files.write_json(place / "finished.json", {})
-        size = self.fits or settings.train.batch_size
-        return SimpleNamespace(history=pd.DataFrame(history), batch_size=size)
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A database without trials, which takes longer to make than to copy."""
-    folder = tmp_path_factory.mktemp("empty")
-    with studies.opened("x", monitor="val_loss", seed=0, settings=schema.Tune(), folder=folder):
-        return folder / "study.db"
-
-
-@pytest.fixture(autouse=True)
-def outputs(tmp_path, monkeypatch, empty):
-    """The folder of the runs, and a function that moves on to an empty one."""
-
-    def move(name):
-        (tmp_path / name / "tiny/tune").mkdir(parents=True)
-        shutil.copy(empty, tmp_path / name / "tiny/tune/study.db")
-        monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / name))
-        return tmp_path / name
-
-    move.folder = move("first")
-    return move
-
-
-@pytest.fixture
-def fit(monkeypatch):
-    stand_in = Fit()
-    monkeypatch.setattr(training, "fit", stand_in)
-    monkeypatch.setattr(tuning.gc, "collect", lambda: None)  # there are no networks, and it takes long
-    monkeypatch.setattr(tuning.cache, "code", lambda *files: "code")
-    return stand_in
-
-
-def search(**options):
-    return tuning.search(make_run(**options), make_photos())
 
 
 def kept(folder, name):
@@ -395,12 +283,6 @@ def test_a_trial_that_is_worse_than_the_others_ends_early(fit):
         assert row.value > at_epoch.median()
 
 
-def test_a_pruned_trial_is_never_the_best(fit):
-    table = pd.DataFrame({"number": [0, 1], "state": ["complete", "pruned"], "value": [0.5, 0.1]})
-    assert results.ranked(table, "val_loss").number.tolist() == [0, 1]
-    assert results.ranked(table.assign(value=[0.1, 0.5]), "val_accuracy").number.tolist() == [0, 1]
-
-
 def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, outputs):
     def failing(settings, epoch):
         if len(fit.settings) == 1:
@@ -435,13 +317,6 @@ def test_all_trials_failed(fit):
     assert fit.ran == []
 
 
-def test_val_that_is_no_number_is_a_failure():
-    assert results.best_value([math.nan, 0.5, 0.7, math.inf], "val_loss") == 0.5
-    assert results.best_value([math.nan, 0.5, 0.7, math.inf], "val_accuracy") == 0.7
-    with pytest.raises(ValueError, match="val_loss is not a number in any epoch"):
-        results.best_value([math.nan], "val_loss")
-
-
 def test_nothing_is_trained_in_a_wrong_space(fit):
     with pytest.raises(ValueError, match=r"`tune.space` is empty"):
         search(space={})
@@ -451,55 +326,6 @@ def test_nothing_is_trained_in_a_wrong_space(fit):
 
 
 # What is shown
-
-
-def test_record_can_be_written_and_names_no_folder(fit, outputs):
-    search_run = make_run(trials=4, changes={"model": {"weights": str(outputs.folder / "weights.h5")}})
-    (outputs.folder / "weights.h5").write_bytes(b"x")
-    found = tuning.search(search_run, make_photos())
-    record = results.record(found)
-    text = json.dumps(record, allow_nan=False)
-    assert str(outputs.folder) not in text and str(outputs.folder) not in results.fragment(found)
-    assert record["trials"] == {"complete": 4} and record["best"] == found.best
-    assert record["space"] == {name: one["parameter"] for name, one in SPACE.items()}
-    assert record["changes"] == {"model.weights": "weights.h5"}
-    assert set(record["importances"]) == set(record["space"].values())
-
-
-def test_the_fragment_gives_the_best_values_back(fit):
-    found = search(trials=4, changes={"train": {"stages": {"all": {"epochs": 2}}}})
-    text = results.fragment(found)
-    best = found.best
-    lines = text.splitlines()
-    assert (
-        lines[0] == f"# val_loss {best['value']:.4f}: trial {best['number']} of 4 of the study {found.study}"
-    )
-    assert lines[1] == "# all trials had besides (tune.changes): train.stages.all.epochs 2"
-    settings = make_run().settings
-    changed = params.changed(settings, yaml.safe_load(text))
-    assert changed.train.stages["all"].learning_rate == best["parameters"]["train.stages.all.learning_rate"]
-    assert changed.model.simple_cnn.filters == best["parameters"]["model.simple_cnn.filters"]
-    assert list(yaml.safe_load(text)) == ["train", "model"]
-    assert params.changed(settings, best["parameters"]) == changed
-
-
-def test_importances(fit):
-    fit.loss = lambda settings, epoch: 10 * (math.log10(settings.train.stages["all"].learning_rate) + 2) ** 2
-    found = search(trials=20, train={"stages": {"all": STAGE | {"epochs": 1}}})
-    assert list(found.importances) == ["rate", "filters"]  # nothing depends on the filters
-    assert found.importances["rate"] > 0.9 and sum(found.importances.values()) == pytest.approx(1, abs=1e-3)
-    assert found.note == "Importances from 20 complete trials."
-
-
-def test_importances_that_cannot_be_known(fit):
-    note = "Importances need at least two complete trials with different values."
-    one = search(trials=1)
-    assert (one.importances, one.note) == ({}, note)
-    fit.loss = lambda settings, epoch: 1.0
-    equal = search(trials=3, seed=5)
-    assert (equal.importances, equal.note) == ({}, note)
-    fit.loss = lambda settings, epoch: len(fit.ran)
-    assert search(trials=2, seed=6).note == "Importances from 2 complete trials. So few say little."
 
 
 def test_lines_and_silence(fit, monkeypatch, capfd, recwarn):

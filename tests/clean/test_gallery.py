@@ -1,0 +1,143 @@
+"""The gallery: what a click or a key writes, and what a new kernel shows."""
+
+from review_builders import clusters, decided, label_issues, manifest, type_in
+
+from lib.clean import decisions
+
+# Clicks
+
+
+def test_each_button_writes_at_once(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    gallery.cards[0].buttons["exclude"].click()
+    assert decided(tmp_path) == {"cat/0.jpg": ("exclude", "")}
+    gallery.cards[1].buttons["relabel"].click()
+    gallery.cards[2].buttons["keep"].click()
+    assert decided(tmp_path) == {
+        "cat/0.jpg": ("exclude", ""),
+        "dog/1.jpg": ("relabel", "cat"),
+        "cat/2.jpg": ("keep", "cat"),
+    }
+    gallery.cards[0].buttons["keep"].click()
+    gallery.cards[1].buttons["undo"].click()
+    assert decided(tmp_path) == {"cat/0.jpg": ("keep", "cat"), "cat/2.jpg": ("keep", "cat")}
+    row = decisions.read(tmp_path, decisions.RELABELS).iloc[0]
+    assert row.sha1 == f"{2:040x}" and row["from"] == "cat"
+
+
+def test_the_label_can_be_chosen(tmp_path, watched):
+    table = manifest()
+    table.loc[11, "label"] = "elk"
+    gallery = label_issues(tmp_path, table)
+    assert gallery.cards[0].label.value == "dog"
+    gallery.cards[0].label.value = "elk"
+    gallery.cards[0].buttons["relabel"].click()
+    assert decided(tmp_path) == {"cat/0.jpg": ("relabel", "elk")}
+
+
+def test_a_clicked_photo_gets_the_cursor(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    gallery.cards[5].buttons["exclude"].click()
+    borders = {number: card.layout.border_top for number, card in gallery.cards.items()}
+    assert gallery.at == 5 and gallery.slider.value == 6
+    assert [number for number, border in borders.items() if "transparent" not in border] == [5]
+
+
+# Keys
+
+
+def test_keys_act_and_move_on_through_the_pages(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    type_in(gallery, "kER")
+    assert list(decided(tmp_path).values()) == [("keep", "cat"), ("relabel", "dog"), ("exclude", "")]
+    type_in(gallery, "nx?nnnn")
+    assert gallery.at == 8 and list(gallery.cards) == [8, 9, 10, 11]
+    type_in(gallery, "bb")
+    assert gallery.at == 6 and len(gallery.page.children) == 8
+    type_in(gallery, "nnnnnnnnn")
+    assert gallery.at == 11
+
+
+def test_letters_that_arrive_together_or_are_deleted(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    gallery.letters.value = "ke"
+    gallery.letters.value = "k"
+    gallery.letters.value = ""
+    assert gallery.at == 2 and len(decided(tmp_path)) == 2
+    gallery.letters.value = "k"
+    assert gallery.at == 3
+    gallery.letters.value = "ee"  # typed over it
+    assert gallery.at == 5 and [kind for kind, _ in decided(tmp_path).values()].count("exclude") == 3
+
+
+def test_the_slider_moves_the_cursor(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    gallery.slider.value = 10
+    assert gallery.at == 9 and 9 in gallery.cards
+    type_in(gallery, "e")
+    assert decided(tmp_path) == {"dog/9.jpg": ("exclude", "")} and gallery.slider.value == 11
+
+
+# What the files say
+
+
+def test_a_new_kernel_goes_on_where_the_last_one_stopped(tmp_path, watched):
+    type_in(label_issues(tmp_path), "ekr")
+    again = label_issues(tmp_path)
+    assert again.at == 3 and "3 of 12" in again.head.value
+    shown = [card.state.value for card in again.cards.values()]
+    assert "excluded" in shown[0] and "kept" in shown[1] and "relabelled to dog" in shown[2]
+    assert not any(word in shown[3] for word in ("excluded", "kept", "relabelled"))
+
+
+def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    type_in(gallery, "k")
+    first = gallery.items[0].path
+    replaced = manifest()
+    replaced.loc[replaced.path.eq(first), "sha1"] = "e" * 40
+    again = label_issues(tmp_path, replaced)
+    assert again.at == [item.path for item in again.items].index(first)
+    assert first not in again.decided
+
+
+def test_a_file_broken_by_hand_is_said_and_not_overwritten(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    broken = "file;why\ncat/0.jpg;blurred\n"
+    (tmp_path / "exclusions.csv").write_text(broken)
+    gallery.cards[3].buttons["keep"].click()
+    assert "exclusions.csv has no column" in gallery.head.value and "path" in gallery.head.value
+    assert (tmp_path / "exclusions.csv").read_text() == broken and not (tmp_path / "relabels.csv").exists()
+
+
+def test_names_of_strangers_are_escaped(tmp_path, watched):
+    table = manifest()
+    table.loc[0, ["path", "label"]] = "x/<img src=x onerror=alert(1)>.jpg", "<script>"
+    text = label_issues(tmp_path, table).cards[0].state.value
+    assert "<img" not in text and "<script>" not in text and "&lt;script&gt;" in text
+
+
+def test_names_for_labels(tmp_path, watched):
+    gallery = label_issues(tmp_path, names={"cat": "Felis catus"})
+    assert "Felis catus" in gallery.cards[0].state.value
+    assert gallery.cards[0].label.options == (("Felis catus", "cat"), ("dog", "dog"))
+
+
+def test_nothing_to_review(tmp_path, watched):
+    gallery = clusters(tmp_path, groups=())
+    assert gallery.head.value == "Nothing to review." and len(gallery.children) == 1
+
+
+# Clusters
+
+
+def test_keeping_one_of_a_cluster_leaves_its_new_label(tmp_path, watched):
+    decisions.relabel(tmp_path, "cat/2.jpg", sha1=f"{2:040x}", label="dog", given="cat")
+    clusters(tmp_path).cards[1].buttons["only"].click()
+    assert decided(tmp_path)["cat/2.jpg"] == ("relabel", "dog")
+
+
+def test_a_photo_that_is_in_no_cluster_cannot_be_the_only_one(tmp_path, watched):
+    gallery = label_issues(tmp_path)
+    type_in(gallery, "kro")
+    assert len(decided(tmp_path)) == 2 and gallery.at == 2  # the other photos of the review stay as they are

@@ -1,0 +1,632 @@
+"""The trainer: the best weights are kept, a seed repeats every bit, and an interruption changes nothing.
+
+Most tests run eagerly: tracing the steps of a training takes seconds and changes nothing that they look at.
+"""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import DROPOUT_HEAD, ONE_EPOCH, SHORT_STAGES, kept_weights, make_photos, make_settings
+
+from lib.clean import manifest, photoset
+from lib.core import files, progress
+from lib.networks import backbones, models
+from lib.networks.device import keras, tf
+from lib.train import dataset, state, trainer, training
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+# A rate so small that the accuracy on val never moves: the first epoch stays the best, every counter counts.
+STUCK = {
+    "head": {"trainable": "none", "epochs": 6, "learning_rate": 1e-7},
+    "fine_tune": {"trainable": "all", "epochs": 1, "learning_rate": 0.01},
+}
+PLAIN_HEAD = {"pool": DROPOUT_HEAD["pool"], "classes": {"layer": "dense"}}
+ONE_STAGE = {"all": {"trainable": "all", "epochs": 3, "learning_rate": 0.01, "schedule": "cosine"}}
+# Each epoch is better than the last.
+STEADY = {
+    "head": {"trainable": "none", "epochs": 2, "learning_rate": 1e-4},
+    "more": {"trainable": "none", "epochs": 1, "learning_rate": 1e-4},
+}
+STEADY_HEAD = {"flat": {"layer": "flatten"}, "classes": {"layer": "dense"}}
+STUCK_OPTIONS = {
+    "monitor": "val_accuracy",
+    "early_stopping": {"patience": 3},
+    "reduce_learning_rate": {"factor": 0.5, "patience": 2},
+}
+
+
+def without_time(history):
+    return history.drop(columns="seconds")
+
+
+def assert_same(one, other):
+    """Compares (folder, training) pairs bit by bit."""
+    pd.testing.assert_frame_equal(
+        without_time(one[1].history), without_time(other[1].history), check_exact=True
+    )
+    for mine, theirs in zip(
+        kept_weights(one[0], one[1].key), kept_weights(other[0], other[1].key), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+# Epochs and the best of them
+
+
+def test_history_has_one_row_per_epoch_over_all_stages(uninterrupted, eager):
+    _, trained = uninterrupted("two", make_settings(), make_photos())
+    history = trained.history
+    assert list(history.columns) == trainer.COLUMNS
+    assert history.epoch.tolist() == [1, 2, 3, 4]
+    assert history.stage.tolist() == ["head"] * 2 + ["fine_tune"] * 2
+    # a cosine over 2 epochs: at its start 0.01, in its middle half of it
+    assert history.learning_rate.tolist() == pytest.approx([0.03, 0.03, 0.01, 0.005], rel=1e-6)
+    assert history[["loss", "accuracy", "val_loss", "val_accuracy"]].notna().all(axis=None)
+    assert (history.seconds >= 0).all()
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("monitor", "losses", "best"),
+    [
+        ("val_loss", [0.5, 0.2, 0.3, 0.4], 1),
+        ("val_accuracy", [0.5, 0.2, 0.3, 0.4], 2),  # as high in the fourth
+        ("val_loss", [NAN, 0.4, NAN, 0.5], 1),
+    ],
+)
+def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, monitor, losses, best):
+    settings, photos = make_settings(monitor=monitor), make_photos()
+    loop = trainer.Trainer(
+        settings,
+        photos,
+        folder=tmp_path / "key",
+        build=lambda: training.network(settings, photos),
+        bar=progress.Bar(1, ""),
+    )
+    loop.network.compile(optimizer="sgd")
+    bias = loop.network.get_layer(models.LOGITS).bias
+    for epoch, (loss, accuracy) in enumerate(zip(losses, [0.6, 0.7, 0.9, 0.9], strict=True)):
+        bias.assign([epoch, epoch])
+        logs = dict.fromkeys(trainer.COLUMNS[2:], 0.1) | {"val_loss": loss, "val_accuracy": accuracy}
+        loop.end_epoch("head", logs, epoch=epoch + 1, callbacks=[])
+    assert loop.state.kept == best + 1
+    np.testing.assert_array_equal(kept_weights(tmp_path, "key")[-1], [best, best])
+
+
+def test_a_stage_without_epochs_is_left_out(tmp_path, eager):
+    stages = {"head": {"trainable": "none", "epochs": 0, "learning_rate": 0.1}, "rest": ONE_EPOCH["head"]}
+    trained = training.fit(make_settings(stages), make_photos(), folder=tmp_path)
+    assert trained.history.stage.tolist() == ["rest"]
+
+
+# The same bits
+
+
+class Interrupting(progress.Bar):
+    """Raises KeyboardInterrupt, as Ctrl-C does, at a step of the network or after an epoch was recorded."""
+
+    at_step, after_epoch = None, None
+
+    def step(self, count=1, note=""):
+        super().step(count, note=note)
+        if type(self).at_step is not None and 0 < count < 14:  # not the whole epochs of an earlier call
+            type(self).at_step -= 1
+            if type(self).at_step == 0:
+                raise KeyboardInterrupt
+
+    def line(self, text):
+        super().line(text)
+        if type(self).after_epoch is not None and text.startswith(f"epoch {type(self).after_epoch:>3}"):
+            raise KeyboardInterrupt
+
+
+def interrupt(settings, photos, folder, monkeypatch, **when):
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "Bar", type("Once", (Interrupting,), when))
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(settings, photos, folder=folder)
+    assert not list(folder.glob("*/finished.json"))
+
+
+def test_the_same_seed_gives_the_same_bits_interrupted_or_not(uninterrupted, tmp_path, monkeypatch):
+    settings, photos = make_settings(ONE_STAGE, augment={"flip": "horizontal", "mixup": 0.3}), make_photos()
+    interrupt(settings, photos, tmp_path, monkeypatch, at_step=3)
+    assert_same(
+        uninterrupted("one", settings, photos), (tmp_path, training.fit(settings, photos, folder=tmp_path))
+    )
+
+
+# When, how many epochs were done, and what is left: for each stage its first and its last epoch.
+# 14 photos in batches of 8 make 2 steps in each epoch.
+INTERRUPTIONS = {
+    "before the first epoch ended": ({"at_step": 1}, 0, [(0, 2), (0, 2)]),
+    "at the last epoch of a stage": ({"after_epoch": 2}, 2, [(2, 2), (0, 2)]),
+    "in the first epoch of the next stage": ({"at_step": 5}, 2, [(0, 2)]),
+    "in the last epoch": ({"at_step": 7}, 3, [(1, 2)]),
+}
+
+
+@pytest.mark.parametrize("when", INTERRUPTIONS)
+def test_it_does_not_matter_when_it_was_interrupted(uninterrupted, tmp_path, monkeypatch, eager, when):
+    settings, photos = make_settings(), make_photos()
+    options, epochs, left = INTERRUPTIONS[when]
+    whole = uninterrupted("two", settings, photos)
+    interrupt(settings, photos, tmp_path, monkeypatch, **options)
+    states = list(tmp_path.glob("*/state.npz"))
+    assert (len(state.State.load(states[0].parent).history) if states else 0) == epochs
+    run, original = [], keras.Model.fit
+
+    def counting(self, *args, **kwargs):
+        run.append((kwargs["initial_epoch"], kwargs["epochs"]))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "fit", counting)
+    assert_same(whole, (tmp_path, training.fit(settings, photos, folder=tmp_path)))
+    assert run == left  # no epoch is run twice
+
+
+def test_early_stopping_ends_a_stage_and_the_next_one_runs(uninterrupted, eager):
+    _, trained = uninterrupted("stuck", make_settings(STUCK, **STUCK_OPTIONS), make_photos())
+    assert trained.history.stage.tolist() == ["head"] * 4 + ["fine_tune"]
+    assert trained.history.val_accuracy[:4].nunique() == 1  # the premise
+    assert trained.history.learning_rate[:4].tolist() == pytest.approx([1e-7, 1e-7, 1e-7, 5e-8])
+    assert trained.history.learning_rate[4] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("after_epoch", [2, 4])
+def test_an_interruption_keeps_the_count_of_epochs_without_improvement(
+    uninterrupted, tmp_path, monkeypatch, after_epoch, eager
+):
+    settings, photos = make_settings(STUCK, **STUCK_OPTIONS), make_photos()
+    interrupt(settings, photos, tmp_path, monkeypatch, after_epoch=after_epoch)
+    assert_same(
+        uninterrupted("stuck", settings, photos), (tmp_path, training.fit(settings, photos, folder=tmp_path))
+    )
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(("write", "kept"), [(0, [1]), (3, [2, 3])])
+def test_a_kill_between_the_best_weights_and_the_state_changes_nothing(
+    uninterrupted, tmp_path, monkeypatch, eager, write, kept
+):
+    settings, photos = make_settings(STEADY, model={"head": STEADY_HEAD}), make_photos()
+    writes, original = [], state.State.save
+
+    def kill(self, folder, variables):
+        writes.append(len(self.history))
+        if len(writes) == write + 1:
+            raise Killed
+        original(self, folder, variables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.State, "save", kill)
+        with pytest.raises(Killed):
+            training.fit(settings, photos, folder=tmp_path)
+    # the premise: the epoch was the best so far, and its weights are on disk, but no state knows of them
+    assert sorted(path.name for path in tmp_path.glob("*/best-*.npz")) == [
+        f"best-{epoch}.npz" for epoch in kept
+    ]
+    resumed = training.fit(settings, photos, folder=tmp_path)
+    assert_same(uninterrupted("steady", settings, photos), (tmp_path, resumed))
+
+
+def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager):
+    """16-bit floats bring a scale of the loss, which belongs to the state."""
+    settings, photos = make_settings(ONE_STAGE), make_photos()
+    policy = keras.mixed_precision.global_policy()
+    try:
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
+        interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=3)
+        assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+
+
+# On top of a finished training
+
+
+def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_path, eager):
+    photos = make_photos()
+    first = training.fit(make_settings(ONE_EPOCH, model={"head": PLAIN_HEAD}), photos, folder=tmp_path)
+    worse = {"head": {"trainable": "all", "epochs": 1, "learning_rate": 10.0}}
+    resumed = training.fit(
+        make_settings(worse, resume_stages=["head"], model={"head": PLAIN_HEAD}),
+        photos,
+        folder=tmp_path,
+        finished=first.key,
+    )
+    # The premise: the resumed epoch is worse.
+    assert resumed.history.val_loss[1] > resumed.history.val_loss[0]
+    assert resumed.kept_epoch == 1
+    for mine, theirs in zip(
+        kept_weights(tmp_path, resumed.key), kept_weights(tmp_path, first.key), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def measured(model, photos, train):
+    """Return the monitored value of a model on val by hand, such that less is better."""
+    probabilities = model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
+    labels = np.eye(2)[photos.targets("val")]
+    if train.monitor == "val_accuracy":
+        return -(probabilities.argmax(axis=1) == labels.argmax(axis=1)).mean()
+    smooth = labels * (1 - train.label_smoothing) + train.label_smoothing / 2
+    return -(smooth * np.log(probabilities)).sum(axis=1).mean()
+
+
+def last_value(trained, train):
+    """Return the monitored value of the last epoch, such that less is better."""
+    value = trained.history[train.monitor].iloc[-1]
+    return value if train.monitor == "val_loss" else -value
+
+
+# A better epoch is kept although its value, measured in another way, is larger than the parent's was; a worse
+# one is not kept although its value is smaller. Decay alone shrinks the weights by 15 % a step.
+SHRINK = {"kind": "sgd", "weight_decay": 0.15e6}
+CHANGED_MEASURES = {
+    "accuracy to loss": ({"monitor": "val_accuracy"}, {"monitor": "val_loss"}, 3e-4, True),
+    "loss to accuracy": ({"monitor": "val_loss"}, {"monitor": "val_accuracy"}, 0.3, False),
+    "more smoothing": ({"label_smoothing": 0.0}, {"label_smoothing": 0.8}, 3e-4, True),
+    "less smoothing": (
+        {"label_smoothing": 0.5},
+        {"label_smoothing": 0.0, "optimizer": SHRINK},
+        1e-6,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED_MEASURES)
+def test_values_are_compared_as_the_resumed_training_measures_them(tmp_path, eager, case):
+    before, after, rate, better = CHANGED_MEASURES[case]
+    photos, model = make_photos(), {"head": STEADY_HEAD}
+    stage = {"trainable": "all", "epochs": 1, "learning_rate": 3e-4}
+    settings = make_settings({"head": stage}, model=model, **before)
+    first = training.fit(settings, photos, folder=tmp_path)
+    more = {"head": stage | {"learning_rate": rate}}
+    again = make_settings(more, resume_stages=["head"], model=model, **after)
+    resumed = training.fit(again, photos, folder=tmp_path, finished=first.key)
+
+    old, new = last_value(first, settings.train), last_value(resumed, again.train)
+    parent = measured(first.model, photos, again.train)
+    # The premise: comparing with the parent's own value would decide otherwise.
+    assert (new < parent) == better != (new < old), (old, parent, new)
+    assert resumed.kept_epoch == (2 if better else 1)
+    assert measured(resumed.model, photos, again.train) == pytest.approx(min(parent, new), abs=1e-4)
+
+
+def test_the_parent_of_an_earlier_version_is_measured_anew(tmp_path, monkeypatch, eager):
+    settings, photos = make_settings(ONE_EPOCH), make_photos()
+    first = training.fit(settings, photos, folder=tmp_path)
+    record = tmp_path / first.key / "finished.json"
+    old = {name: value for name, value in files.read_json(record).items() if name in ("parent", "network")}
+    files.write_json(record, old)
+    seen, original = [], trainer.Trainer._measure
+    monkeypatch.setattr(trainer.Trainer, "_measure", lambda self: seen.append(original(self)) or seen[-1])
+    again = make_settings(ONE_EPOCH, resume_stages=["head"])
+    training.fit(again, photos, folder=tmp_path, finished=first.key)
+    assert seen == pytest.approx([first.history.val_loss[0]])
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
+    settings = make_settings(ONE_EPOCH, model={"backbone": "Broken"})
+    with pytest.raises(ValueError, match="the loss of epoch 1 is nan: lower the learning rate of stage head"):
+        training.fit(settings, make_photos(), folder=tmp_path)
+    assert not list(tmp_path.glob("*/finished.json"))
+
+
+# Memory
+
+
+@pytest.fixture
+def memory(monkeypatch, eager):
+    """Returns a function that makes every step fail that takes more photos than so many, after some steps."""
+    original = keras.Model.train_step
+
+    def limit(photos, after=0):
+        steps = []
+
+        def step(self, data):
+            steps.append(len(data[0]))
+            if len(steps) > after and steps[-1] > photos:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+            return original(self, data)
+
+        monkeypatch.setattr(keras.Model, "train_step", step)
+        return steps
+
+    return limit
+
+
+class Watched(progress.Bar):
+    """Keeps the last bar."""
+
+    last = None
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        type(self).last = self
+
+
+def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch, uninterrupted):
+    photos = make_photos()
+    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
+    steps = memory(4, after=1)  # the first step has already changed the weights
+    monkeypatch.setattr(progress, "Bar", Watched)
+    trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
+    assert steps[:3] == [9, 5, 4]
+    assert_same(small, (tmp_path, trained))
+    assert trained.batch_size == 4 and small[1].batch_size == 4
+    record = files.read_json(tmp_path / trained.key / "finished.json")
+    assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 4}]
+    assert Watched.last.lines[0] == "memory ran out with a batch size of 9: continuing with 4"
+    assert Watched.last.done == Watched.last.total == 3 * 14
+
+
+def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
+    tmp_path, memory, monkeypatch, uninterrupted
+):
+    settings, photos = make_settings(ONE_STAGE), make_photos()
+    _, roomy = uninterrupted("one", settings, photos)
+    memory(4, after=3)  # in the second epoch
+    whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
+    history = whole[1].history
+    record = files.read_json(tmp_path / "whole" / whole[1].key / "finished.json")
+    assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 8}, {"from_epoch": 2, "batch_size": 4}]
+    pd.testing.assert_frame_equal(without_time(history)[:1], without_time(roomy.history)[:1])
+    assert history.epoch.tolist() == [1, 2, 3] and history.loss[1] != roomy.history.loss[1]
+    assert history.learning_rate.tolist() == roomy.history.learning_rate.tolist()
+
+    steps = memory(4, after=3)
+    interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=4)
+    before = len(steps)
+    assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
+    assert max(steps[before:]) == 4  # it is not tried again
+
+
+@pytest.mark.parametrize("moment", ["before the first batch", "when the optimizer is built"])
+def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, uninterrupted, eager, moment):
+    photos = make_photos()
+    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
+    owner, name = {
+        "before the first batch": (keras.Model, "fit"),
+        "when the optimizer is built": (keras.optimizers.AdamW, "build"),
+    }[moment]
+    original, calls = getattr(owner, name), []
+
+    def fail_once(self, *args, **options):
+        calls.append(moment)
+        if len(calls) == 1:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
+    assert_same(small, (tmp_path, trained))
+    assert trained.batch_size == 4
+
+
+def test_memory_that_cannot_hold_one_photo_is_an_error(tmp_path, memory):
+    steps = memory(0)
+    with pytest.raises(
+        ValueError, match="batch size of 1: lower `model.image_size`.*`model.backbone` than Tiny"
+    ):
+        training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
+    assert steps == [4, 2, 1]
+
+
+# Rates
+
+
+def test_the_optimizer_gets_the_rate_of_each_step(tmp_path, monkeypatch, eager):
+    seen = []
+    original = keras.Model.train_step
+
+    def step(self, data):
+        seen.append(float(self.optimizer.learning_rate))
+        return original(self, data)
+
+    monkeypatch.setattr(keras.Model, "train_step", step)
+    options = {"trainable": "all", "epochs": 2, "learning_rate": 0.1}
+    stages = {
+        "fall": {**options, "schedule": "exponential", "decay": 0.5},
+        "wave": {**options, "schedule": "cosine"},
+    }
+    # a reduction of the rate after each epoch, if it were heard
+    plateau = {"reduce_learning_rate": {"factor": 0.01, "patience": 1}, "monitor": "val_accuracy"}
+    trained = training.fit(make_settings(stages, **plateau), make_photos(), folder=tmp_path)
+    wave = [0.05 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, *wave])
+    assert trained.history.learning_rate.tolist() == pytest.approx([0.1, 0.05, wave[0], wave[2]])
+
+
+# What learns
+
+
+def statistics(network):
+    layer = network.get_layer(models.BACKBONE).get_layer("norm")
+    return [np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)]
+
+
+def pretrained(tmp_path, mode):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"weights")
+    return {"weights": str(weights), "batch_normalization": mode}
+
+
+def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eager):
+    settings, photos = make_settings(SHORT_STAGES, model=pretrained(tmp_path, "inference")), make_photos()
+    seen = []
+    original = trainer.Trainer.end_epoch
+
+    def watch(self, *args, **options):
+        seen.append(statistics(self.network))
+        original(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "end_epoch", watch)
+        trained = training.fit(settings, photos, folder=tmp_path / "training")
+    assert len(seen) == 2
+    for mean, variance in seen:
+        assert (mean == 0).all() and (variance == 1).all()
+    assert trained.learned == ("none", "last 2 layers")
+    # the normalisation; the convolution learned
+    assert training.frozen_layers_agree(trained, training.network(settings, photos), settings=settings)
+
+
+def test_statistics_move_where_the_parameters_say_so(tmp_path, eager):
+    settings = make_settings(ONE_EPOCH, model=pretrained(tmp_path, "train"))
+    trained = training.fit(settings, make_photos(), folder=tmp_path / "training")
+    mean, variance = statistics(trained.model)
+    assert (mean != 0).all() and (variance != 1).all()
+
+
+# A head on embeddings
+
+
+PLAIN_STAGES = {
+    "head": {"trainable": "none", "epochs": 3, "learning_rate": 0.03, "augment": False},
+    "fine_tune": {"trainable": "last 2 layers", "epochs": 1, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch):
+    """Settings and photos of a pretrained network, and how many photos its backbone is asked for."""
+    asked = []
+    fixed = keras.initializers.GlorotUniform(seed=1)  # as weights from a file are
+
+    def Fixed(weights, input_shape):
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Conv2D(4, 3, 2, padding="same", name="conv", kernel_initializer=fixed)(inputs)
+        return keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.5, name="norm")(x))
+
+    monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Fixed, backbones.SIGNED))
+    original = manifest.embeddings.compute
+
+    def counting(images, **options):
+        asked.append(len(images))
+        return original(images, **options)
+
+    monkeypatch.setattr(photoset.embeddings, "compute", counting)
+    settings = make_settings(
+        PLAIN_STAGES, model=pretrained(tmp_path, "inference"), augment={"flip": "horizontal"}
+    )
+    return settings, dataclasses.replace(make_photos(), folder=tmp_path / "cache"), asked
+
+
+def test_a_head_without_augmentation_learns_from_embeddings_as_it_does_from_photos(embedded, tmp_path, eager):
+    settings, photos, asked = embedded
+    fast = training.fit(settings, photos, folder=tmp_path / "fast")
+    assert asked == [24]  # once, all photos
+    slow = training.fit(settings, dataclasses.replace(photos, folder=None), folder=tmp_path / "slow")
+    assert asked == [24] and fast.learned == slow.learned == ("none", "last 2 layers")
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    np.testing.assert_allclose(fast.history[columns], slow.history[columns], rtol=1e-4)
+    assert training.frozen_layers_agree(fast, training.network(settings, photos), settings=settings)
+    batches = dataset.evaluation(
+        photos.images, photos.rows("val"), targets=photos.targets("val"), classes=2, batch_size=8
+    )
+    fast.model.compile(
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.train.label_smoothing)
+    )
+    least = fast.history.val_loss.min()
+    assert fast.model.evaluate(batches, verbose=0) == pytest.approx(least, rel=1e-4)
+
+
+def test_a_head_on_embeddings_that_was_interrupted_goes_on(embedded, tmp_path, monkeypatch, eager):
+    settings, photos, _ = embedded
+    whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
+    interrupt(settings, photos, tmp_path / "cut", monkeypatch, at_step=4)
+    assert_same(whole, (tmp_path / "cut", training.fit(settings, photos, folder=tmp_path / "cut")))
+
+
+@pytest.mark.parametrize(
+    "why, change",
+    {
+        "the backbone learns": {"stages": {"all": {**PLAIN_STAGES["head"], "trainable": "all"}}},
+        "the photos are changed": {"stages": {"head": {**PLAIN_STAGES["head"], "augment": True}}},
+        "the backbone has learned": {
+            "stages": {"all": ONE_EPOCH["head"], "head": {**PLAIN_STAGES["head"], "epochs": 1}}
+        },
+        "no weights": {"model": {"weights": None}},
+        "measured scaling": {"model": {"scaling": "measured"}},
+        "another head": {
+            "model": {"head": {"pool": {"layer": "max_pooling"}, "classes": {"layer": "dense"}}}
+        },
+    }.items(),
+)
+def test_no_embeddings_where(why, change, embedded, tmp_path, eager):
+    settings, photos, asked = embedded
+    model = pretrained(tmp_path, "inference") | change.get("model", {})
+    settings = make_settings(change.get("stages", {"head": PLAIN_STAGES["head"]}), model=model)
+    trained = training.fit(settings, photos, folder=tmp_path / "training")
+    assert not asked and len(trained.history), why
+
+
+# Several devices
+
+
+TWO_DEVICES = """
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    import test_trainer
+    from builders import Tiny
+    from pathlib import Path
+    from lib.networks import backbones, device
+    from lib.train import training
+    from lib.networks.device import tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    device.strategy = lambda: mirrored
+    backbones.REGISTRY["Tiny"] = backbones.Backbone(Tiny, backbones.SIGNED)
+    device.prepare(0)
+    trained = training.fit(*test_trainer.uneven(Path(sys.argv[2])), folder=Path(sys.argv[2]) / "two")
+    print(mirrored.num_replicas_in_sync, trained.history.to_json())
+"""
+
+
+def uneven(folder):
+    """Returns settings and photos whose batches of 5, 5 and 3, and of 5 and 2, two devices cannot halve."""
+    stages = {
+        "head": {"trainable": "none", "epochs": 1, "learning_rate": 0.03},
+        "all": {"trainable": "all", "epochs": 1, "learning_rate": 0.01, "schedule": "cosine"},
+    }
+    # without dropout, which would draw another mask on each device, and without statistics of half a batch
+    model = {**pretrained(folder, "inference"), "head": PLAIN_HEAD}
+    return make_settings(stages, model=model, batch_size=5), make_photos(train=13, val=7)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does_whatever_the_number_of_photos(tmp_path):
+    one = training.fit(*uneven(tmp_path), folder=tmp_path / "one").history
+    command = [sys.executable, "-c", textwrap.dedent(TWO_DEVICES), str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    replicas, history = done.stdout.strip().splitlines()[-1].split(" ", 1)
+    assert replicas == "2"
+    two = pd.DataFrame(json.loads(history)).reset_index(drop=True)
+    exact = ["accuracy", "val_loss", "val_accuracy"]  # the loss on train gives the last batch another weight
+    np.testing.assert_allclose(two[exact], one[exact], rtol=1e-4)
+    np.testing.assert_allclose(two.loss, one.loss, atol=0.03)
