@@ -28,6 +28,11 @@ endif
 
 COMMANDS := help setup demo compare lab test test-slow lint notebooks acceptance bench gpu-check lock
 TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
+# Such a parameter file would take the place of a command.
+CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)),$(NAMES))
+ifneq ($(CLASH),)
+$(error params/$(firstword $(CLASH)).yaml has the name of a target of make: rename it)
+endif
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)
 

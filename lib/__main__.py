@@ -78,7 +78,7 @@ def _call(options: argparse.Namespace) -> None:
         command(
             options.name,
             epochs=options.epochs,
-            learningrate=options.lr,
+            learning_rate=options.lr,
             assignments=options.set,
             run_name=options.run,
         )

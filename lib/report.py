@@ -4,12 +4,8 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
-from traitlets.config import Config
 
 from lib.core import files
-
-# Addresses of scripts that a page would load from elsewhere.
-SCRIPTS = ("require_js_url", "mathjax_url", "mermaid_js_url", "jquery_url")
 
 
 def write(folder: Path, notebooks: list[str]) -> Path:
@@ -26,9 +22,14 @@ def write(folder: Path, notebooks: list[str]) -> Path:
     for name in notebooks:
         page.cells += nbformat.read(folder / f"{name}.ipynb", as_version=4).cells
     # It is read offline, and holds no formulas, diagrams or widgets.
-    no_scripts = Config({"HTMLExporter": dict.fromkeys(SCRIPTS, "")})
     exporter = HTMLExporter(
-        config=no_scripts, exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        require_js_url="",
+        mathjax_url="",
+        mermaid_js_url="",
+        jquery_url="",
     )
     body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": folder.name}})
     path = folder / "report.html"

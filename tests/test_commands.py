@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -105,6 +106,8 @@ def resumed(started, **change):
 
 
 def test_resume_takes_the_stages_of_the_change_or_the_last_one(place, started):
+    for name in ("demo", "mine"):
+        trained(place / "outputs" / name)
     stages = params.load("demo").train.stages
     last = list(stages)[-1]
     assert resumed(started)[0] == [last]
@@ -114,7 +117,15 @@ def test_resume_takes_the_stages_of_the_change_or_the_last_one(place, started):
     assert resumed(started, run_name="mine") and started[-1].folder == place / "outputs/mine"
 
 
+def test_a_run_without_a_model_cannot_be_resumed(place, started):
+    with pytest.raises(FileNotFoundError, match="demo has no model.json yet: run 03_train first"):
+        commands.resume("demo")
+    with pytest.raises(ValueError, match="`train`"):
+        commands.resume("demo", assignments="train=3")
+
+
 def test_epochs_and_rate_are_those_of_the_last_stage(place, started):
+    trained(place / "outputs/demo")
     last = list(params.load("demo").train.stages)[-1]
     chosen, stages = resumed(started, epochs=10, learning_rate=1e-4)
     assert chosen == [last] and (stages[last].epochs, stages[last].learning_rate) == (10, 1e-4)
@@ -132,25 +143,34 @@ def run_from_change(name, assignments):
 
 
 def test_a_change_gets_a_folder_of_its_own():
-    assert run_from_change("butterfly", "model.image_size=96") == "butterfly-image_size-96"
-    assert run_from_change("b", "model.image_size=96 seed=3") == "b-image_size-96-seed-3"
+    assert re.fullmatch(
+        r"butterfly-image_size-96-[0-9a-f]{8}", run_from_change("butterfly", "model.image_size=96")
+    )
+    assert run_from_change("b", "model.image_size=96 seed=3").startswith("b-image_size-96-seed-3-")
     alike = [
         "augment.zoom=0.2",
         "augment.contrast=0.2",
         "augment.zoom=1.2",
         "train.stages.head.epochs=2",
         "train.stages.fine_tune.epochs=2",
+        "seed=7",
+        "source.seed=7",
+        "clean.near_duplicate_cosine=0.5",
+        "clean.near_duplicate_cosine=-0.5",
+        "evaluate.test_time_augmentation=true",
+        "compare.test_time_augmentation=true",
     ]
     assert len({run_from_change("b", change) for change in alike}) == len(alike)
-    long = [
-        run_from_change("b", "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16" + end)
-        for end in (" seed=1", " seed=2")
-    ]
-    assert long[0] != long[1]
-    for name in long:
-        assert len(name) <= 2 + 40 and name.startswith("b-fine_tune-learning_rate-0-0001")
-        # A name that a run can have.
-        params.load("demo", {"run": name})
+
+
+@pytest.mark.parametrize("name", ["b", "photos_of_my_garden_2024_summer_and_autumn_and_winter"])
+def test_a_long_change_gives_a_name_that_a_run_can_have(name):
+    change = "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16 seed="
+    names = {run_from_change(name, f"{change}{seed}") for seed in (1, 2)}
+    assert len(names) == 2
+    for run in names:
+        assert run.startswith(name[:50]) and params.load("demo", {"run": run}).run_name == run
+    assert params.load("demo", {"run": run_from_change("demo", "model.weights='/a b/c.h5'")})
 
 
 def test_the_folder_is_the_name_or_made_from_the_change_or_given(place, started):
@@ -158,7 +178,7 @@ def test_the_folder_is_the_name_or_made_from_the_change_or_given(place, started)
         return commands.run("demo", **change).name
 
     assert folder() == "demo"
-    assert folder(assignments="seed=7") == "demo-seed-7"
+    assert folder(assignments="seed=7") == run_from_change("demo", "seed=7")
     assert folder(assignments="seed=7", run_name="quick") == "quick"
     assert folder(assignments="seed=7 run=mine") == "mine"
 

@@ -235,7 +235,7 @@ def test_its_own_step_begins_and_ends_it(path):
     constant = path.stem.split("_")[1].upper()
     assert getattr(steps, constant).name == path.stem
     assert sum(f"steps.start(settings, steps.{constant})" in source for source in code) == 1
-    assert "current.finish()" in code[-1]
+    assert "current.finish(" in code[-1]
 
 
 # State: as executed from top to bottom

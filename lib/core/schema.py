@@ -552,7 +552,7 @@ class Tune(Section):
         "median",
         description="when a trial ends early: never, or when it is worse than the median of the others",
     )
-    storage: str | None = Field(
+    storage: Annotated[str, Field(pattern=r"^[\w+]+://")] | None = Field(
         None, description="URL of a database that several machines share; none: a file in the run's folder"
     )
     changes: dict[str, Any] = Field(

@@ -10,7 +10,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lib.core import files, locks, schema
+from lib.core import files, locks, privacy, schema
 from lib.download import archives, drive, kaggle, local, transfer
 from lib.download.record import Arrival, SourceRecord
 from lib.photos import decoding
@@ -77,7 +77,7 @@ def _check_url(source: schema.Source) -> None:
     if "://" in source.archive and not (transfer.is_url(source.archive) and source.sha256):
         raise ValueError(
             "source.archive: expected a path, or an http or https URL with its source.sha256. "
-            f"Received: {transfer.without_secrets(source.archive)}"
+            f"Received: {privacy.without_secrets(source.archive)}"
         )
 
 
@@ -100,7 +100,7 @@ def _declared(source: schema.Source) -> dict[str, str | int]:
 
 
 def _archive_name(text: str) -> str:
-    return transfer.without_secrets(text) if transfer.is_url(text) else Path(text).name
+    return privacy.without_secrets(text) if transfer.is_url(text) else Path(text).name
 
 
 def _folder_name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from shared import model_card
 
 from lib.clean import manifest, photoset
 from lib.compare import comparison
@@ -63,15 +64,7 @@ def finished(
         "train": {"batch_size": 2},
         "augment": {"flip": "none"},
     } | chosen
-    card = {
-        "backbone": "Tiny",
-        "parameter_count": 1234,
-        "size": 32,
-        "resize": 32,
-        "fit": "crop",
-        "classes": classes,
-        "temperature": 1.0,
-    } | (card or {})
+    card = model_card(classes=classes, class_names=classes) | (card or {})
     folder.mkdir(parents=True)
     manifest.write(table, folder / "manifest.csv")
     predictions.write(predictions.table(photos, probabilities), folder / "predictions.csv")

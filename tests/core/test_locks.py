@@ -160,7 +160,7 @@ def test_a_disk_without_file_locks(tmp_path, start, monkeypatch, capsys, number)
     if number != errno.ENOSYS:
         assert capsys.readouterr().out == (
             f"the disk of {tmp_path.name}/demo has no file locks: .lock.process names the process "
-            "at work, and is taken over when that process has ended\n"
+            "at work, and is taken over when that process has ended on this machine\n"
         )
 
 

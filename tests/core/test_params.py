@@ -286,22 +286,6 @@ def test_assignments_change_the_kind_of_a_source_and_of_a_layer(folder, monkeypa
     assert refusal().startswith("the command line: `source.archive` is no key of kind sample")
 
 
-def test_parameters_that_an_earlier_version_recorded_are_valid(folder):
-    put(folder)
-    values = params.public(params.load("mine"))
-    values["source"] |= {"dataset": None, "competition": None, "archive": None, "sha256": None, "drive": None}
-    values["model"]["head"]["pool"] |= {"rate": None, "units": None, "activation": None, "l2": None}
-    assert schema.Params.model_validate(values) == schema.Params.model_validate_json(json.dumps(values))
-    values["source"] = {
-        "kind": "kaggle",
-        "dataset": "a/b",
-        "archive": None,
-        "seed": 0,
-        "photos_per_class": 36,
-    }
-    assert schema.Params.model_validate(values).source.dataset == "a/b"
-
-
 def test_an_error_names_the_file_that_holds_it(folder):
     put(folder, "base", "seed: x\n")
     (folder / "mine.yaml").write_text(

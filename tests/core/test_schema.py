@@ -43,14 +43,6 @@ def test_keys_of_another_kind_and_missing_ones_are_refused(values):
         (SOURCE if "kind" in values else LAYER).validate_python(values)
 
 
-def test_keys_of_other_kinds_that_an_earlier_version_recorded_are_ignored():
-    recorded = {key: value for key, value in schema.UNSET.items() if key not in ("seed", "photos_per_class")}
-    source = SOURCE.validate_python({**recorded, "kind": "folder", "folder": "x", "seed": 0})
-    assert source.model_dump(exclude_unset=True) == {"kind": "folder", "folder": "x"}
-    layer = LAYER.validate_python({"layer": "dropout", "rate": 0.5, "units": None, "l2": None})
-    assert layer.model_dump() == {"layer": "dropout", "rate": 0.5}
-
-
 def test_no_file_of_a_run_can_be_that_of_the_predictions():
     written = {name for step in steps.ALL for name in (*step.reads, *step.writes)}
     assert {name for name in written if name.endswith(".csv")} <= set(schema.CSV_FILES)

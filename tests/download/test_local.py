@@ -24,7 +24,7 @@ def test_a_folder_is_copied_without_its_links(folder, photos):
     assert record.declared == {"kind": "folder", "folder": "photos"}
     assert (record.files, record.skipped) == (1, 2)
     assert [path.name for path in (folder / "raw").rglob("*")] == ["red", "1.jpg"]
-    assert (folder / "raw/red/1.jpg").stat().st_mtime_ns == (photos / "red/1.jpg").stat().st_mtime_ns
+    assert (folder / "raw/red/1.jpg").read_bytes() == PHOTO
 
 
 def test_a_folder_is_copied_again_when_it_has_changed(folder, photos):

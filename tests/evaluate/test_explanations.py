@@ -226,7 +226,14 @@ def test_missing_masks_are_said_so(tmp_path, monkeypatch):
 # A photo of one's own
 
 
-CARD = {"size": SIZE, "resize": SIZE, "fit": "crop", "classes": CLASSES, "temperature": 2.0}
+CARD = {
+    "size": SIZE,
+    "resize": SIZE,
+    "fit": "crop",
+    "classes": CLASSES,
+    "class_names": CLASSES,
+    "temperature": 2.0,
+}
 
 
 def test_a_photo_of_ones_own(tmp_path):

@@ -207,17 +207,6 @@ def test_pruner(tmp_path, pruner, ends):
 # The folder's own database
 
 
-def test_one_process_at_a_time_has_the_folder(tmp_path):
-    with (
-        opened(tmp_path),
-        pytest.raises(ValueError, match="another process searches in this run's folder.*`tune.storage`"),
-        opened(tmp_path),
-    ):
-        pass
-    with opened(tmp_path):
-        pass
-
-
 def test_studies_of_other_names_are_left_alone(tmp_path):
     with pytest.raises(Killed), opened(tmp_path, name="one", copied=False) as study:
         study.optimize(kill, n_trials=1)
