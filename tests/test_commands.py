@@ -44,14 +44,15 @@ def names(runner):
     return [step.name for step in runner.sequence]
 
 
-def trained(folder, **sections):
-    """Leave what a training leaves, with these parameters."""
+def trained(folder, name="demo", **sections):
+    """Leave what a training leaves, with these parameters; return the folder."""
     folder.mkdir()
-    for name in steps.EVALUATE.reads:
-        (folder / name).write_text("x")
-    settings = params.load("demo", sections)
+    for file in steps.EVALUATE.reads:
+        (folder / file).write_text("x")
+    settings = params.load(name, sections)
     chosen = {key: params.pick(settings, key) for key in steps.TRAIN.parameters}
     files.write_json(folder / "model.json", model_card(parameters=chosen))
+    return folder
 
 
 # Which steps
@@ -88,6 +89,24 @@ def test_evaluate_takes_the_parameters_that_the_model_was_trained_with(place, st
     cards.require_parameters(cards.load(folder / "model.json"), settings)
     trained(place / "outputs/mine")
     assert commands.evaluate("demo", run_name="mine") == place / "outputs/mine"
+
+
+@pytest.mark.parametrize("name", params.names())
+def test_every_recipe_can_be_evaluated_as_it_was_trained(place, started, name):
+    trained(place / "outputs" / name, name=name)
+    commands.evaluate(name)
+    card = cards.load(place / "outputs" / name / "model.json")
+    cards.require_parameters(card, started[-1].settings)
+
+
+def test_layers_and_stages_that_the_file_has_gained_since_are_not_evaluated(place, started):
+    folder = trained(place / "outputs/demo")
+    card = files.read_json(folder / "model.json")
+    del card["parameters"]["model"]["head"]["dropout"], card["parameters"]["train"]["stages"]["fine_tune"]
+    files.write_json(folder / "model.json", card)
+    commands.evaluate("demo")
+    settings = started[-1].settings
+    assert list(settings.model.head) == ["pool", "classes"] and list(settings.train.stages) == ["head"]
 
 
 def test_a_wrong_space_is_refused_before_anything_runs(place, started):

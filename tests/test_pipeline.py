@@ -300,6 +300,61 @@ def test_values_saved_in_a_notebook_never_change_a_run(place):
     assert [path.name for path in (place / "outputs").iterdir()] == ["demo"]
 
 
+def test_what_changes_while_a_notebook_runs_was_not_used(place):
+    path = place / "notebooks" / "one.ipynb"
+    edit = f"""1 + 1
+from pathlib import Path
+book = Path({str(path)!r})
+_ = book.write_text(book.read_text().replace('1 + 1', '2 + 2'))"""
+    write_notebook(place / "notebooks", ONE, edit)
+    this = runner(place, only=(ONE,))
+    this.run()
+    assert this.reasons(ONE) == ["the notebook has changed"]
+
+
+def last_cell(place, before, after):
+    """Change the last cell of the notebook of the first step."""
+    path = place / "notebooks" / "one.ipynb"
+    book = nbformat.read(path, as_version=4)
+    assert before in book.cells[-1].source
+    book.cells[-1].source = book.cells[-1].source.replace(before, after)
+    nbformat.write(book, path)
+
+
+def test_parameters_that_change_while_a_notebook_runs_fail_it(place):
+    other = "steps.Run(settings.model_copy(update={'seed': 3}), current.step)"
+    last_cell(place, "current.finish()", f"{other}.finish()")
+    with pytest.raises(pipeline.StepFailed, match=r"params/demo.yaml was changed since the run began"):
+        runner(place, only=(ONE,)).run()
+
+
+def test_other_files_that_a_step_wrote_are_looked_after_too(place):
+    write_notebook(place / "notebooks", ONE, "_ = current.path('more.csv').write_text('rows')")
+    last_cell(place, "finish()", "finish('more.csv')")
+    this = runner(place, only=(ONE,))
+    folder = this.run()
+    assert this.reasons(ONE) == []
+    (folder / "more.csv").unlink()
+    assert this.reasons(ONE) == ["more.csv is missing"]
+
+
+def test_pictures_are_published_as_they_are(monkeypatch):
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", "/tmp")
+    line = '     "image/png": "iVBORw0KGgo/tmp/tmpAAAA"'
+    assert pipeline._without_folders(line) == line
+    assert pipeline._without_folders('"text": "/tmp/demo"') == '"text": "outputs/demo"'
+
+
+def test_masks_of_the_source_are_looked_at(place):
+    step = replace(THREE, user_files=("gradcam.masks",))
+    this = runner(place, {"gradcam": {"masks": "masks"}}, only=(step,))
+    masks = steps.Run(this.settings, step).data / "masks"
+    masks.mkdir(parents=True)
+    before = this.inputs(step)["what gradcam.masks names"]
+    (masks / "one.png").write_bytes(b"x")
+    assert this.inputs(step)["what gradcam.masks names"] != before
+
+
 # The report
 
 

@@ -85,3 +85,11 @@ def test_a_stage_that_was_added_or_removed_is_a_change():
     card = model_card(parameters={"train": params.pick(settings, "train")})
     with pytest.raises(ValueError, match=r"train.stages.fine_tune.epochs"):
         cards.require_parameters(card, params.load("demo", {"train": {"stages": {"fine_tune": None}}}))
+
+
+def test_the_order_of_layers_counts():
+    settings = params.load("demo")
+    model = params.pick(settings, "model")
+    card = model_card(parameters={"model": model | {"head": dict(reversed(model["head"].items()))}})
+    with pytest.raises(ValueError, match=r"trained with other parameters: model.head"):
+        cards.require_parameters(card, settings)
