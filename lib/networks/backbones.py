@@ -15,6 +15,8 @@ from lib.networks import efficientnet_lite, resnets, simple_cnn
 from lib.networks.device import keras
 
 Channels = tuple[float, float, float]
+# Name of the layer that scales the pixels.
+SCALING = "scaling"
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def scale(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     if scaling.bgr:
         x = keras.ops.flip(x, axis=-1)
     variance = [value**2 for value in scaling.std]
-    return keras.layers.Normalization(mean=list(scaling.mean), variance=variance, name="scaling")(x)
+    return keras.layers.Normalization(mean=list(scaling.mean), variance=variance, name=SCALING)(x)
 
 
 def _entry(name: str) -> Backbone:

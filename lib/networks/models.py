@@ -20,7 +20,6 @@ from lib.networks.device import keras
 
 BACKBONE = "backbone"
 LOGITS = "logits"
-SCALING = "scaling"
 # The members of a .keras file.
 MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 
@@ -93,7 +92,7 @@ def scale(
         ValueError: if the scaling is `measured` and the statistics are missing.
     """
     if settings.scaling == "unit":
-        return keras.layers.Rescaling(1 / 255, name=SCALING)(x)
+        return keras.layers.Rescaling(1 / 255, name=backbones.SCALING)(x)
     if settings.scaling == "backbone":
         return backbones.scale(x, settings.backbone)
     if statistics is None:
@@ -102,7 +101,9 @@ def scale(
             "Received: none. `training.network` builds the network with them"
         )
     mean, std = (255 * np.asarray(values, float) for values in statistics)
-    return keras.layers.Normalization(mean=mean.tolist(), variance=np.square(std).tolist(), name=SCALING)(x)
+    return keras.layers.Normalization(
+        mean=mean.tolist(), variance=np.square(std).tolist(), name=backbones.SCALING
+    )(x)
 
 
 def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
@@ -254,7 +255,7 @@ def publish(
 
 def _statistics(model: keras.Model) -> tuple[list[float], list[float]]:
     """Return the mean and the standard deviation, 0 to 1, of a model whose scaling was measured."""
-    layer = model.get_layer(SCALING).get_config()
+    layer = model.get_layer(backbones.SCALING).get_config()
     mean = [round(value / 255, 6) for value in layer["mean"]]
     return mean, [round(value**0.5 / 255, 6) for value in layer["variance"]]
 

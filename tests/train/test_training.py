@@ -9,7 +9,7 @@ from builders import ONE_EPOCH, SHORT_STAGES, kept_weights, make_photos, make_se
 
 from lib.clean import photoset
 from lib.core import files
-from lib.networks import models
+from lib.networks import backbones, models
 from lib.networks.device import keras
 from lib.train import state, training
 
@@ -86,7 +86,7 @@ def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key(
     settings, plain = make_settings(model={"scaling": "measured"}), make_settings()
     assert training.key(settings, brighter) != training.key(settings, photos)
     assert training.key(plain, brighter) == training.key(plain, photos)
-    layer = training.network(settings, photos).get_layer(models.SCALING)
+    layer = training.network(settings, photos).get_layer(backbones.SCALING)
     pixels = photos.full[photos.rows("train")].astype("float32")
     scaled = np.asarray(layer(pixels), float)
     np.testing.assert_allclose(scaled.mean(axis=(0, 1, 2)), 0, atol=1e-5)
