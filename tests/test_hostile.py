@@ -20,7 +20,7 @@ import pytest
 from shared import encoded, scene
 
 from lib.clean import manifest
-from lib.core import params, schema
+from lib.core import params, schema, tables
 from lib.download import archives, sources
 from lib.networks import models
 from lib.networks.device import keras
@@ -248,7 +248,7 @@ def build(raw, table):
 @pytest.mark.parametrize("case", TABLES)
 def test_tables(raw, case):
     table = build(raw, TABLES[case])
-    manifest.write(table, raw.folder.parent / "manifest.csv")
+    tables.write(table, raw.folder.parent / "manifest.csv")
     for found in (table, manifest.read(raw.folder.parent / "manifest.csv")):
         assert list(found.path) == [f"photos/{name}" for name, _ in ROWS]
         assert list(found.label) == [label.replace("cat", NAMES.get(case, "cat")) for _, label in ROWS]

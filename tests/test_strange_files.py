@@ -19,6 +19,7 @@ from PIL import Image
 from shared import Drawing, encoded, scene
 
 from lib.clean import manifest, photoset
+from lib.core import tables
 from lib.core.schema import Augment, Params
 from lib.photos import decoding, labels
 from lib.train import dataset
@@ -319,7 +320,7 @@ def source(tmp_path_factory):
         raw.put(f"cat/{name}", content)
     others = put_others(raw)
     cleaned = manifest.build(raw.folder.parent, SETTINGS, content="strange")
-    manifest.write(cleaned.table, raw.folder.parent / "manifest.csv")
+    tables.write(cleaned.table, raw.folder.parent / "manifest.csv")
     table = manifest.read(raw.folder.parent / "manifest.csv")
     return SimpleNamespace(
         raw=raw.folder,

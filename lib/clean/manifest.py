@@ -170,11 +170,6 @@ def division(settings: Params) -> dict:
     return {"seed": settings.seed, "val": settings.split.val, "test": settings.split.test}
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a manifest as CSV."""
-    tables.write(table, path)
-
-
 def read(path: Path) -> pd.DataFrame:
     """Read a manifest; `width`, `height` and `cluster` are whole numbers, `leak` is `bool`, all else is text.
 

@@ -553,7 +553,9 @@ class Tune(Section):
         description="when a trial ends early: never, or when it is worse than the median of the others",
     )
     storage: Annotated[str, Field(pattern=r"^[\w+]+://")] | None = Field(
-        None, description="URL of a database that several machines share; none: a file in the run's folder"
+        None,
+        description="URL of a database that several machines share, also from the environment variable "
+        "CHRYSALIS_STORAGE; none: a file in the run's folder",
     )
     changes: dict[str, Any] = Field(
         {}, description="changes of model, augment and train for all trials, such as fewer epochs"

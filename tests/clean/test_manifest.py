@@ -9,7 +9,7 @@ import pytest
 from shared import encoded, scene
 
 from lib.clean import duplicates, manifest
-from lib.core import files, steps
+from lib.core import files, steps, tables
 from lib.core.schema import Params
 
 
@@ -94,7 +94,7 @@ def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monk
     run = steps.start(settings(), steps.CLEAN)
     assert manifest.earlier(run) is None
     table = build(raw)
-    manifest.write(table, run.path("manifest.csv"))
+    tables.write(table, run.path("manifest.csv"))
     files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
     assert manifest.earlier(run).values.tolist() == table[["sha1", "split"]].values.tolist()
     other = steps.start(settings(split={"test": 0.3}), steps.CLEAN)
@@ -299,7 +299,7 @@ def test_written_and_read_back(raw, tmp_path):
     put_dirt(raw)
     (raw.folder / "cat/1.png").rename(raw.folder / 'cat/1, "ö"\n.png')
     table = build(raw).reset_index(drop=True)
-    manifest.write(table, tmp_path / "manifest.csv")
+    tables.write(table, tmp_path / "manifest.csv")
     pd.testing.assert_frame_equal(manifest.read(tmp_path / "manifest.csv"), table, check_dtype=False)
     assert manifest.read(tmp_path / "manifest.csv").leak.dtype == bool
 
@@ -309,7 +309,7 @@ def test_a_manifest_of_an_earlier_version_is_refused_but_its_splits_count(raw, m
     two_classes(raw)
     table = build(raw)
     run = steps.start(settings(), steps.CLEAN)
-    manifest.write(table.drop(columns="leak"), run.path("manifest.csv"))
+    tables.write(table.drop(columns="leak"), run.path("manifest.csv"))
     with pytest.raises(
         ValueError, match=r"^manifest.csv was written by an earlier version: run 02_clean again$"
     ):
@@ -323,7 +323,7 @@ def test_a_leak_comes_back_whatever_a_spreadsheet_makes_of_it(raw, tmp_path, spe
     two_classes(raw)
     table = build(raw)
     table["leak"] = [spelling, *["False"] * (len(table) - 1)]
-    manifest.write(table, tmp_path / "manifest.csv")
+    tables.write(table, tmp_path / "manifest.csv")
     assert manifest.read(tmp_path / "manifest.csv").leak.tolist() == [True, *[False] * (len(table) - 1)]
 
 
@@ -335,7 +335,7 @@ def test_class_names_that_look_like_numbers_or_nothing_come_back(tmp_path):
             for name in ("NA", "007", "null", "1.0")
         ]
     )
-    manifest.write(table, tmp_path / "manifest.csv")
+    tables.write(table, tmp_path / "manifest.csv")
     again = manifest.read(tmp_path / "manifest.csv")
     assert (
         list(again.label) == ["NA", "007", "null", "1.0"]
@@ -561,7 +561,7 @@ def test_a_name_that_a_spreadsheet_would_run_is_written_behind_an_apostrophe(raw
     for number in range(4):
         raw.photo(f"=cmd|' /C calc'!A0/{number}.png", 300 + number)
     table = build(raw)
-    manifest.write(table, tmp_path / "manifest.csv")
+    tables.write(table, tmp_path / "manifest.csv")
     text = (tmp_path / "manifest.csv").read_text(encoding="utf-8")
     assert "\n'=cmd" in text and "\n=cmd" not in text and ",=cmd" not in text
     pd.testing.assert_frame_equal(manifest.read(tmp_path / "manifest.csv"), table.reset_index(drop=True))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lib.clean import manifest, photoset
-from lib.core import files, schema, steps
+from lib.core import files, schema, steps, tables
 from lib.core.schema import Params
 
 
@@ -30,7 +30,7 @@ def test_load_gives_rows_targets_and_identity(raw, monkeypatch, tmp_path):
     raw.folder.parent.rename(run.data)
     cleaned = manifest.build(run.data, given, content="abc")
     table, images = cleaned.table, cleaned.images
-    manifest.write(table, run.path("manifest.csv"))
+    tables.write(table, run.path("manifest.csv"))
     files.write_json(run.path("source.json"), {"content_sha256": "abc"})
     found = photoset.load(run)
     assert found.classes == ["cat", "dog"] and (found.images == images).all()

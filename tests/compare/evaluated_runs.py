@@ -6,7 +6,7 @@ from shared import model_card
 
 from lib.clean import manifest, photoset
 from lib.compare import comparison
-from lib.core import files, metrics, steps
+from lib.core import files, metrics, steps, tables
 from lib.evaluate import predictions
 
 CLASSES = ["ant", "bee"]
@@ -66,7 +66,7 @@ def finished(
     } | chosen
     card = model_card(classes=classes, class_names=classes) | (card or {})
     folder.mkdir(parents=True)
-    manifest.write(table, folder / "manifest.csv")
+    tables.write(table, folder / "manifest.csv")
     predictions.write(predictions.table(photos, probabilities), folder / "predictions.csv")
     pd.DataFrame({"epoch": [1, 2], "seconds": [10.25, 20.5]}).to_csv(folder / "history.csv", index=False)
     (folder / "model.keras").write_bytes(bytes(2_500_000))
