@@ -20,8 +20,18 @@ def parser() -> argparse.ArgumentParser:
     add = _Commands(main).add
     add("run", "run the whole pipeline, from the photos to the report")
     resume = add("resume", "train a finished run further")
-    resume.add_argument("--epochs", type=number, metavar="N", help="epochs to add to the last stage")
-    resume.add_argument("--lr", type=rate, metavar="RATE", help="learning rate of the added epochs")
+    resume.add_argument(
+        "--epochs",
+        type=number,
+        metavar="N",
+        help="epochs to add to the last stage; default: as many as it has",
+    )
+    resume.add_argument(
+        "--lr",
+        type=rate,
+        metavar="RATE",
+        help="learning rate of the added epochs; default: that of the stage",
+    )
     add("evaluate", "evaluate and explain the trained model; never trains")
     add("tune", "search for better parameters")
     compare = add("compare", "compare the runs in outputs/, and average the best", argument="")

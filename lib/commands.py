@@ -44,12 +44,14 @@ def resume(
     Args:
         name, assignments, run_name: as `run`. The stages that the assignments change are trained further, or
             else the last one.
-        epochs: epochs to add to the last stage.
-        learning_rate: learning rate of the added epochs.
+        epochs: epochs to add to the last stage; `None` stands for as many as it has.
+        learning_rate: learning rate of the added epochs; `None` stands for that of the stage.
 
     Returns, Raises:
         As `run`.
     """
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"resume adds at least one epoch. Received: {epochs}")
     overrides = _parse(assignments)
     if run_name:
         overrides["run"] = run_name

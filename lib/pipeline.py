@@ -51,6 +51,8 @@ class Runner:
             ValueError: another process is at work in the run's folder.
             StepFailed: a notebook ended with an error.
         """
+        if self.settings.run_name != self.settings.name:
+            print(f"run: {shown(self.folder)}", flush=True)
         with locks.run(self.folder):
             for step in self.sequence:
                 self._bring_up_to_date(step)

@@ -150,8 +150,9 @@ def test_epochs_and_rate_are_those_of_the_last_stage(place, started):
     assert chosen == [last] and (stages[last].epochs, stages[last].learning_rate) == (10, 1e-4)
     before = params.load("demo").train.stages["head"]
     assert stages["head"] == before
-    with pytest.raises(ValueError, match=f"`train.stages.{last}.epochs` is wrong"):
-        commands.resume("demo", epochs=-1)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"resume adds at least one epoch. Received: {number}"):
+            commands.resume("demo", epochs=number)
 
 
 # Names of runs

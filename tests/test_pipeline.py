@@ -355,6 +355,13 @@ def test_masks_of_the_source_are_looked_at(place):
     assert this.inputs(step)["what gradcam.masks names"] != before
 
 
+def test_a_folder_of_another_name_is_announced_first(place, pretending, capsys):
+    pretending(capsys, {"run": "other"})
+    assert capsys.readouterr().out.splitlines()[0] == "run: outputs/other"
+    pretending(capsys)
+    assert not capsys.readouterr().out.startswith("run:")
+
+
 # The report
 
 

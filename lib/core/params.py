@@ -4,6 +4,7 @@ The values of a file `params/<name>.yaml` override those of the file that it ext
 notebook's cell override both, and the result is checked as a whole before any work.
 """
 
+import difflib
 import json
 import os
 import re
@@ -63,8 +64,10 @@ def read(path: Path) -> dict:
         ValueError: the file is not valid YAML, or not a mapping.
     """
     if not path.is_file():
+        near = difflib.get_close_matches(path.stem, names(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise FileNotFoundError(
-            f"there is no {_short(path)}. Parameter files: {', '.join(names()) or 'none'}. "
+            f"there is no {_short(path)}.{hint} Parameter files: {', '.join(names()) or 'none'}. "
             "For photos of your own, copy params/template.yaml"
         )
     try:

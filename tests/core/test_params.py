@@ -527,6 +527,12 @@ def test_flat_is_the_inverse_of_nested():
     assert params.nested(params.flat(values)) == values
 
 
+def test_a_misspelt_file_is_answered_with_the_nearest_name(folder):
+    put(folder)
+    with pytest.raises(FileNotFoundError, match=r"there is no params/mien.yaml. Did you mean mine\?"):
+        params.load("mien")
+
+
 # Changes
 
 
