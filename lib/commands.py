@@ -211,7 +211,7 @@ def run_from_change(name: str, overrides: dict[str, Any]) -> str:
     change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(pairs)).strip("-")
     # Two changes that read alike are told apart; a login is no part of the fingerprint.
     identity = {key: privacy.without_secrets(str(value)) for key, value in params.flat(overrides).items()}
-    return f"{f'{name}-{change}'[:LONGEST].rstrip('-')}-{cache.fingerprint(identity)[:8]}"
+    return f"{f'{name}-{change}'[:LONGEST].rstrip('-')}-{cache.fingerprint(name, identity)[:8]}"
 
 
 def _runner(

@@ -187,7 +187,9 @@ def test_a_change_gets_a_folder_of_its_own():
 def test_a_long_change_gives_a_name_that_a_run_can_have(name):
     change = "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16 seed="
     names = {run_from_change(name, f"{change}{seed}") for seed in (1, 2)}
-    assert len(names) == 2
+    # A recipe whose long name differs at its end alone.
+    names.add(run_from_change(f"{name:_<52}2", f"{change}1"))
+    assert len(names) == 3
     for run in names:
         assert run.startswith(name[:50]) and params.load("demo", {"run": run}).run_name == run
     assert params.load("demo", {"run": run_from_change("demo", "model.weights='/a b/c.h5'")})
