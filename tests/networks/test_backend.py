@@ -1,0 +1,131 @@
+"""The backend: the same answers from TensorFlow and JAX, nothing on the error stream, seeds that hold."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lib.core import engine
+from lib.networks import backend
+from lib.networks.backend import keras
+
+
+def test_output_of_c_code_is_dropped(capfd):
+    with backend.quiet():
+        os.write(2, b"a log line of C code")
+    os.write(2, b"an error")
+    assert capfd.readouterr().err == "an error"
+
+
+def test_the_error_stream_comes_back_after_an_error(capfd):
+    with pytest.raises(ZeroDivisionError), backend.quiet():
+        _ = 1 / 0
+    os.write(2, b"an error")
+    assert capfd.readouterr().err == "an error"
+
+
+def test_the_import_leaves_the_error_stream_empty():
+    done = subprocess.run(
+        [sys.executable, "-c", "from lib.networks import backend"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_settings_in_the_home_folder_change_nothing(tmp_path):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(
+        '{"floatx": "float16", "epsilon": 0.1, "backend": "numpy", "image_data_format": "channels_first"}'
+    )
+    code = (
+        "from lib.networks.backend import keras; c = keras.config; "
+        "print(c.backend(), c.floatx(), c.epsilon(), c.image_data_format())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / ".keras")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["tensorflow", "float32", "1e-07", "channels_last"], done.stderr
+
+
+def test_the_same_seed_repeats_every_generator():
+    def draw():
+        return [np.random.uniform(), float(keras.random.uniform(()))]
+
+    backend.prepare(5)
+    first = draw()
+    backend.prepare(5)
+    assert draw() == first
+    backend.prepare(6)
+    assert draw() != first
+
+
+def test_the_description_is_one_line_with_backend_and_precision():
+    line = backend.prepare(0)
+    assert "\n" not in line and line == backend.describe()
+    assert backend.ENGINE in line
+    if not backend.GPUS:
+        assert line.endswith("float32")
+
+
+def test_a_gpu_that_has_bfloat16_computes_in_it(monkeypatch):
+    monkeypatch.setattr(backend, "GPUS", ["a GPU"])
+    for capability, policy in [((9, 0), "mixed_bfloat16"), ((7, 5), "mixed_float16")]:
+        monkeypatch.setattr(backend, "_compute_capability", lambda capability=capability: capability)
+        assert backend._precision() == policy
+
+
+def test_the_gradient_of_a_network_solved_by_hand():
+    """The score is the sum of 3 x² over the places: its gradient is 6 x."""
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_allclose(backend.gradient(lambda x: 3 * keras.ops.sum(x**2, axis=1), x), 6 * x)
+
+
+def test_the_gradient_passes_through_layers_in_inference_mode():
+    inputs = keras.Input((3, 3, 2))
+    x = keras.layers.Dropout(0.9)(keras.layers.GlobalAveragePooling2D()(inputs))
+    dense = keras.layers.Dense(2, kernel_initializer="ones")
+    head = keras.Model(inputs, dense(keras.layers.BatchNormalization(epsilon=0.0)(x)))
+    x = np.ones((4, 3, 3, 2), np.float32)
+    computed = backend.gradient(lambda x: head(x, training=False)[:, 0], x)
+    # each of 9 places has a ninth of the mean, and both channels weigh 1
+    np.testing.assert_allclose(computed, np.full_like(x, 1 / 9), rtol=1e-6)
+
+
+def test_exhausted_memory_is_told_from_other_errors():
+    assert backend.is_out_of_memory(MemoryError())
+    assert not backend.is_out_of_memory(RuntimeError("INVALID_ARGUMENT: shapes"))
+    assert not backend.is_out_of_memory(ValueError("out of range"))
+    raised = {
+        "tensorflow": lambda: backend.native.errors.ResourceExhaustedError(None, None, "OOM"),
+        "jax": lambda: backend.native.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        "torch": lambda: backend.native.OutOfMemoryError("CUDA out of memory"),
+    }
+    assert backend.is_out_of_memory(raised[backend.ENGINE]())
+
+
+@pytest.mark.parametrize("name", ["theano", "tensorflow "])
+def test_an_unknown_backend_is_refused(monkeypatch, name):
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    with pytest.raises(ValueError, match="expected tensorflow, jax, torch"):
+        engine.name()
+
+
+def test_a_backend_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="KERAS_BACKEND=torch: this backend is not installed"):
+        engine.name()
+
+
+def test_tensorflow_is_the_default(monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert engine.name() == "tensorflow" == os.environ["KERAS_BACKEND"]
