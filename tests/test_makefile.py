@@ -116,7 +116,21 @@ def test_the_dev_lock_is_added_to_that_of_a_run(project: Project) -> None:
     assert project.installed() == DEV_INSTALLED
 
 
-@pytest.mark.parametrize("target", ["lab", "test", "test-slow", "lint", "notebooks", "bench", "acceptance"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "lab",
+        "test",
+        "test-fast",
+        "test-slow",
+        "coverage",
+        "lint",
+        "format",
+        "notebooks",
+        "acceptance",
+        "bench",
+    ],
+)
 def test_targets_that_need_the_tools(project: Project, target: str) -> None:
     assert "-r requirements-dev.txt" in project.make("-n", target).stdout
 
