@@ -26,7 +26,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutation test of one module.")
     parser.add_argument("module", type=Path, help="module of lib to change")
     parser.add_argument("tests", nargs="+", help="test files that should fail")
-    parser.add_argument("--count", type=int, default=40, help="number of mutants that are drawn (default: 40)")
+    parser.add_argument(
+        "--count", type=int, default=40, help="number of mutants that are drawn (default: 40)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
     parser.add_argument("--timeout", type=float, default=180, help="seconds for a mutant (default: 180)")
     parser.add_argument("--python", default=".venv/bin/python", help="Python that runs the tests")
@@ -36,7 +38,7 @@ def main() -> int:
     # `-x` stops at the first failure, which is enough to detect a mutant.
     pytest = [options.python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     # So that no compiled file outlives a mutant, and `lib` is that of the current folder.
-    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.getcwd()}
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path.cwd())}
     subprocess.run([*pytest, *options.tests], check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/mutants.sqlite") as database:
         init([options.module], database, {})
@@ -49,7 +51,8 @@ def main() -> int:
             survivors += 1
             print(f"survived: {mutation[0].operator_name}\n{result.diff}", flush=True)
     detected = len(sample) - survivors
-    print(f"{options.module}: {detected} of {len(sample)} detected ({len(mutations)} mutants, seed {options.seed})")
+    drawn = f"{len(sample)} of {len(mutations)} mutants with seed {options.seed}"
+    print(f"{options.module}: {detected} detected of {drawn}")
     return 1 if survivors else 0
 
 
