@@ -187,6 +187,13 @@ def test_make_alone_lists_every_target(project):
     assert [name for name in variables if f"{name}=" not in text] == []
 
 
+def test_every_fixed_target_has_a_recipe(project):
+    commands = re.search(r"^COMMANDS := (.*)$", (project / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for command in set(commands) - {"setup"}:
+        done, _ = make(project, "-n", command)
+        assert done.returncode == 0 and "Nothing to be done" not in done.stdout, command
+
+
 def test_every_fixed_target_is_phony_although_folders_have_such_names(project):
     (project / "notebooks").mkdir()
     (project / "compare").mkdir()
