@@ -26,7 +26,7 @@ ifneq ($(UNKNOWN),)
 $(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES), PYTHON or GPU)
 endif
 
-COMMANDS := help setup demo compare lab test test-slow lint notebooks acceptance bench gpu-check lock
+COMMANDS := help setup demo compare lab test test-slow lint docs notebooks acceptance bench gpu-check lock
 TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
 # Such a parameter file would take the place of a command.
 CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)),$(NAMES))
@@ -53,6 +53,7 @@ help:
 	@echo "make remove-<name>               delete a run; photos are kept"
 	@echo "make lab                         JupyterLab on notebooks/"
 	@echo "make test, test-slow, lint       fast tests and notebooks; slow tests; style and types"
+	@echo "make docs                        write the generated pages of docs/ again"
 	@echo "make notebooks                   execute the committed notebooks again, in place"
 	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
 	@echo "make bench                       accuracy and speed of the cleaning on the photos in ../shared/data"
@@ -138,6 +139,9 @@ lint: $(TOOLS)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: $(SETUP)
+	.venv/bin/python docs/generate.py
 
 notebooks: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -1,7 +1,9 @@
 """Write the generated pages of docs/: parameters, commands and recipes (`make docs`)."""
 
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +18,11 @@ from lib.core import params, schema
 
 FOLDER = Path(__file__).parent
 RECIPES = yaml.safe_load((FOLDER / "recipes.yaml").read_text(encoding="utf-8"))
+# The committed parameter files.
+NAMES = ["demo", *RECIPES, *(name for recipe in RECIPES.values() for name in recipe.get("variants", []))]
 SCHEMA = schema.Params.model_json_schema()
+# How our value relates to the author's, if it is not the same.
+VERDICTS = ("differs", "chosen", "added", "open")
 TYPES = {
     "integer": "whole number",
     "number": "number",
@@ -32,7 +38,15 @@ LIMITS = {
     "exclusiveMaximum": "below",
 }
 # Patterns of the schema in words.
-PATTERNS = {f"^{schema.NAME}$": "letters, digits, - and _", "^[0-9a-f]{64}$": "64 hexadecimal digits"}
+PATTERNS = {
+    f"^{schema.NAME}$": "letters, digits, - and _",
+    schema.TRAINABLE: "`none`, `all`, `last N layers` or `last N %`",
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^[\w-]+/[\w.-]+(/\d+)?$": "owner/name or owner/name/version",
+    r"^[\w-]+$": "letters, digits, - and _",
+    r"^\w[\w.-]*\.csv$": "a file name that ends in .csv",
+    r"^[\w+]+://": "a URL",
+}
 
 
 def parameters() -> str:
@@ -40,8 +54,8 @@ def parameters() -> str:
     return _page(
         "Parameters",
         "lib/core/schema.py",
-        "All keys of a file in `params/`. They are also the keys of `SET=` and of a notebook's parameters cell.",
-        "`<name>` stands for a name of your choice. A *required* key has to be set if its section is used.",
+        "All keys of a file in `params/`. `SET=` and a notebook's parameters cell take the same keys.",
+        "`<name>` is a name of your choice. A *required* key must be set if its section is used.",
         "",
         *_section("", SCHEMA),
     )
@@ -53,9 +67,10 @@ def commands() -> str:
     main = command_line.parser()
     subparsers = next(action for action in main._actions if isinstance(action, argparse._SubParsersAction))
     for name, command in subparsers.choices.items():
-        lines += [f"### chrysalis {name}", "", f"{command.description.capitalize()}.", ""]
-        options = [action for action in command._actions if action.dest != "help"]
-        lines += _table(("argument", "meaning"), [(_argument(action), action.help) for action in options])
+        lines += [f"### chrysalis {name}", "", _sentence(command.description or ""), ""]
+        actions = sorted(command._actions, key=lambda action: bool(action.option_strings))
+        rows = [(_argument(action), action.help or "") for action in actions if action.dest != "help"]
+        lines += _table(("argument", "meaning"), rows)
     return _page("Commands", "Makefile and lib/__main__.py", *lines)
 
 
@@ -63,71 +78,77 @@ def recipes() -> str:
     """Return the page of the recipes: each value of an author, ours, and the reason if they differ.
 
     Raises:
-        ValueError: a key does not exist, or a value is the author's and has a reason, or is not and has none.
+        ValueError: a key does not exist, a value is not the author's although it should be or the reverse,
+            or a reason is missing.
     """
     lines = []
     for name, recipe in RECIPES.items():
         lines += [f"## {name}", "", recipe["summary"].strip(), ""]
         for title, rows in recipe["parts"].items():
-            header = ("value", "author", "ours", "", "reason or note")
+            header = ("value", "author", "ours", "", "reason or remark")
             lines += [f"### {title}", "", *_table(header, [compare(name, row) for row in rows])]
     return _page(
         "Recipes",
         "docs/recipes.yaml and params/",
-        "The five student projects that Chrysalis grew out of: each value as its author describes it, and ours.",
-        "Ours are read from the file in `params/` or name the place where to find them.",
+        "The values of the five student projects that Chrysalis began with, as their authors describe",
+        "them, and ours, which are read from `params/` or name a file, a command or a notebook.",
+        "",
+        "- *same*: ours is the author's value",
+        "- *differs*: the author has another value",
+        "- *chosen*: the author states no value",
+        "- *added*: the author plans it or does without it",
+        "- *open*: a result of the author that was not repeated",
         "",
         *lines,
     )
 
 
 def compare(name: str, row: dict[str, Any]) -> tuple[str, str, str, str, str]:
-    """Return the cells of a row of the recipes.
+    """Compare a value of an author with ours.
 
     Args:
         name: name of the parameter file.
-        row: `value`, a name; `author`, the value in their words; `key`, the dotted key of ours, with `equals`, the
-            author's value as the key takes it if their words differ, and `file`, another parameter file; or
-            `ours`, where to find it; `reason`, if and only if ours differs; `note`.
+        row: a row of docs/recipes.yaml, which describes its keys.
+
+    Returns:
+        The cells of its row on the page.
 
     Raises:
         ValueError: as `recipes`.
     """
-    label = f"docs/recipes.yaml: {name}, {row['value']}"
-    ours, differs = row.get("ours", ""), "reason" in row
-    if "key" in row:
-        settings = params.load(row.get("file", name))
-        try:
-            value = params.pick(settings, row["key"])
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{label}: there is no key {row['key']} in params/") from None
-        value = list(value) if isinstance(value, dict) else value
-        if differs == (value == row.get("equals", row["author"])):
-            expected = "a value that differs" if differs else repr(row.get("equals", row["author"]))
-            raise ValueError(
-                f"{label}: expected {expected}. Received: {value!r}. A difference needs a reason"
-            )
-        ours = f"`{row['key']}`: {_code(value)}. {ours}".strip(" .")
-    verdict = "differs" if differs else "same"
-    return row["value"], str(row["author"]), ours, verdict, row.get("reason", row.get("note", ""))
+    label = f"docs/recipes.yaml: {name}: {row['value']}"
+    verdict = next((word for word in VERDICTS if word in row), "same")
+    remark = row.get("note", "") if verdict == "same" else row[verdict]
+    if verdict != "same" and not remark:
+        raise ValueError(f"{label}: expected a reason at `{verdict}`. Received: {remark!r}")
+    if "key" not in row:
+        return row["value"], row["author"], row["ours"], verdict, remark
+    try:
+        ours = params.pick(params.load(row.get("file", name)), row["key"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{label}: expected a key of params/. Received: {row['key']}") from None
+    ours = list(ours) if isinstance(ours, dict) else ours
+    expected = row.get("equals", row["author"])
+    if (verdict in ("same", "added")) != (ours == expected):
+        raise ValueError(f"{label}: the author has {expected!r}, params/ {ours!r}. Received: {verdict}")
+    return row["value"], row["author"], f"`{row['key']}`: {_code(ours)}", verdict, remark
 
 
 def make(*words: str) -> str:
-    """Return the output of make in a folder that holds only the Makefile and the committed recipes."""
+    """Return the output of make in a folder with the Makefile and the committed parameter files only."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(params.ROOT / "Makefile", folder)
         (Path(folder) / "params").mkdir()
-        for name in ("demo", *RECIPES):
+        for name in NAMES:
             (Path(folder) / f"params/{name}.yaml").touch()
         call = ["make", "--no-print-directory", *words]
         return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True).stdout
 
 
 def _page(title: str, source: str, *lines: str) -> str:
-    return (
-        "\n".join([f"# {title}", "", f"*Generated by `make docs` from {source}.*", "", *lines]).strip() + "\n"
-    )
+    text = "\n".join([f"# {title}", "", f"*Generated by `make docs` from {source}.*", "", *lines])
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -136,17 +157,20 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [*lines, ""] if cells else []
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def _code(value: object) -> str:
     """Return a value as YAML has it."""
     if isinstance(value, list) and value:
         return ", ".join(map(_code, value))
-    words = {True: "true", False: "false", None: "null"}
-    return f"`{words[value] if isinstance(value, bool | None) else value}`"
+    return f"`{json.dumps(value) if value in (None, True, False, '') else value}`"
 
 
 def _argument(action: argparse.Action) -> str:
-    name = action.option_strings[0] if action.option_strings else ""
-    return f"`{name} {action.metavar}`".replace("` ", "`") + (" *(required)*" if action.required else "")
+    words = f"`{' '.join([*action.option_strings, str(action.metavar)])}`"
+    return f"{words} *(required)*" if action.required else words
 
 
 def _section(path: str, section: dict) -> Iterator[str]:
@@ -158,12 +182,14 @@ def _section(path: str, section: dict) -> Iterator[str]:
     for key, field in fields.items():
         if sections := _sections(field):
             inner = f"{path}{key}{'.<name>' if field.get('type') == 'object' else ''}"
-            yield from [f"{'###' if path else '##'} {inner}", ""]
-            yield from [field.get("description") or sections[0]["description"], ""]
-            # The table shows the defaults of a section; those of named sections are shown here.
+            yield from [f"{'###' if path else '##'} `{inner}`", ""]
+            merged = _merged(sections)
+            yield from [_sentence(field.get("description") or merged["description"]), ""]
+            yield from [f"- {_code(kind)}: {text}" for kind, text in merged.get("kinds", {}).items()]
+            # A table has the defaults of its section, but not the names in a mapping.
             if field.get("type") == "object" and field["default"]:
-                yield from ["Default:", "", *_yaml(field["default"]), ""]
-            yield from _section(f"{inner}.", _merged(sections))
+                yield from ["", "Default:", "", *_yaml(field["default"], list(merged["properties"]))]
+            yield from ["", *_section(f"{inner}.", merged)]
 
 
 def _sections(field: dict) -> list[dict]:
@@ -181,15 +207,26 @@ def _merged(sections: list[dict]) -> dict:
         return sections[0]
     tag = next(key for key, field in sections[0]["properties"].items() if "const" in field)
     kinds = {section["properties"][tag]["const"]: section for section in sections}
-    properties = {tag: sections[0]["properties"][tag] | {"enum": list(kinds)}}
+    tags = sections[0]["properties"][tag] | {"enum": list(kinds)}
+    properties = {tag: tags}
     required = {tag}
     for key in dict.fromkeys(key for section in sections for key in section["properties"] if key != tag):
-        takers = {kind: section for kind, section in kinds.items() if key in section["properties"]}
-        field = next(iter(takers.values()))["properties"][key]
-        only = f" ({tag} {', '.join(takers)})" if len(takers) < len(kinds) else ""
-        properties[key] = field | {"description": f"{field.get('description', '')}{only}"}
-        required |= {key for section in takers.values() if key in section["required"]}
-    return {"required": required, "properties": properties}
+        takers = [kind for kind, section in kinds.items() if key in section["properties"]]
+        needers = [kind for kind in takers if key in kinds[kind]["required"]]
+        field = kinds[takers[0]]["properties"][key]
+        words = [field["description"], f"{tag} {', '.join(takers)}" if len(takers) < len(kinds) else ""]
+        if needers == takers:
+            required.add(key)
+        elif needers:
+            words.append(f"required by {', '.join(needers)}")
+        properties[key] = field | {"description": "; ".join(filter(None, words))}
+    descriptions = {kind: section["description"] for kind, section in kinds.items()}
+    return {
+        "description": tags["description"],
+        "kinds": descriptions,
+        "required": required,
+        "properties": properties,
+    }
 
 
 def _leaf(field: dict, *, required: bool) -> tuple[str, str, str, str]:
@@ -214,15 +251,18 @@ def _allowed(field: dict) -> str:
     if "enum" in field:
         return f"one of {_code(field['enum'])}"
     limits = [f"{word} {field[key]}" for key, word in LIMITS.items() if key in field]
+    if {"minimum", "maximum"} <= field.keys():
+        limits = [f"{field['minimum']} to {field['maximum']}"]
     if pattern := field.get("pattern"):
         limits.append(PATTERNS.get(pattern, f"of the form `{pattern}`"))
     return " and ".join(limits)
 
 
-def _yaml(values: dict) -> list[str]:
+def _yaml(values: dict[str, dict], order: list[str]) -> list[str]:
     """Return a block with named sections as a file in params/ has them, without values that are null."""
     rows = {
-        name: {key: item for key, item in inner.items() if item is not None} for name, inner in values.items()
+        name: {key: inner[key] for key in order if inner.get(key) is not None}
+        for name, inner in values.items()
     }
     text = yaml.safe_dump(rows, sort_keys=False, default_flow_style=None, width=110)
     return ["```yaml", text.strip(), "```"]
