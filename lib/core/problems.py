@@ -31,7 +31,7 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, ot
     parameter = reference.parameter(key)
     meaning = parameter.description if parameter else ""
     if problem["type"] in ("missing", "union_tag_not_found"):
-        return f"{origin}: `{key}` is missing. {meaning}".rstrip()
+        return f"{origin}: `{key}` is missing{f'. Expected: {meaning}' if meaning else ''}"
     message = message.removeprefix("Value error, ").replace("Input should be", "it should be")
     if not isinstance(received, dict):
         shown = privacy.without_secrets(received) if isinstance(received, str) else received

@@ -79,16 +79,16 @@ def test_names_leaves_the_template_out(folder):
         ("split: {val: 0.5}", ["`split.val`", "less than 0.5", "Received: 0.5"]),
         ("split: {val: .nan}", ["`split.val`"]),
         ("seed: -1", ["`seed`", "Received: -1"]),
-        ("model: {fit: stretch}", ["`model.fit`", "'crop', 'squash' or 'pad'", "'stretch'"]),
+        ("model: {fit: squash}", ["`model.fit`", "'crop', 'stretch' or 'pad'", "'squash'"]),
         ("model: resnet", ["`model`", "'resnet'"]),
         ("train: {stages: {head: {trainable: last ten}}}", ["`train.stages.head.trainable`", "'last ten'"]),
         (
             "train: {stages: {new: {epochs: 3}}}",
-            ["`train.stages.new.trainable` is missing", "part of the backbone"],
+            ["`train.stages.new.trainable` is missing", "layers of the backbone"],
         ),
         ("train: {stages: {head: null, fine_tune: null}}", ["`train`", "at least one stage"]),
-        ("train: {resume_stages: [tail]}", ["`train`", "names tail", "head, fine_tune"]),
-        ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "use kind adamw"]),
+        ("train: {resume_stages: [tail]}", ["`train`", "Received: tail", "head, fine_tune"]),
+        ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "takes no `weight_decay`: use kind adamw"]),
         ("model: {head: {classes: null}}", ["`model`", "last layer"]),
         ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout.rate` is missing", "fraction"]),
         (
@@ -100,7 +100,7 @@ def test_names_leaves_the_template_out(folder):
             ["unknown key", "`units`?", "layer dense takes"],
         ),
         ("model: {head: {pool: {layer: pooling}}}", ["`model.head.pool.layer`", "'flatten'", "'pooling'"]),
-        ("model: {head: {new: {units: 3}}}", ["`model.head.new.layer` is missing. kind of layer: "]),
+        ("model: {head: {new: {units: 3}}}", ["`model.head.new.layer` is missing. Expected: type of layer: "]),
         (
             "model: {head: {classes: {layer: dense, activation: relu}}}",
             ["`model.head.classes`", "takes no `activation`"],
@@ -124,10 +124,10 @@ def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("{}", ["params/mine.yaml: `source.kind` is missing. origin of the photos: "]),
+        ("{}", ["params/mine.yaml: `source.kind` is missing. Expected: source of the photos: "]),
         ("{kind: ftp}", ["`source.kind` is wrong: it should be one of 'kaggle', 'archive'", "'ftp'"]),
         ("{kind: null}", ["`source.kind` is wrong", "'None'"]),
-        ("{kind: folder}", ["params/mine.yaml: `source.folder` is missing. path of a folder of photos"]),
+        ("{kind: folder}", ["params/mine.yaml: `source.folder` is missing. Expected: path of the folder with the photos"]),
         ("{kind: folder, folder: ''}", ["`source.folder`", "at least 1 character"]),
         (
             "{kind: sample, archive: x.zip}",
@@ -138,7 +138,7 @@ def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
         ("{kind: kaggle}", ["exactly one of: dataset, competition", "none"]),
         ("{kind: kaggle, dataset: a/b, competition: c}", ["exactly one of", "dataset, competition"]),
         ("{kind: kaggle, dataset: no-owner}", ["`source.dataset`", "'no-owner'"]),
-        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs its sha256"]),
+        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs `sha256`"]),
         ("{kind: archive, archive: a.zip, sha256: ABC}", ["`source.sha256`", "'ABC'"]),
         ("{kind: sample, name: a/b}", ["`source.name`", "'a/b'"]),
         ("{kind: sample, tables: {t: {photos: x}}}", ["`source.tables.t.file` is missing"]),
@@ -564,7 +564,7 @@ def test_changed_lays_values_over_and_checks_the_whole(folder):
         ({"model": {"image_size": 8, "fit": "x"}}, "Received: 'x'"),
         (
             {"train.stages": {"head": None, "fine_tune": None}},
-            "tune.space: `train` is wrong: `stages` must name",
+            "tune.space: `train` is wrong: `stages` must contain",
         ),
     ],
 )

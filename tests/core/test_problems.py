@@ -24,4 +24,4 @@ def test_the_last_origin_that_holds_the_value_is_named():
 
 def test_a_password_is_not_shown():
     text = message({"tune": {"trials": "postgresql://ann:s3cret@host/db"}})
-    assert "s3cret" not in text and "Received: 'postgresql://host/db' (trials in all" in text
+    assert "s3cret" not in text and "Received: 'postgresql://host/db' (total number of trials" in text
