@@ -56,7 +56,11 @@ def test_a_card_with_the_old_names_of_parameters_has_the_new_ones(tmp_path):
     trained = {key: params.pick(settings, key) for key in ("model", "augment")}
     card = model_card(fit="stretch", classes=["squash", "melon"], parameters=trained)
     text = json.dumps(card)
-    for new, old in (("max_parameters", "most_parameters"), ("min_area", "smallest"), ("max_area", "largest")):
+    for new, old in (
+        ("max_parameters", "most_parameters"),
+        ("min_area", "smallest"),
+        ("max_area", "largest"),
+    ):
         text = text.replace(new, old)
     (tmp_path / "model.json").write_text(text.replace('"fit": "stretch"', '"fit": "squash"'))
     assert cards.load(tmp_path / "model.json") == card
