@@ -151,7 +151,7 @@ def test_epochs_and_rate_are_those_of_the_last_stage(place, started):
     before = params.load("demo").train.stages["head"]
     assert stages["head"] == before
     for number in (0, -1):
-        with pytest.raises(ValueError, match=f"resume adds at least one epoch. Received: {number}"):
+        with pytest.raises(ValueError, match=f"resume needs at least one epoch. Received: {number}"):
             commands.resume("demo", epochs=number)
 
 
@@ -258,7 +258,7 @@ def test_removing_a_run_leaves_the_photos_and_the_other_runs(place, capsys):
         (place / "outputs" / name / "provenance.json").write_text("{}")
     commands.remove("demo")
     assert sorted(path.name for path in (place / "outputs").iterdir()) == ["data", "other"]
-    assert capsys.readouterr().out == "removed outputs/demo; the photos are still in outputs/data\n"
+    assert capsys.readouterr().out == "removed outputs/demo; the photos are kept in outputs/data\n"
 
 
 @pytest.mark.parametrize(

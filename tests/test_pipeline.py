@@ -180,10 +180,10 @@ def test_files_of_the_user_are_looked_at_by_size_and_time(place, monkeypatch):
 
     def named():
         inputs = runner(place, name="butterfly").inputs(step)
-        return {key: value for key, value in inputs.items() if key.startswith("what ")}
+        return {key: value for key, value in inputs.items() if key.startswith("the file or folder of ")}
 
     before = named()
-    assert list(before) == ["what source.archive names"] and named() == before
+    assert list(before) == ["the file or folder of source.archive"] and named() == before
     archive.write_bytes(b"another")
     assert named() != before
 
@@ -230,7 +230,7 @@ def test_what_changed_is_executed_again_with_what_depends_on_it(place, pretendin
 
     (folder / "three.ipynb").unlink()
     ran, reasons = pretending(capsys)
-    assert ran == ["three"] and reasons["three"] == "it has not been executed"
+    assert ran == ["three"] and reasons["three"] == "not executed yet"
 
     # By content, not by date.
     (place / "notebooks" / "one.ipynb").touch()
@@ -246,7 +246,7 @@ def test_a_result_that_was_edited_or_cut_is_made_again(place, pretending, capsys
         (folder / "one.txt").write_text(text)
         ran, reasons = pretending(capsys)
         assert ran == ["one"] and (folder / "one.txt").read_text() == whole
-        assert reasons["one"] == "one.txt is not as the step wrote it"
+        assert reasons["one"] == "one.txt has changed since the step wrote it"
         assert reasons["two"] == "one.txt has changed"
 
 
@@ -324,7 +324,7 @@ def last_cell(place, before, after):
 def test_parameters_that_change_while_a_notebook_runs_fail_it(place):
     other = "steps.Run(settings.model_copy(update={'seed': 3}), current.step)"
     last_cell(place, "current.finish()", f"{other}.finish()")
-    with pytest.raises(pipeline.StepFailed, match=r"params/demo.yaml was changed since the run began"):
+    with pytest.raises(pipeline.StepFailed, match=r"params/demo.yaml has changed during the run"):
         runner(place, only=(ONE,)).run()
 
 
@@ -350,9 +350,9 @@ def test_masks_of_the_source_are_looked_at(place):
     this = runner(place, {"gradcam": {"masks": "masks"}}, only=(step,))
     masks = steps.Run(this.settings, step).data / "masks"
     masks.mkdir(parents=True)
-    before = this.inputs(step)["what gradcam.masks names"]
+    before = this.inputs(step)["the file or folder of gradcam.masks"]
     (masks / "one.png").write_bytes(b"x")
-    assert this.inputs(step)["what gradcam.masks names"] != before
+    assert this.inputs(step)["the file or folder of gradcam.masks"] != before
 
 
 def test_a_folder_of_another_name_is_announced_first(place, pretending, capsys):
@@ -410,8 +410,8 @@ def test_a_failing_notebook_is_kept_beside_the_good_one(place, kind):
     with pytest.raises(pipeline.StepFailed) as caught:
         this.run()
     assert str(caught.value).startswith("three failed. ") and message in str(caught.value)
-    assert str(caught.value).endswith("The notebook up to there: outputs/demo/three.failed.ipynb")
-    assert ("The memory may not have sufficed" in str(caught.value)) == (kind == "a killed kernel")
+    assert str(caught.value).endswith("The executed part of the notebook: outputs/demo/three.failed.ipynb")
+    assert ("It may have run out of memory" in str(caught.value)) == (kind == "a killed kernel")
     assert (folder / "three.ipynb").read_text() == "the good one"
     assert body in nbformat.read(folder / "three.failed.ipynb", as_version=4).cells[-2].source
     assert not (folder / "three.partial.ipynb").exists() and not (folder / "three.txt").exists()
@@ -461,7 +461,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(place, pretending, capsys):
     )
     try:
         assert holder.stdout.readline().strip() == b"held"
-        with pytest.raises(ValueError, match="another process is at work in .*demo"):
+        with pytest.raises(ValueError, match="another process is using .*demo"):
             pretending(capsys)
         pretending(capsys, {"run": "other"})
     finally:

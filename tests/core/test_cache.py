@@ -12,7 +12,7 @@ import lib
 from lib.core import cache, files
 
 # Every other module of lib can decide a cached result.
-LEFT_OUT_MODULES = {
+EXCLUDED_MODULES = {
     "lib.__main__",
     "lib.commands",
     "lib.core.cache",
@@ -171,13 +171,13 @@ def test_the_closure_of_the_embeddings():
 
 def test_a_new_module_counts_unless_somebody_lists_it():
     modules = [found.name for found in pkgutil.walk_packages(lib.__path__, "lib.")]
-    left_out = {name for name in modules if cache._is_left_out(name)}
+    excluded = {name for name in modules if cache._is_excluded(name)}
     packages = {"lib.download", "lib.figures"}
     assert {
-        name for name in left_out if name.rpartition(".")[0] not in packages
-    } == LEFT_OUT_MODULES | packages
+        name for name in excluded if name.rpartition(".")[0] not in packages
+    } == EXCLUDED_MODULES | packages
     # No name of the list is that of a module that is gone.
-    assert {f"lib.{name}" for name in cache.LEFT_OUT} <= set(modules)
+    assert {f"lib.{name}" for name in cache.EXCLUDED} <= set(modules)
 
 
 def test_no_module_escapes_the_search_for_imports():
@@ -323,7 +323,7 @@ def test_a_record_of_another_form_counts_as_damage(tmp_path):
 
 def test_a_very_large_file_is_hashed_only_if_its_size_or_time_changed(tmp_path, monkeypatch):
     path, hashed = filled(tmp_path / "key", []), []
-    monkeypatch.setattr(cache, "HASHED", 1000)
+    monkeypatch.setattr(cache, "MAX_HASHED_BYTES", 1000)
     monkeypatch.setattr(files, "file_sha256", lambda file: hashed.append(file.name) or "another")
     assert not cache.is_intact(path) and hashed == ["table.csv"]
     hashed.clear()

@@ -85,7 +85,7 @@ def ended_process():
 
 
 def test_what_dead_processes_left_is_swept_after_a_day(tmp_path):
-    dead, old = ended_process(), time.time() - 2 * files.SECONDS_KEPT
+    dead, old = ended_process(), time.time() - 2 * files.MAX_AGE_SECONDS
     kept = {
         f".partial-{os.getpid()}-00000000-alive.csv": old,
         f".partial-{dead}-00000000-recent.csv": time.time(),
@@ -128,8 +128,8 @@ def test_json_that_others_could_not_read_is_refused(tmp_path, value):
 def test_a_full_disk_is_told_in_a_unit_that_shows_the_difference(tmp_path, monkeypatch, needed, free, sizes):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": free}))
     with pytest.raises(files.NoSpace, match=f"unpacking: {sizes} Free some"):
-        files.require_space(tmp_path, needed, what="unpacking")
-    files.require_space(tmp_path, free, what="unpacking")
+        files.require_space(tmp_path, needed, action="unpacking")
+    files.require_space(tmp_path, free, action="unpacking")
 
 
 def test_readable():

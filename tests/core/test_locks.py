@@ -91,8 +91,8 @@ def until(condition):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(locks, "SECONDS_PATIENT", 0.1)
-    locks._tell.cache_clear()
+    monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 0.1)
+    locks._print_fallback.cache_clear()
 
 
 def test_a_source_is_waited_for_and_a_line_says_so(tmp_path, start, capsys):
@@ -108,7 +108,7 @@ def test_a_source_is_waited_for_and_a_line_says_so(tmp_path, start, capsys):
 def test_a_run_that_another_process_holds_is_refused(tmp_path, start):
     holder = start(HOLD, "run", tmp_path / "demo")
     assert holder.stdout.readline() == "held\n"
-    message = f"another process is at work in {tmp_path.name}/demo: wait for it, .* a name of its own"
+    message = f"another process is using {tmp_path.name}/demo: wait until it ends, .* another name"
     with pytest.raises(ValueError, match=message), locks.run(tmp_path / "demo"):
         pass
     with locks.run(tmp_path / "other"):
@@ -149,18 +149,18 @@ def test_a_disk_without_file_locks(tmp_path, start, monkeypatch, capsys, number)
     monkeypatch.setattr(fcntl, "flock", missing)
     holder = start(WITHOUT_FLOCK.format(number=number) + HOLD, "run", tmp_path / "demo")
     until(lambda: holder.stdout.readline() == "held\n")
-    with pytest.raises(ValueError, match="another process is at work"), locks.run(tmp_path / "demo"):
+    with pytest.raises(ValueError, match="another process is using"), locks.run(tmp_path / "demo"):
         pass
     # The lock of a process that is gone is taken over.
     holder.kill()
     holder.wait()
-    monkeypatch.setattr(locks, "SECONDS_PATIENT", 5)
+    monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 5)
     with locks.run(tmp_path / "demo"), locks.run(tmp_path / "demo"):
         pass
     if number != errno.ENOSYS:
         assert capsys.readouterr().out == (
-            f"the disk of {tmp_path.name}/demo has no file locks: .lock.process names the process "
-            "at work, and is taken over when that process has ended on this machine\n"
+            f"the disk of {tmp_path.name}/demo has no file locks: the file .lock.process is used "
+            "instead. It is ignored if its process is no longer running on this machine\n"
         )
 
 

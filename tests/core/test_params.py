@@ -79,35 +79,41 @@ def test_names_leaves_the_template_out(folder):
         ("split: {val: 0.5}", ["`split.val`", "less than 0.5", "Received: 0.5"]),
         ("split: {val: .nan}", ["`split.val`"]),
         ("seed: -1", ["`seed`", "Received: -1"]),
-        ("model: {fit: stretch}", ["`model.fit`", "'crop', 'squash' or 'pad'", "'stretch'"]),
+        ("model: {fit: squash}", ["`model.fit`", "'crop', 'stretch' or 'pad'", "'squash'"]),
         ("model: resnet", ["`model`", "'resnet'"]),
         ("train: {stages: {head: {trainable: last ten}}}", ["`train.stages.head.trainable`", "'last ten'"]),
         (
             "train: {stages: {new: {epochs: 3}}}",
-            ["`train.stages.new.trainable` is missing", "part of the backbone"],
+            ["`train.stages.new.trainable` is missing", "layers of the backbone"],
         ),
         ("train: {stages: {head: null, fine_tune: null}}", ["`train`", "at least one stage"]),
-        ("train: {resume_stages: [tail]}", ["`train`", "names tail", "head, fine_tune"]),
-        ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "use kind adamw"]),
+        ("train: {resume_stages: [tail]}", ["`train`", "Received: tail", "head, fine_tune"]),
+        (
+            "train: {optimizer: {kind: adam, weight_decay: 0.1}}",
+            ["`train.optimizer`", "takes no `weight_decay`: use kind adamw"],
+        ),
         ("model: {head: {classes: null}}", ["`model`", "last layer"]),
         ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout.rate` is missing", "fraction"]),
         (
             "model: {head: {classes: {layer: dense, rate: 0.5}}}",
-            ["`model.head.classes.rate` is no key of layer dense. layer dense takes: layer, units"],
+            ["`model.head.classes.rate` is not a key of layer dense. layer dense takes: layer, units"],
         ),
         (
             "model: {head: {classes: {layer: dense, unit: 3}}}",
             ["unknown key", "`units`?", "layer dense takes"],
         ),
         ("model: {head: {pool: {layer: pooling}}}", ["`model.head.pool.layer`", "'flatten'", "'pooling'"]),
-        ("model: {head: {new: {units: 3}}}", ["`model.head.new.layer` is missing. kind of layer: "]),
+        (
+            "model: {head: {new: {units: 3}}}",
+            ["`model.head.new.layer` is missing. Expected: type of layer: "],
+        ),
         (
             "model: {head: {classes: {layer: dense, activation: relu}}}",
             ["`model.head.classes`", "takes no `activation`"],
         ),
         (
             "model: {head: {pool: {layer: flatten, units: 3}}}",
-            ["`model.head.pool.units` is no key of layer flatten. layer flatten takes: layer"],
+            ["`model.head.pool.units` is not a key of layer flatten. layer flatten takes: layer"],
         ),
         ("evaluate: {predictions: {file: ../../x.csv}}", ["`evaluate.predictions.file`", "'../../x.csv'"]),
         ("evaluate: {predictions: {file: manifest.csv}}", ["`evaluate.predictions.file`", "history.csv, "]),
@@ -124,21 +130,24 @@ def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("{}", ["params/mine.yaml: `source.kind` is missing. origin of the photos: "]),
+        ("{}", ["params/mine.yaml: `source.kind` is missing. Expected: source of the photos: "]),
         ("{kind: ftp}", ["`source.kind` is wrong: it should be one of 'kaggle', 'archive'", "'ftp'"]),
         ("{kind: null}", ["`source.kind` is wrong", "'None'"]),
-        ("{kind: folder}", ["params/mine.yaml: `source.folder` is missing. path of a folder of photos"]),
+        (
+            "{kind: folder}",
+            ["params/mine.yaml: `source.folder` is missing. Expected: path of the folder with the photos"],
+        ),
         ("{kind: folder, folder: ''}", ["`source.folder`", "at least 1 character"]),
         (
             "{kind: sample, archive: x.zip}",
-            ["`source.archive` is no key of kind sample. kind sample takes: kind, name, licence"],
+            ["`source.archive` is not a key of kind sample. kind sample takes: kind, name, licence"],
         ),
-        ("{kind: drive, drive: x, dataset: a/b}", ["`source.dataset` is no key of kind drive. "]),
+        ("{kind: drive, drive: x, dataset: a/b}", ["`source.dataset` is not a key of kind drive. "]),
         ("{kind: sample, photo_per_class: 9}", ["`photos_per_class`?", "Allowed here: kind sample takes"]),
         ("{kind: kaggle}", ["exactly one of: dataset, competition", "none"]),
         ("{kind: kaggle, dataset: a/b, competition: c}", ["exactly one of", "dataset, competition"]),
         ("{kind: kaggle, dataset: no-owner}", ["`source.dataset`", "'no-owner'"]),
-        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs its sha256"]),
+        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs `sha256`"]),
         ("{kind: archive, archive: a.zip, sha256: ABC}", ["`source.sha256`", "'ABC'"]),
         ("{kind: sample, name: a/b}", ["`source.name`", "'a/b'"]),
         ("{kind: sample, tables: {t: {photos: x}}}", ["`source.tables.t.file` is missing"]),
@@ -197,8 +206,8 @@ def test_yaml_without_its_surprises(folder, tmp_path):
     marker = tmp_path / "ran"
     cases = {
         f"seed: !!python/object/apply:os.system ['touch {marker}']": "not valid YAML",
-        "seed: 1\nseed: 2": "`seed` stands twice",
-        "train: {batch_size: 1, batch_size: 2}": "`batch_size` stands twice",
+        "seed: 1\nseed: 2": "`seed` occurs twice",
+        "train: {batch_size: 1, batch_size: 2}": "`batch_size` occurs twice",
         "clean: &here {minimum_side: 3}": "anchors and aliases",
         "clean: &here {minimum_side: 3}\nsplit: *here": "anchors and aliases",
         "clean: *nowhere": "not valid YAML",
@@ -271,7 +280,7 @@ def test_a_file_that_changes_the_kind_of_source_loses_the_keys_of_the_other_kind
     (folder / "mine.yaml").write_text(
         "name: mine\nextends: base\nsource: {kind: sample, dataset: c/d}\n", encoding="utf-8"
     )
-    assert "params/mine.yaml: `source.dataset` is no key of kind sample" in refusal()
+    assert "params/mine.yaml: `source.dataset` is not a key of kind sample" in refusal()
 
 
 def test_assignments_change_the_kind_of_a_source_and_of_a_layer(folder, monkeypatch):
@@ -283,7 +292,7 @@ def test_assignments_change_the_kind_of_a_source_and_of_a_layer(folder, monkeypa
     assert params.load("mine", change).source.dataset == "a/b"
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", "x.zip")
     assert params.load("mine", change).source.archive == "x.zip"
-    assert refusal().startswith("the command line: `source.archive` is no key of kind sample")
+    assert refusal().startswith("the command line: `source.archive` is not a key of kind sample")
 
 
 def test_an_error_names_the_file_that_holds_it(folder):
@@ -564,7 +573,7 @@ def test_changed_lays_values_over_and_checks_the_whole(folder):
         ({"model": {"image_size": 8, "fit": "x"}}, "Received: 'x'"),
         (
             {"train.stages": {"head": None, "fine_tune": None}},
-            "tune.space: `train` is wrong: `stages` must name",
+            "tune.space: `train` is wrong: `stages` must contain",
         ),
     ],
 )

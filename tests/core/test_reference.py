@@ -12,8 +12,8 @@ from lib.core import reference, schema
     [
         ("seed", int, 42, "seed of the split"),
         ("train.stages.head.epochs", int, None, "number of epochs"),
-        ("source.photos_per_class", int, 36, "size of the drawn sample"),
-        ("source.tables.labelled.photos", str, "", "folder of the photos"),
+        ("source.photos_per_class", int, 36, "photos in the largest class"),
+        ("source.tables.labelled.photos", str, "", "folder of the photos in the table"),
         ("model.head.any.rate", float, None, "fraction"),
         ("train.early_stopping.patience", int, 6, "epochs without"),
     ],

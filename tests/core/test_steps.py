@@ -218,7 +218,7 @@ def test_a_step_in_jupyter_holds_its_run_until_its_end(outputs, monkeypatch):
     monkeypatch.delenv(steps.RUNNER, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(params.ROOT))
     run = steps.start(settings(), steps.CLEAN)
-    assert "another process is at work in outputs/mine" in other_kernel()
+    assert "another process is using outputs/mine" in other_kernel()
     # The kernels of the runner, which holds the lock itself.
     assert other_kernel(**{steps.RUNNER: "1"}) == ""
     fill(run)
