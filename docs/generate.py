@@ -272,4 +272,4 @@ PAGES = {"parameters.md": parameters, "commands.md": commands, "recipes.md": rec
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
-        (FOLDER / name).write_text(page(), encoding="utf-8")
+        (FOLDER / name).write_text(page(), encoding="utf-8", newline="\n")
