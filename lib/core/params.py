@@ -240,8 +240,8 @@ def flat(values: Mapping) -> dict[str, Any]:
     return result
 
 
-def hand_over(values: Mapping) -> None:
-    """Pass nested values to later calls of `load`, in this process and in its kernels.
+def set_private(values: Mapping) -> None:
+    """Set private values for later calls of `load`, in this process and in its kernels.
 
     They are stored in the environment, so that they do not appear in a notebook's cell.
     """

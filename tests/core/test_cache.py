@@ -46,9 +46,9 @@ def test_fingerprint_changes_with_every_part():
         (Path("a"),),
         ("é",),
     ]
-    found = [cache.fingerprint(*value) for value in values]
-    assert len(set(found)) == len(values)
-    assert all(len(text) == 16 and int(text, 16) >= 0 for text in found)
+    fingerprints = [cache.fingerprint(*value) for value in values]
+    assert len(set(fingerprints)) == len(values)
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in fingerprints)
 
 
 def test_fingerprint_ignores_the_order_of_keys_and_stays_the_same_forever():

@@ -1,4 +1,4 @@
-"""Progress: shown where someone watches, silent elsewhere."""
+"""Progress bars: drawn in a terminal or a notebook, silent otherwise."""
 
 import io
 import sys
@@ -126,7 +126,8 @@ def test_a_bar_inside_another_is_silent(tmp_path, monkeypatch):
     assert len(displays) == 1 and "decode" not in (tmp_path / "terminal").read_text()
     with pytest.raises(RuntimeError), progress.Bar(1, "search"), progress.Bar(1, "fit"):
         raise RuntimeError
-    assert work().display is not None  # the next one on its own is shown again
+    # The next bar is not nested.
+    assert work().display is not None
 
 
 def test_a_note_says_what_is_at_work():

@@ -19,9 +19,9 @@ from lib.core import reference, schema
     ],
 )
 def test_parameter(key, annotation, default, words):
-    found = reference.parameter(key)
-    assert (found.annotation, words in found.description) == (annotation, True)
-    assert default is None or found.default == default
+    parameter = reference.parameter(key)
+    assert (parameter.annotation, words in parameter.description) == (annotation, True)
+    assert default is None or parameter.default == default
 
 
 @pytest.mark.parametrize(

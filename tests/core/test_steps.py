@@ -1,4 +1,4 @@
-"""Runs: where results lie, what a step owes, and the record it leaves."""
+"""Runs: paths of results, files that a step must write, and its record."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def settings(**sections):
 
 
 def fill(run):
-    """Write what a step reads and owes."""
+    """Write the files that a step reads and writes."""
     for name in (*run.step.reads, *run.step.writes):
         run.path(name).parent.mkdir(parents=True, exist_ok=True)
         run.path(name).write_text(f"{name} of {run.step.name}")
@@ -102,7 +102,7 @@ def test_every_path_of_the_users_own_is_a_parameter_that_its_step_uses():
 
 
 @pytest.mark.parametrize("missing", steps.TRAIN.writes)
-def test_finish_fails_when_an_owed_file_is_missing(missing):
+def test_finish_fails_if_a_file_is_missing(missing):
     run = steps.start(settings(), steps.TRAIN)
     fill(run)
     run.path(missing).unlink()
@@ -195,7 +195,7 @@ def test_git_is_none_outside_a_checkout(monkeypatch, tmp_path):
     assert steps.provenance(run.folder)["steps"]["02_clean"]["git"] is None
 
 
-def test_shared_photos_and_own_results():
+def test_runs_of_a_source_share_its_photos_but_not_their_results():
     one, two = (steps.start(settings(run=name), steps.CLEAN) for name in ("one", "two"))
     assert one.data == two.data and one.folder != two.folder
 
