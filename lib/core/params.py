@@ -358,5 +358,4 @@ def _rows(key: str, value: Any) -> list[tuple[str, Any, str]]:
         return []
     if isinstance(value, dict) and reference.sections_at(key.split(".")):
         return [row for name, item in value.items() for row in _rows(f"{key}.{name}", item)]
-    parameter = reference.parameter(key)
-    return [(key, value, parameter.description if parameter else "")]
+    return [(key, value, reference.description(key))]

@@ -61,7 +61,7 @@ def leaves(section=schema.Params, above=""):
 
 @pytest.mark.parametrize("key", sorted(set(leaves())))
 def test_every_parameter_has_a_meaning(key):
-    meaning = reference.parameter(key).description
+    meaning = reference.description(key)
     assert 4 < len(meaning) < 200 and meaning[-1] not in ".,;"
 
 
