@@ -60,7 +60,7 @@ class Table(Section):
         None, description="name of the column with the labels; if null, the photos are only predicted"
     )
     split: Literal["train", "val", "test"] | None = Field(
-        None, description="split of all photos in the table; if null, the section split decides"
+        None, description="split of all photos in the table; if null, see the section split"
     )
 
 
@@ -71,7 +71,7 @@ class BaseSource(Section):
     name: Name | None = Field(
         None, description="folder of the photos under outputs/data; if null, the name of the parameter file"
     )
-    licence: str | None = Field(None, description="licence of the photos, for the record of the source")
+    licence: str | None = Field(None, description="licence of the photos, to be recorded in source.json")
     tables: dict[str, Table] = Field(
         {}, description="CSV files with the labels, each under a name; if empty, folders are the labels"
     )
@@ -187,10 +187,10 @@ class Split(Section):
     """The division into train, val and test. Splits that the source defines are kept."""
 
     val: float = Field(
-        0.15, gt=0, lt=0.5, description="fraction of the photos to select weights and temperature with"
+        0.15, gt=0, lt=0.5, description="fraction of the photos for validation, which selects the weights"
     )
     test: float = Field(
-        0.15, ge=0, lt=0.5, description="fraction of the photos held out for the final test; 0 for no test"
+        0.15, ge=0, lt=0.5, description="fraction of the photos held out for the final test; 0 turns it off"
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
@@ -349,16 +349,16 @@ class Augment(Section):
         "4:3; 1 turns it off",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
-        "horizontal", description="direction of random flips; both is horizontal and vertical"
+        "horizontal", description="random flips: none, horizontal, or both for horizontal and vertical"
     )
     rotation: float = Field(15.0, ge=0, le=180, description="maximum rotation angle, in degrees")
-    zoom: Ratio = Field(0.15, description="maximum relative change of scale")
+    zoom: Ratio = Field(0.15, description="maximum change of scale, such as 0.15 for 15 %")
     translation: Ratio = Field(0.1, description="maximum shift along each axis, as a fraction of the size")
     shear: Ratio = Field(0.0, description="maximum shift of a row, relative to its distance from the centre")
     contrast: Ratio = Field(0.2, description="maximum relative change of contrast")
     brightness: Ratio = Field(0.1, description="maximum relative change of brightness")
     saturation: Ratio = Field(0.0, description="maximum relative change of saturation")
-    hue: float = Field(0.0, ge=0, le=0.5, description="maximum shift, as a fraction of the colour wheel")
+    hue: float = Field(0.0, ge=0, le=0.5, description="maximum shift, as a fraction of the full hue circle")
     erasing: Erasing | None = Field(None, description="random erasing; null turns it off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp's beta distribution; 0 turns it off")
 
@@ -366,7 +366,9 @@ class Augment(Section):
 class Optimizer(Section):
     """The optimizer of all stages."""
 
-    kind: Literal["adamw", "adam", "sgd"] = Field("adamw", description="type of optimizer")
+    kind: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="type of optimizer: adamw, adam or sgd"
+    )
     weight_decay: float = Field(1.0e-4, ge=0, description="weight decay of adamw and sgd")
     momentum: Ratio = Field(0.9, description="momentum of sgd")
 
@@ -441,8 +443,8 @@ class Train(Section):
     )
     monitor: Literal["val_loss", "val_accuracy"] = Field(
         "val_loss",
-        description="metric that selects the best weights, and that early stopping and the reduction of the "
-        "learning rate follow",
+        description="metric that selects the best weights and controls early stopping and the reduction of "
+        "the learning rate",
     )
     optimizer: Optimizer = Field(Optimizer(), description="optimizer of all stages")
     stages: dict[str, Stage] = Field(STAGES, description="stages of training by name, in order")

@@ -13,7 +13,7 @@ COMMITTED = sorted(path.stem for path in params.FOLDER.glob("*.yaml"))
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty folder of parameter files, and no paths from the caller's shell."""
+    """An empty folder of parameter files, without values from the environment."""
     monkeypatch.delenv("CHRYSALIS_ARCHIVE", raising=False)
     monkeypatch.delenv("CHRYSALIS_WEIGHTS", raising=False)
     monkeypatch.delenv("CHRYSALIS_STORAGE", raising=False)
@@ -173,7 +173,7 @@ def test_every_problem_is_named_at_once(folder):
     )
 
 
-def test_missing_file_lists_the_files_there_are(folder):
+def test_the_error_for_a_missing_file_lists_the_files(folder):
     put(folder, "birds")
     put(folder, "moths")
     message = refusal("bird", error=FileNotFoundError)
@@ -194,7 +194,7 @@ def test_name_must_be_the_files(folder):
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "a b", ".hidden", 3.5])
-def test_a_name_that_is_no_file_name_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     assert f"Received: {name!r}" in refusal(name)
 
 
@@ -206,7 +206,7 @@ def test_reserved_names(folder, name):
     assert f"`run` must not be {name}" in refusal("mine", {"run": name})
 
 
-def test_yaml_without_its_surprises(folder, tmp_path):
+def test_unsafe_and_ambiguous_yaml_is_refused(folder, tmp_path):
     marker = tmp_path / "ran"
     cases = {
         f"seed: !!python/object/apply:os.system ['touch {marker}']": "not valid YAML",
@@ -256,7 +256,7 @@ def test_extends_merges_key_by_key(folder):
     assert loaded.source.name == "base"  # the photos are fetched once for both
 
 
-def test_source_name_follows_the_file_or_what_it_says(folder):
+def test_the_name_of_the_source_is_that_of_the_file_unless_it_is_set(folder):
     put(folder)
     assert params.load("mine").source.name == "mine"
     (folder / "mine.yaml").write_text("name: mine\nsource: {kind: sample, name: shared}\n", encoding="utf-8")
@@ -390,7 +390,7 @@ def test_1e_4_is_a_number_in_yaml_in_a_cell_and_in_set(folder):
     assert params.load("mine", changes).train.stages["head"].learning_rate == 5e-4
 
 
-def test_a_run_may_be_called_like_a_number(folder):
+def test_the_name_of_a_run_may_look_like_a_number(folder):
     put(folder)
     assert params.load("mine", {"run": "7e12"}).run_name == "7e12"
 
@@ -484,7 +484,7 @@ def test_loading_twice_gives_equal_and_unshared_values(folder):
     assert params.load("mine") == two
 
 
-def test_public_cuts_paths_to_their_last_part(folder):
+def test_public_reduces_paths_to_the_file_name(folder):
     put(
         folder,
         text="model: {weights: ~/secret/w.h5}\n"
@@ -517,7 +517,7 @@ def test_public_keeps_urls_data_sets_and_relative_paths(folder):
     assert json.loads(json.dumps(shown)) == shown
 
 
-def test_public_and_pick_keep_of_a_database_what_anyone_may_know(folder):
+def test_public_and_pick_remove_the_login_to_a_database(folder):
     put(folder)
     url = "postgresql://ann:s3cret@host:5432/db"
     loaded = params.load("mine", {"tune": {"storage": url}})
@@ -525,7 +525,7 @@ def test_public_and_pick_keep_of_a_database_what_anyone_may_know(folder):
     assert params.public(loaded)["tune"]["storage"] == "postgresql://host:5432/db"
 
 
-def test_values_that_are_handed_over_reach_the_next_load(folder, monkeypatch):
+def test_private_values_reach_the_next_load(folder, monkeypatch):
     put(folder)
     monkeypatch.setenv(params.PRIVATE, "")
     text = "tune.storage=postgresql://ann:s3cret@host/db tune.trials=3 model.weights=/home/ann/w.h5 clean={}"
@@ -545,7 +545,7 @@ def test_flat_is_the_inverse_of_nested():
     assert params.nested(params.flat(values)) == values
 
 
-def test_a_misspelt_file_is_answered_with_the_nearest_name(folder):
+def test_the_error_for_a_missing_file_suggests_the_nearest_name(folder):
     put(folder)
     with pytest.raises(FileNotFoundError, match=r"there is no params/mien.yaml. Did you mean mine\?"):
         params.load("mien")
@@ -554,7 +554,7 @@ def test_a_misspelt_file_is_answered_with_the_nearest_name(folder):
 # Changes
 
 
-def test_changed_lays_values_over_and_checks_the_whole(folder):
+def test_changed_merges_values_and_validates_the_result(folder):
     put(folder, text="train: {optimizer: {kind: adam}}\nmodel: {image_size: 96}\n")
     loaded = params.load("mine")
     other = params.changed(
@@ -592,7 +592,7 @@ def test_changed_refuses_as_load_does(folder, values, words):
     assert words in str(caught.value)
 
 
-def test_changed_works_on_parameters_that_no_file_gave():
+def test_changed_works_on_parameters_without_a_file():
     plain = schema.Params.model_validate({"name": "x", "source": {"kind": "sample"}})
     other = params.changed(plain, {"train.stages.head.epochs": 3})
     assert other.train.stages["head"] == plain.train.stages["head"].model_copy(update={"epochs": 3})

@@ -274,7 +274,6 @@ def test_values_that_exclude_each_other_are_refused(values, message):
         {"train.optimizer": {"kind": "sgd", "weight_decay": 0.1}},
         {"train.stages": {"one": {"epochs": 0}}},
         {"train.resume_stages": ["two", "one"]},
-        {"source.classes": [7, "cat"]},
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ from lib.core.schema import Params
 
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
-    """Outputs of the test's own."""
+    """An empty folder for the outputs."""
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
 
@@ -30,7 +30,7 @@ def fill(run):
         run.path(name).write_text(f"{name} of {run.step.name}")
 
 
-def test_outputs_are_the_projects_or_what_the_environment_names(monkeypatch, tmp_path):
+def test_outputs_is_a_folder_of_the_project_or_of_the_environment(monkeypatch, tmp_path):
     assert steps.outputs() == tmp_path / "outputs"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", "~/big disk")
@@ -76,7 +76,7 @@ def test_need_names_the_step_to_run(step, name, writer):
     assert run.need(name) == run.path(name)
 
 
-def test_every_file_that_a_step_reads_is_written_by_an_earlier_one_or_by_a_person():
+def test_every_file_that_a_step_reads_is_written_by_an_earlier_step_or_by_the_user():
     written = set(steps.DECISIONS)
     for step in steps.ALL:
         assert set(step.reads) | set(step.reads_of_runs) <= written, step.name
@@ -91,7 +91,7 @@ def test_every_parameter_that_a_step_uses_exists():
         assert not steps.parameters(steps.Run(settings(), step)).empty
 
 
-def test_every_path_of_the_users_own_is_a_parameter_that_its_step_uses():
+def test_every_file_of_the_user_is_a_parameter_that_its_step_uses():
     for step in steps.ALL:
         for key in step.user_files:
             assert reference.parameter(key), key
@@ -128,7 +128,7 @@ def test_finish_records_how_the_results_were_made():
     assert entry["hardware"]["cores"] == os.cpu_count() and "device" in entry["hardware"]
 
 
-def test_decisions_of_a_person_belong_to_the_photos_and_need_not_be_there(outputs):
+def test_decisions_of_the_user_belong_to_the_photos_and_are_optional(outputs):
     run = steps.start(settings(), steps.CLEAN)
     fill(run)
     for name in steps.DECISIONS:
