@@ -1,6 +1,7 @@
 """The command line: `chrysalis COMMAND`, also as `python -m lib COMMAND`."""
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="chrysalis", description="Train an image classifier on a folder of labelled photos."
     )
-    add = _Commands(main).add
+    add = functools.partial(_add, main.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     add("run", "run the pipeline, from the photos to the report")
     resume = add("resume", "continue the training of a finished run")
     resume.add_argument(
@@ -47,26 +48,24 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
-class _Commands:
-    """Add subcommands to a parser."""
-
-    def __init__(self, main: argparse.ArgumentParser):
-        self.subparsers = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(self, name: str, text: str, *, argument: str = FILE) -> argparse.ArgumentParser:
-        """Add a command whose argument is the name of a parameter file or a run, or that has no argument."""
-        command = self.subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.add_argument("--outputs", default="", metavar="DIR", help="folder of runs; default: outputs")
-        if argument:
-            command.add_argument("name", metavar="NAME", help=argument)
-            command.add_argument(
-                "--run", default="", metavar="RUN", help="name of the run, if it is not NAME"
-            )
-        if argument == FILE:
-            command.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
-            command.add_argument("--archive", default="", metavar="FILE", help="archive of the photos")
-            command.add_argument("--weights", default="", metavar="FILE", help="weights of the backbone")
-        return command
+def _add(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    *,
+    argument: str = FILE,
+) -> argparse.ArgumentParser:
+    """Add a command whose argument is the name of a parameter file or a run, or that has no argument."""
+    command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.add_argument("--outputs", default="", metavar="DIR", help="folder of all runs; default: outputs")
+    if argument:
+        command.add_argument("name", metavar="NAME", help=argument)
+        command.add_argument("--run", default="", metavar="RUN", help="name of the run, if it is not NAME")
+    if argument == FILE:
+        command.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
+        command.add_argument("--archive", default="", metavar="FILE", help="archive of the photos")
+        command.add_argument("--weights", default="", metavar="FILE", help="weights of the backbone")
+    return command
 
 
 def number(text: str) -> int | None:

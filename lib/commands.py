@@ -234,7 +234,7 @@ def _runner(
 
 def _parse(assignments: str) -> dict[str, Any]:
     """Parse the overrides, and clear the private values of an earlier command in this process."""
-    params.hand_over({})
+    params.set_private({})
     return params.parse_assignments(assignments)
 
 
@@ -245,7 +245,7 @@ def _resolve(name: str, overrides: dict[str, Any]) -> tuple[schema.Params, dict[
     """
     settings = params.load(name, overrides, origin="SET")
     overrides, private = privacy.separate(overrides)
-    params.hand_over(private)
+    params.set_private(private)
     return settings, overrides
 
 

@@ -8,7 +8,7 @@ from lib import commands, pipeline
 
 @pytest.fixture
 def called(monkeypatch):
-    """The calls of commands, none of which does anything."""
+    """The calls of commands, which do nothing."""
     calls = []
     for name in ("run", "resume", "evaluate", "tune", "compare", "predict", "why", "report", "remove"):
         monkeypatch.setattr(

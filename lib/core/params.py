@@ -240,8 +240,8 @@ def flat(values: Mapping) -> dict[str, Any]:
     return result
 
 
-def hand_over(values: Mapping) -> None:
-    """Pass nested values to later calls of `load`, in this process and in its kernels.
+def set_private(values: Mapping) -> None:
+    """Set private values for later calls of `load`, in this process and in its kernels.
 
     They are stored in the environment, so that they do not appear in a notebook's cell.
     """
@@ -358,5 +358,4 @@ def _rows(key: str, value: Any) -> list[tuple[str, Any, str]]:
         return []
     if isinstance(value, dict) and reference.sections_at(key.split(".")):
         return [row for name, item in value.items() for row in _rows(f"{key}.{name}", item)]
-    parameter = reference.parameter(key)
-    return [(key, value, parameter.description if parameter else "")]
+    return [(key, value, reference.description(key))]

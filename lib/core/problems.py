@@ -28,8 +28,7 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, de
         message = f"it should be one of {problem['ctx'].get('expected_tags')}"
         received = problem["ctx"].get("tag")
     key = ".".join(path) or "the parameters"
-    parameter = reference.parameter(key)
-    meaning = parameter.description if parameter else ""
+    meaning = reference.description(key)
     if problem["type"] in ("missing", "union_tag_not_found"):
         return f"{origin}: `{key}` is missing{f'. Expected: {meaning}' if meaning else ''}"
     message = message.removeprefix("Value error, ").replace("Input should be", "it should be")

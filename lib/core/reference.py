@@ -1,28 +1,12 @@
 """Look up the type, default and description of parameters in the schema by dotted key."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from lib.core import schema
 from lib.core.schema import Params, Section
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter in the schema.
-
-    Attributes:
-        annotation: type of the value, such as `float | None`.
-        default: default value; `PydanticUndefined` if the parameter is required.
-        description: meaning of the parameter.
-    """
-
-    annotation: Any
-    default: Any
-    description: str
 
 
 def sections(annotation: Any) -> list[type[Section]]:
@@ -40,15 +24,20 @@ VARIANTS = {
 }
 
 
-def parameter(key: str) -> Parameter | None:
-    """Return the parameter at a dotted key, or None if there is no such parameter.
+def parameter(key: str) -> FieldInfo | None:
+    """Return the field at a dotted key, with its type, default and description, or None if it is unknown.
 
     Args:
         key: dotted key, such as `model.image_size` or `source.photos_per_class`, which only some kinds of
             sources have. A name in a mapping, such as `train.stages.head`, stands for the mapping.
     """
-    field = _walk(key.split(".")).field
-    return Parameter(field.annotation, field.default, field.description or "") if field else None
+    return _walk(key.split(".")).field
+
+
+def description(key: str) -> str:
+    """Return the description of the parameter at a dotted key; empty if it has no description."""
+    field = parameter(key)
+    return (field.description if field else None) or ""
 
 
 def sections_at(path: Sequence[str]) -> list[type[Section]]:

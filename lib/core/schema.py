@@ -35,6 +35,7 @@ def _unused(name: str) -> str:
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads the name of a folder such as 7 as a number.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_unused)]
@@ -59,7 +60,7 @@ class Table(Section):
         None, description="name of the column with the labels; if null, the photos are only predicted"
     )
     split: Literal["train", "val", "test"] | None = Field(
-        None, description="split of all photos in the table; if null, the section split decides"
+        None, description="split of all photos in the table; if null, see the section split"
     )
 
 
@@ -70,7 +71,7 @@ class BaseSource(Section):
     name: Name | None = Field(
         None, description="folder of the photos under outputs/data; if null, the name of the parameter file"
     )
-    licence: str | None = Field(None, description="licence of the photos, for the record of the source")
+    licence: str | None = Field(None, description="licence of the photos, to be recorded in source.json")
     tables: dict[str, Table] = Field(
         {}, description="CSV files with the labels, each under a name; if empty, folders are the labels"
     )
@@ -146,9 +147,7 @@ class Sample(BaseSource):
 
     kind: Literal["sample"] = Field(description=KINDS)
     seed: int = Field(0, ge=0, description="seed of the synthetic photos")
-    photos_per_class: int = Field(
-        36, ge=8, le=2000, description="number of synthetic photos in the largest class"
-    )
+    photos_per_class: int = Field(36, ge=8, le=2000, description="number of photos in the largest class")
 
 
 Source = Annotated[Kaggle | Archive | Drive | Folder | Sample, Field(discriminator="kind")]
@@ -174,33 +173,24 @@ class Clean(Section):
         "MobileNetV2",
     )
     near_duplicate_bits: int = Field(
-        6,
-        ge=0,
-        le=20,
-        description="maximum Hamming distance between the 64-bit perceptual hashes of near-duplicates",
+        6, ge=0, le=20, description="maximum Hamming distance of the 64-bit perceptual hashes of two photos"
     )
     near_duplicate_cosine: float = Field(
-        0.5,
-        ge=-1,
-        le=1,
-        description="minimum cosine similarity between the embeddings of two photos to compare by alignment",
+        0.5, ge=-1, le=1, description="minimum cosine similarity of two embeddings to align the photos"
     )
     near_duplicate_correlation: float = Field(
-        0.85,
-        ge=0,
-        le=1,
-        description="minimum correlation between two aligned photos to count as near-duplicates",
+        0.85, ge=0, le=1, description="minimum correlation of two aligned photos to be near-duplicates"
     )
 
 
 class Split(Section):
     """The division into train, val and test. Splits that the source defines are kept."""
 
-    val: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.15, description="fraction of the photos for validation, used to select weights and temperature"
+    val: float = Field(
+        0.15, gt=0, lt=0.5, description="fraction of the photos for validation, which selects the weights"
     )
-    test: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.15, description="fraction of the photos held out for the final test; 0 for no test split"
+    test: float = Field(
+        0.15, ge=0, lt=0.5, description="fraction of the photos held out for the final test; 0 turns it off"
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
@@ -231,9 +221,7 @@ class Dropout(Section):
     """Dropout."""
 
     layer: Literal["dropout"] = Field(description=LAYERS)
-    rate: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="fraction of the inputs that is dropped during training"
-    )
+    rate: Ratio = Field(description="fraction of the inputs that is dropped during training")
 
 
 class Dense(Section):
@@ -301,8 +289,7 @@ class Model(Section):
         "pad adds black borders",
     )
     resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
-        None,
-        description="side of the square from which image_size is cropped, in pixels; if null, image_size",
+        None, description="side of the square before the crop to image_size, in pixels; if null, image_size"
     )
     scaling: Literal["backbone", "unit", "measured"] = Field(
         "backbone",
@@ -339,12 +326,8 @@ class Erasing(Section):
     """Random erasing: a rectangle of noise over a part of the photo."""
 
     probability: Fraction = Field(0.2, description="probability of erasing a rectangle of a photo")
-    min_area: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.02, description="minimum area of the rectangle, as a fraction of the photo"
-    )
-    max_area: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="maximum area of the rectangle, as a fraction of the photo"
-    )
+    min_area: float = Field(0.02, gt=0, lt=1, description="minimum area, as a fraction of the photo")
+    max_area: float = Field(0.1, gt=0, lt=1, description="maximum area, as a fraction of the photo")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -358,34 +341,24 @@ class Erasing(Section):
 class Augment(Section):
     """The random augmentation of the training photos, drawn anew in each epoch; 0 turns an operation off."""
 
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+    crop: float = Field(
         1.0,
+        gt=0,
+        le=1,
         description="minimum area of a random crop, as a fraction of the photo, of aspect ratio 3:4 to "
         "4:3; 1 turns it off",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
-        "horizontal", description="direction of random flips; both is horizontal and vertical"
+        "horizontal", description="random flips: none, horizontal, or both for horizontal and vertical"
     )
     rotation: float = Field(15.0, ge=0, le=180, description="maximum rotation angle, in degrees")
-    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="maximum relative change of scale")
-    translation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="maximum shift along each axis, as a fraction of the size"
-    )
-    shear: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="maximum shear: shift of a row as a fraction of its distance from the centre"
-    )
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="maximum relative change of contrast"
-    )
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="maximum relative change of brightness"
-    )
-    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="maximum relative change of saturation"
-    )
-    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="maximum shift of the hue, as a fraction of the colour wheel"
-    )
+    zoom: Ratio = Field(0.15, description="maximum change of scale, such as 0.15 for 15 %")
+    translation: Ratio = Field(0.1, description="maximum shift along each axis, as a fraction of the size")
+    shear: Ratio = Field(0.0, description="maximum shift of a row, relative to its distance from the centre")
+    contrast: Ratio = Field(0.2, description="maximum relative change of contrast")
+    brightness: Ratio = Field(0.1, description="maximum relative change of brightness")
+    saturation: Ratio = Field(0.0, description="maximum relative change of saturation")
+    hue: float = Field(0.0, ge=0, le=0.5, description="maximum shift, as a fraction of the full hue circle")
     erasing: Erasing | None = Field(None, description="random erasing; null turns it off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp's beta distribution; 0 turns it off")
 
@@ -393,9 +366,11 @@ class Augment(Section):
 class Optimizer(Section):
     """The optimizer of all stages."""
 
-    kind: Literal["adamw", "adam", "sgd"] = Field("adamw", description="type of optimizer")
+    kind: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="type of optimizer: adamw, adam or sgd"
+    )
     weight_decay: float = Field(1.0e-4, ge=0, description="weight decay of adamw and sgd")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
+    momentum: Ratio = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")
     def _decay(self) -> Self:
@@ -446,9 +421,7 @@ class EarlyStopping(Section):
 class ReduceLearningRate(Section):
     """Reduction of a constant learning rate, if the monitored metric no longer improves."""
 
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="factor of the learning rate in a reduction"
-    )
+    factor: float = Field(0.5, gt=0, lt=1, description="factor of the learning rate in a reduction")
     patience: int = Field(3, ge=1, description="epochs without improvement before a reduction")
 
 
@@ -462,7 +435,7 @@ class Train(Section):
     """The training of the network."""
 
     batch_size: int = Field(32, ge=1, le=4096, description="number of photos in a batch")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+    label_smoothing: Ratio = Field(
         0.1, description="probability that is spread evenly over all classes; 0 for no label smoothing"
     )
     class_weights: bool = Field(
@@ -470,8 +443,8 @@ class Train(Section):
     )
     monitor: Literal["val_loss", "val_accuracy"] = Field(
         "val_loss",
-        description="metric that selects the best weights, and that early stopping and the reduction of the "
-        "learning rate follow",
+        description="metric that selects the best weights and controls early stopping and the reduction of "
+        "the learning rate",
     )
     optimizer: Optimizer = Field(Optimizer(), description="optimizer of all stages")
     stages: dict[str, Stage] = Field(STAGES, description="stages of training by name, in order")

@@ -1,4 +1,4 @@
-"""Locks between real processes: one waits for the other, and one that was killed is in nobody's way."""
+"""Locks between real processes: a process waits for another, and a killed process does not block others."""
 
 import errno
 import fcntl
@@ -90,12 +90,12 @@ def until(condition):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def short_timeout(monkeypatch):
     monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 0.1)
     locks._print_fallback.cache_clear()
 
 
-def test_a_source_is_waited_for_and_a_line_says_so(tmp_path, start, capsys):
+def test_a_process_waits_for_a_locked_source_and_prints_a_message(tmp_path, start, capsys):
     holder = start(HOLD, "source", tmp_path / "demo")
     assert holder.stdout.readline() == "held\n"
     threading.Timer(0.5, holder.stdin.close).start()
@@ -210,7 +210,7 @@ def test_two_processes_scan_one_source(photos, start):
     assert len(outputs[1].splitlines()) == 902 and len(names(photos / "cache")) == 1
 
 
-def test_a_scan_that_was_killed_is_in_nobodys_way(photos, start):
+def test_a_killed_scan_does_not_block_the_next_one(photos, start):
     killed = start(SCAN, photos)
     killed.stdout.readline()
     go(killed)

@@ -1,4 +1,4 @@
-"""Problems: a message names the origin that holds the wrong value, and shows no password."""
+"""Error messages name the origin of an invalid value and contain no password."""
 
 import pydantic
 import pytest

@@ -19,9 +19,9 @@ from lib.core import reference, schema
     ],
 )
 def test_parameter(key, annotation, default, words):
-    found = reference.parameter(key)
-    assert (found.annotation, words in found.description) == (annotation, True)
-    assert default is None or found.default == default
+    parameter = reference.parameter(key)
+    assert (parameter.annotation, words in parameter.description) == (annotation, True)
+    assert default is None or parameter.default == default
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def leaves(section=schema.Params, above=""):
 
 @pytest.mark.parametrize("key", sorted(set(leaves())))
 def test_every_parameter_has_a_meaning(key):
-    meaning = reference.parameter(key).description
+    meaning = reference.description(key)
     assert 4 < len(meaning) < 200 and meaning[-1] not in ".,;"
 
 
