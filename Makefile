@@ -26,7 +26,7 @@ ifneq ($(UNKNOWN),)
 $(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES), PYTHON or GPU)
 endif
 
-COMMANDS := help setup demo compare lab test test-fast test-slow coverage lint format notebooks acceptance bench gpu-check lock
+COMMANDS := help setup demo compare lab test test-fast test-slow coverage lint format docs notebooks acceptance bench gpu-check lock
 TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
 # Such a parameter file would take the place of a command.
 CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)),$(NAMES))
@@ -61,6 +61,7 @@ help:
 	@echo "  make test-slow                  tests that take minutes each"
 	@echo "  make coverage                   line coverage of lib by the fast tests"
 	@echo "  make lint, format               check style and types; fix style"
+	@echo "  make docs                       write the generated pages of docs/ again"
 	@echo "  make notebooks                  execute the committed notebooks again, in place"
 	@echo "  make acceptance DATA=folder     train and check the butterfly recipe on real photos (docs/datasets.md)"
 	@echo "  make bench DATA=folder          accuracy and speed of the cleaning on real photos"
@@ -159,6 +160,9 @@ lint: $(TOOLS)
 format: $(TOOLS)
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: $(SETUP)
+	.venv/bin/python docs/generate.py
 
 notebooks: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

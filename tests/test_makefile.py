@@ -135,7 +135,7 @@ def test_targets_that_need_the_tools(project: Project, target: str) -> None:
     assert "-r requirements-dev.txt" in project.make("-n", target).stdout
 
 
-@pytest.mark.parametrize("target", ["demo", "resume-demo", "predict-demo", "compare"])
+@pytest.mark.parametrize("target", ["demo", "resume-demo", "predict-demo", "compare", "docs"])
 def test_targets_that_need_a_run_alone(project: Project, target: str) -> None:
     (project.folder / "params").mkdir()
     (project.folder / "params/demo.yaml").touch()
