@@ -14,7 +14,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-header --no-annotate --quiet
 
 # A value is taken as it was typed: make would expand each `$` in it, and run the command in `$(shell ...)`.
-VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR
+VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR DATA
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 # Through the environment, so that it may hold spaces and quotes.
 export $(VARIABLES)
@@ -26,7 +26,7 @@ ifneq ($(UNKNOWN),)
 $(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES), PYTHON or GPU)
 endif
 
-COMMANDS := help setup demo compare lab test test-slow lint notebooks acceptance bench gpu-check lock
+COMMANDS := help setup demo compare lab test test-fast test-slow coverage lint format docs notebooks acceptance bench gpu-check lock
 TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
 # Such a parameter file would take the place of a command.
 CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)),$(NAMES))
@@ -37,27 +37,36 @@ endif
 .PHONY: $(TARGETS)
 
 help:
-	@echo "make demo                        the whole pipeline on a synthetic sample: no account, no GPU"
-	@echo "make <name>                      the whole pipeline on a data set: $(NAMES)"
-	@echo "     ARCHIVE=file.zip            photos from an archive that you already have"
-	@echo "     WEIGHTS=file                backbone weights from a file"
-	@echo "     SET=\"key=value ...\"         changed parameters, in a run folder of their own; RUN=name names it"
-	@echo "     OUTPUTS=folder              runs and photos in another folder than outputs/"
-	@echo "make resume-<name> EPOCHS= LR=   train a finished run further"
-	@echo "make evaluate-<name>             evaluate and explain the trained model, without training"
-	@echo "make tune-<name>                 search for better parameters, as the file's section tune says"
-	@echo "make compare                     compare the runs in outputs/, and average the best"
-	@echo "make predict-<name> PHOTOS=dir   predict a folder of photos; OUTPUT=file.csv names the result"
-	@echo "make why-<name>                  explain why a step is out of date"
-	@echo "make report-<name>               write the report again"
-	@echo "make remove-<name>               delete a run; photos are kept"
-	@echo "make lab                         JupyterLab on notebooks/"
-	@echo "make test, test-slow, lint       fast tests and notebooks; slow tests; style and types"
-	@echo "make notebooks                   execute the committed notebooks again, in place"
-	@echo "make acceptance                  the butterfly run on the photos in ../shared/data, checked"
-	@echo "make bench                       accuracy and speed of the cleaning on the photos in ../shared/data"
-	@echo "make setup, lock                 .venv, which every target sets up first; the locks from pyproject.toml (needs uv)"
-	@echo "make gpu-check                   one mixed-precision step and the photos per second on the GPU"
+	@echo "Pipeline"
+	@echo "  make demo                       the whole pipeline on a synthetic sample: no account, no GPU"
+	@echo "  make <name>                     the whole pipeline on a data set: $(NAMES)"
+	@echo "  make resume-<name>              train a finished run for more epochs: EPOCHS=10 LR=0.0001"
+	@echo "  make evaluate-<name>            evaluate and explain the trained model, without training"
+	@echo "  make tune-<name>                search for better parameters, as defined in the file's section tune"
+	@echo "  make compare                    compare the runs in outputs/, and average the best"
+	@echo "  make predict-<name>             predict a folder of photos: PHOTOS=folder OUTPUT=file.csv"
+	@echo "Variables"
+	@echo "  ARCHIVE=file.zip                photos from an archive that you already have"
+	@echo "  WEIGHTS=file                    backbone weights from a file"
+	@echo "  SET=\"key=value ...\"             changed parameters, in a run folder of their own; RUN=name names it"
+	@echo "  OUTPUTS=folder                  runs and photos in another folder than outputs/"
+	@echo "Runs"
+	@echo "  make why-<name>                 explain why a step is out of date"
+	@echo "  make report-<name>              write the report again"
+	@echo "  make remove-<name>              delete a run; photos are kept"
+	@echo "  make lab                        JupyterLab on notebooks/"
+	@echo "Development"
+	@echo "  make test                       fast tests and notebooks: about 8 minutes on 2 cores"
+	@echo "  make test-fast                  tests that import no backend: about a minute"
+	@echo "  make test-slow                  tests that take minutes each"
+	@echo "  make coverage                   line coverage of lib by the fast tests"
+	@echo "  make lint, format               check style and types; fix style"
+	@echo "  make docs                       write the generated pages of docs/ again"
+	@echo "  make notebooks                  execute the committed notebooks again, in place"
+	@echo "  make acceptance DATA=folder     train and check the butterfly recipe on real photos (docs/datasets.md)"
+	@echo "  make bench DATA=folder          accuracy and speed of the cleaning on real photos"
+	@echo "  make gpu-check                  one mixed-precision step and the photos per second on the GPU"
+	@echo "  make setup, lock                install .venv, as every target does first; compile the locks (needs uv)"
 
 # A name that is no target gets a message of our own. It is read from the environment: a shell must not see it.
 export GOALS := $(value MAKECMDGOALS)
@@ -131,29 +140,51 @@ test: $(TOOLS)
 	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest notebooks \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
+# Skips each test that imports a backend or starts another Python: tests/conftest.py.
+test-fast: $(TOOLS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" --without-backend tests
+
 test-slow: $(TOOLS)
 	.venv/bin/python -m pytest -m slow tests
+
+coverage: $(TOOLS)
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	COVERAGE_FILE=$$scratch/coverage .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" \
+		--cov=lib --cov-report=term:skip-covered tests
 
 lint: $(TOOLS)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+format: $(TOOLS)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+docs: $(SETUP)
+	.venv/bin/python docs/generate.py
+
 notebooks: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
 
-acceptance: $(TOOLS)
-	@$(MAKE) --no-print-directory butterfly RUN=acceptance ARCHIVE=../shared/data/butterfly.zip \
-		WEIGHTS=../shared/weights/mobilenet_v2_1.0_224_no_top.weights.h5 \
-		SET="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
+# Before anything is installed.
+.PHONY: .data
+.data:
+	@test -d "$$DATA" || { echo "acceptance and bench need DATA=folder, the folder with butterfly.zip, flowers.zip" \
+		"and biology.zip: docs/datasets.md describes where to get them" >&2; exit 2; }
+
+acceptance: .data $(TOOLS)
+	@$(RUNNER) run butterfly --run=acceptance --archive="$$DATA/butterfly.zip" --weights="$$WEIGHTS" \
+		--outputs="$$OUTPUTS" \
+		--set="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
 	@CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python tests/acceptance.py
 
-# All of them run, whichever misses its target.
-bench: $(TOOLS)
+# They read DATA. All of them run, even if the first misses its target.
+bench: .data $(TOOLS)
 	@status=0; \
-	for benchmark in label_errors.py "near_duplicates.py --photos 12" "cleaning.py ../shared/data/flowers.zip"; do \
+	for benchmark in label_errors.py "near_duplicates.py --photos 12" cleaning.py; do \
 		echo "benchmarks/$$benchmark"; .venv/bin/python benchmarks/$$benchmark || status=1; \
 	done; \
 	exit $$status

@@ -1,6 +1,6 @@
 """Check the GPU: one mixed-precision training step of MobileNetV2, then its photos per second.
 
-Run by `make gpu-check`; exit code 1 where TensorFlow sees no GPU.
+Run by `make gpu-check`; the exit code is 1 if TensorFlow sees no GPU.
 """
 
 import statistics

@@ -301,7 +301,7 @@ def main() -> int:
     arguments.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
     arguments.add_argument("--photos", type=int, default=100, help="photos drawn from each archive")
     arguments.add_argument("--size", type=int, default=160, help="side that photos are resized to, in pixels")
-    arguments.add_argument("--fit", default="crop", help="how they become squares: crop, squash or pad")
+    arguments.add_argument("--fit", default="crop", help="how they become squares: crop, stretch or pad")
     arguments.add_argument("--choose", action="store_true", help="print figures by threshold as well")
     given = arguments.parse_args()
     if missing := [name for name in (CHOSEN_ON, *SCORED_ON) if not (given.data / f"{name}.zip").is_file()]:

@@ -1,11 +1,11 @@
-"""What the notebooks import: one package for each step of the pipeline, and what the steps share.
+"""The package behind the notebooks: a subpackage for each step of the pipeline, and shared modules.
 
-A package imports only from those below it; `tests/test_packages.py` holds this map against the folders.
+A module imports only from those below it. `tests/test_packages.py` checks this list.
 
     __main__    the command line
-    commands    what each command does
-    pipeline    the runner: which steps are out of date, and their execution
-    report      one HTML page from the executed notebooks
+    commands    the commands
+    pipeline    the runner: executes the steps that are out of date
+    report      the HTML page of a run
     compare/    07_compare: runs side by side, ensembles
     tune/       06_tune: the search space, the study, the search
     evaluate/   04_evaluate and 05_gradcam: predictions, mistakes, Grad-CAM

@@ -1,70 +1,71 @@
 """The command line: `chrysalis COMMAND`, also as `python -m lib COMMAND`."""
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
 
 from lib import commands, pipeline
 
-# What NAME is.
+# Help of the argument NAME.
 FILE = "name of a file in params/"
 RUN = "name of a run in outputs/"
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the parser: one subcommand for each command, with options of its own."""
+    """Build the parser, with a subparser for each command."""
     main = argparse.ArgumentParser(
-        prog="chrysalis", description="From a folder of labelled photos to a classifier."
+        prog="chrysalis", description="Train an image classifier on a folder of labelled photos."
     )
-    add = _Commands(main).add
-    add("run", "run the whole pipeline, from the photos to the report")
-    resume = add("resume", "train a finished run further")
+    add = functools.partial(_add, main.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    add("run", "run the pipeline, from the photos to the report")
+    resume = add("resume", "continue the training of a finished run")
     resume.add_argument(
         "--epochs",
         type=number,
         metavar="N",
-        help="epochs to add to the last stage; default: as many as it has",
+        help="epochs to add to the last stage; default: the epochs of the stage",
     )
     resume.add_argument(
         "--lr",
         type=rate,
         metavar="RATE",
-        help="learning rate of the added epochs; default: that of the stage",
+        help="learning rate of the added epochs; default: the learning rate of the stage",
     )
-    add("evaluate", "evaluate and explain the trained model; never trains")
+    add("evaluate", "evaluate and explain the trained model, without training")
     add("tune", "search for better parameters")
-    compare = add("compare", "compare the runs in outputs/, and average the best", argument="")
+    compare = add("compare", "compare the runs in outputs/ and evaluate their ensemble", argument="")
     compare.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
     predict = add("predict", "predict a folder of photos", argument=RUN)
     predict.add_argument("--photos", required=True, metavar="DIR", help="folder of photos")
     predict.add_argument(
-        "--output", default="", metavar="FILE", help="CSV file to write; default: in the run's folder"
+        "--output", default="", metavar="FILE", help="CSV file; default: photo_predictions.csv of the run"
     )
-    add("why", "explain why a step would be executed again")
+    add("why", "explain why steps are out of date")
     add("report", "write the report of a run again")
-    add("remove", "delete a run; photos are kept", argument=RUN)
+    add("remove", "delete a run; the photos are kept", argument=RUN)
     return main
 
 
-class _Commands:
-    """Add subcommands to a parser."""
-
-    def __init__(self, main: argparse.ArgumentParser):
-        self.subparsers = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(self, name: str, text: str, *, argument: str = FILE) -> argparse.ArgumentParser:
-        """Add a command that takes the name of a parameter file, that of a run, or none."""
-        command = self.subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.add_argument("--outputs", default="", metavar="DIR", help="folder of all runs and photos")
-        if argument:
-            command.add_argument("name", metavar="NAME", help=argument)
-            command.add_argument("--run", default="", metavar="RUN", help="folder of the run in outputs/")
-        if argument == FILE:
-            command.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
-            command.add_argument("--archive", default="", metavar="FILE", help="photos from an archive")
-            command.add_argument("--weights", default="", metavar="FILE", help="backbone weights from a file")
-        return command
+def _add(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    *,
+    argument: str = FILE,
+) -> argparse.ArgumentParser:
+    """Add a command whose argument is the name of a parameter file or a run, or that has no argument."""
+    command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.add_argument("--outputs", default="", metavar="DIR", help="folder of all runs; default: outputs")
+    if argument:
+        command.add_argument("name", metavar="NAME", help=argument)
+        command.add_argument("--run", default="", metavar="RUN", help="name of the run, if it is not NAME")
+    if argument == FILE:
+        command.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
+        command.add_argument("--archive", default="", metavar="FILE", help="archive of the photos")
+        command.add_argument("--weights", default="", metavar="FILE", help="weights of the backbone")
+    return command
 
 
 def number(text: str) -> int | None:
@@ -76,7 +77,7 @@ def rate(text: str) -> float | None:
 
 
 def _call(options: argparse.Namespace) -> None:
-    """Call the command that was chosen."""
+    """Call the selected command."""
     command = getattr(commands, options.command)
     if options.command == "compare":
         command(assignments=options.set)
@@ -97,30 +98,30 @@ def _call(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Put files and folders of the user's own into the environment, so that no notebook names them."""
+    """Store paths of the user in the environment, so that they do not appear in notebooks."""
     for option in ("outputs", "archive", "weights"):
         if value := getattr(options, option, ""):
             os.environ[f"CHRYSALIS_{option.upper()}"] = value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; an error is printed in one line.
+    """Run a command and print an error as a line of text.
 
     Args:
-        arguments: the words after the program's name; `None`: those of this process.
+        arguments: command-line arguments; if `None`, those of this process.
 
     Returns:
-        0, or 1 if the command failed; 130 if it was interrupted.
+        The exit code: 0, 1 if the command failed, or 130 if it was interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A name with letters that this terminal lacks is printed with escapes instead of ending the command.
+        # Characters that the terminal does not support are escaped instead of raising an error.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser().parse_args(arguments)
     _export(options)
     try:
         _call(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; run the same command to continue", file=sys.stderr)
         return 130
     except (ValueError, OSError, pipeline.StepFailed) as error:
         print(f"\n{error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands of the command line: each prepares the parameters of a run and hands them to the runner."""
+"""The commands of the command line, each of which loads the parameters of a run and starts the runner."""
 
 import re
 import shutil
@@ -9,24 +9,24 @@ from lib import pipeline
 from lib.core import cache, files, locks, params, privacy, schema, steps
 from lib.networks import cards
 
-# Letters of a run's name before its fingerprint, of the 64 that a name can have.
-LONGEST = 50
+# Characters before the fingerprint in the name of a run, which has at most 64.
+MAX_PREFIX = 50
 
 
 def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
-    """Bring the whole pipeline of a run up to date.
+    """Execute the pipeline of a run.
 
     Args:
         name: name of a parameter file.
-        assignments: changed parameters, as `params.parse_assignments` takes them.
-        run_name: folder of the run; if empty, the name, or a name made from the changed parameters.
+        assignments: changed parameters, in the format of `params.parse_assignments`.
+        run_name: folder of the run; if empty, the name, or a name derived from the changed parameters.
 
     Returns:
-        The run's folder.
+        The folder of the run.
 
     Raises:
-        ValueError, FileNotFoundError: the parameters are wrong; nothing was executed.
-        pipeline.StepFailed: a notebook ended with an error.
+        ValueError, FileNotFoundError: if the parameters are invalid, before anything is executed.
+        pipeline.StepFailed: if a notebook ends with an error.
     """
     return _runner(name, assignments=assignments, run_name=run_name).run()
 
@@ -39,19 +39,19 @@ def resume(
     assignments: str = "",
     run_name: str = "",
 ) -> Path:
-    """Train a finished run further, and bring what depends on it up to date.
+    """Continue the training of a finished run, then execute the steps that depend on it.
 
     Args:
-        name, assignments, run_name: as `run`. The stages that the assignments change are trained further, or
-            else the last one.
-        epochs: epochs to add to the last stage; `None` stands for as many as it has.
-        learning_rate: learning rate of the added epochs; `None` stands for that of the stage.
+        name, assignments, run_name: as in `run`. The stages in the assignments are trained again, or else the
+            last stage.
+        epochs: number of epochs to add to the last stage; if `None`, the epochs of the stage.
+        learning_rate: learning rate of the added epochs; if `None`, the learning rate of the stage.
 
     Returns, Raises:
-        As `run`.
+        As `run`; also `FileNotFoundError` if the run has no model.
     """
     if epochs is not None and epochs < 1:
-        raise ValueError(f"resume adds at least one epoch. Received: {epochs}")
+        raise ValueError(f"resume needs at least one epoch. Received: {epochs}")
     overrides = _parse(assignments)
     if run_name:
         overrides["run"] = run_name
@@ -68,7 +68,7 @@ def resume(
 
 
 def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
-    """Evaluate and explain the model of a run with 04 and 05, as it was trained; it never trains.
+    """Execute 04_evaluate and 05_gradcam with the parameters that the model was trained with.
 
     Args:
         name: name of a parameter file.
@@ -76,7 +76,7 @@ def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
         run_name: folder of the run; if empty, the name.
 
     Returns, Raises:
-        As `run`; `FileNotFoundError` if the run has no model.
+        As `run`; also `FileNotFoundError` if the run has no model.
     """
     overrides = _parse(assignments)
     if run_name:
@@ -90,10 +90,10 @@ def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
 
 
 def tune(name: str, *, assignments: str = "", run_name: str = "") -> Path:
-    """Search for better parameters, as the section `tune` says.
+    """Search for better parameters in the space of the section `tune`.
 
     Args:
-        name, assignments, run_name: as `run`.
+        name, assignments, run_name: as in `run`.
 
     Returns, Raises:
         As `run`.
@@ -101,7 +101,7 @@ def tune(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     from lib.tune import spaces
 
     runner = _runner(name, assignments=assignments, run_name=run_name, run_steps=steps.SEARCH)
-    # A wrong space is refused before photos are fetched.
+    # Raises an error for an invalid space before the photos are downloaded.
     spaces.shared(runner.settings)
     return runner.run()
 
@@ -115,16 +115,16 @@ def compare(*, assignments: str = "") -> Path:
     Returns, Raises:
         As `run`.
     """
-    # It belongs to no run: the notebook's own file supplies the defaults.
+    # It does not belong to a run; the defaults are those of any parameter file.
     settings, overrides = _resolve("demo", _parse(assignments))
     return pipeline.Runner(settings, overrides, sequence=(steps.COMPARE,)).run()
 
 
 def why(name: str, *, assignments: str = "", run_name: str = "") -> None:
-    """Print for each step of a run whether it would be executed, and why.
+    """Print for each step of a run the reasons to execute it, or that it is up to date.
 
     Args:
-        name, assignments, run_name: as `run`.
+        name, assignments, run_name: as in `run`.
     """
     _runner(name, assignments=assignments, run_name=run_name).why()
 
@@ -133,55 +133,55 @@ def report(name: str, *, assignments: str = "", run_name: str = "") -> None:
     """Write the report of a run again.
 
     Args:
-        name, assignments, run_name: as `run`.
+        name, assignments, run_name: as in `run`.
     """
     runner = _runner(name, assignments=assignments, run_name=run_name)
     if not runner.folder.is_dir():
         raise FileNotFoundError(f"there is no run {runner.folder.name} yet: run `make {name}` first")
     with locks.run(runner.folder):
-        print(f"report: {pipeline.shown(runner.write_report())}")
+        print(f"report: {pipeline.display(runner.write_report())}")
 
 
 def remove(name: str) -> None:
-    """Remove a run's folder, never the photos.
+    """Remove the folder of a run. The photos are kept.
 
     Args:
-        name: the run's folder under `outputs/`.
+        name: folder of the run under `outputs/`.
 
     Raises:
-        FileNotFoundError: there is no such run.
-        ValueError: the name is that of a shared folder, or none that a run can have.
+        FileNotFoundError: if there is no such run.
+        ValueError: if the name is reserved or not a valid name.
     """
     folder = _existing(name)
     with locks.run(folder):
         for path in folder.iterdir():
-            # Windows does not remove a file that is open.
+            # Windows does not remove open files.
             if not path.name.startswith(".lock"):
                 files.remove(path)
     shutil.rmtree(folder)
-    photos = pipeline.shown(steps.outputs() / "data")
-    print(f"removed {pipeline.shown(folder)}; the photos are still in {photos}")
+    photos = pipeline.display(steps.outputs() / "data")
+    print(f"removed {pipeline.display(folder)}; the photos are kept in {photos}")
 
 
 def predict(name: str, *, photos: str, output: str = "") -> Path:
     """Predict a folder of photos with the model of a run, and write the predictions as CSV.
 
     Args:
-        name: the run's folder under `outputs/`.
+        name: folder of the run under `outputs/`.
         photos: folder of photos.
         output: path of the CSV file, relative to the current folder; if empty, `photo_predictions.csv` in the
-            run's folder. A file that this command did not write is never overwritten.
+            folder of the run. Only a file that this command wrote is overwritten.
 
     Returns:
         The path of the CSV file.
 
     Raises:
-        FileNotFoundError: there is no such run, or no such folder of photos.
-        ValueError: `photos` is empty, or `output` names a folder or a file of somebody else's.
+        FileNotFoundError: if there is no such run or no such folder of photos.
+        ValueError: if `photos` is empty, or `output` is a folder or a file that this command did not write.
     """
     if not photos:
         raise ValueError(f"predict needs a folder of photos: make predict-{name} PHOTOS=folder")
-    # It imports TensorFlow.
+    # Imported here because it imports TensorFlow.
     from lib.evaluate import inference, predictions
 
     folder = _existing(name)
@@ -190,28 +190,28 @@ def predict(name: str, *, photos: str, output: str = "") -> Path:
     table = inference.of_folder(folder, params.find_file(photos), replaces=path)
     predictions.write(table, path)
     print(table.head(10).to_string(index=False))
-    print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.shown(path)}")
+    print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.display(path)}")
     return path
 
 
 def run_from_change(name: str, overrides: dict[str, Any]) -> str:
-    """Return a folder name for a changed run.
+    """Return the name of a run with changed parameters.
 
     Args:
         name: name of the parameter file.
         overrides: the changed parameters, nested.
 
     Returns:
-        Such as `butterfly-image_size-96-1b2c3d4e`, with a fingerprint of the change. Passwords and folders
-        of the user's own are no part of it.
+        A name such as `butterfly-image_size-96-1b2c3d4e`, with a fingerprint of the change. It does not
+        contain passwords or folders of the user.
     """
     values = params.flat(privacy.public(overrides))
-    # Of the keys of two stages, the last two parts tell which one.
+    # The last two parts of a key distinguish the stages.
     pairs = [f"{'-'.join((key.split('.')[1:] or [key])[-2:])}={value}" for key, value in values.items()]
     change = re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(pairs)).strip("-")
-    # Two changes that read alike are told apart; a login is no part of the fingerprint.
+    # The fingerprint distinguishes changes with the same text. It does not depend on a login.
     identity = {key: privacy.without_secrets(str(value)) for key, value in params.flat(overrides).items()}
-    return f"{f'{name}-{change}'[:LONGEST].rstrip('-')}-{cache.fingerprint(name, identity)[:8]}"
+    return f"{f'{name}-{change}'[:MAX_PREFIX].rstrip('-')}-{cache.fingerprint(name, identity)[:8]}"
 
 
 def _runner(
@@ -222,7 +222,7 @@ def _runner(
     run_steps: tuple[steps.Step, ...] = steps.PIPELINE,
 ) -> pipeline.Runner:
     overrides = _parse(assignments)
-    # First of all, so that the message names what was typed.
+    # Validated before the name of the run is added, so that an error refers to the user's input.
     params.load(name, overrides, origin="SET")
     if run_name:
         overrides["run"] = run_name
@@ -233,24 +233,24 @@ def _runner(
 
 
 def _parse(assignments: str) -> dict[str, Any]:
-    """Return the typed overrides; what an earlier command of this process handed over is dropped."""
-    params.hand_over({})
+    """Parse the overrides, and clear the private values of an earlier command in this process."""
+    params.set_private({})
     return params.parse_assignments(assignments)
 
 
 def _resolve(name: str, overrides: dict[str, Any]) -> tuple[schema.Params, dict[str, Any]]:
-    """Return the checked parameters, and the overrides that the notebooks' cells may show.
+    """Return the validated parameters and the overrides without private values.
 
-    Passwords and paths of the user's own reach the notebooks through the environment instead.
+    Passwords and paths of the user are passed to the notebooks through the environment instead.
     """
     settings = params.load(name, overrides, origin="SET")
     overrides, private = privacy.separate(overrides)
-    params.hand_over(private)
+    params.set_private(private)
     return settings, overrides
 
 
 def _existing(name: str) -> Path:
-    """Return the folder of a run that exists."""
+    """Return the folder of an existing run."""
     if not re.fullmatch(schema.NAME, name) or name in schema.RESERVED:
         raise ValueError(f"expected the name of a run. Received: {name!r}")
     folder = steps.outputs() / name

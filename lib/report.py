@@ -1,4 +1,4 @@
-"""One page of a run: its executed notebooks, text, results and pictures, without the code."""
+"""The report of a run: an HTML page with the text and outputs of its executed notebooks."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from lib.core import files
 
 
 def write(folder: Path, notebooks: list[str]) -> Path:
-    """Write `report.html` from executed notebooks.
+    """Write `report.html` from executed notebooks, without their code.
 
     Args:
-        folder: the run's folder.
-        notebooks: names of the steps, in order.
+        folder: folder of the run.
+        notebooks: names of the notebooks without the suffix, in order.
 
     Returns:
-        The path of the page; pictures are inside it.
+        The path of the page, in which all images are embedded.
     """
     page = nbformat.v4.new_notebook()
     for name in notebooks:
         page.cells += nbformat.read(folder / f"{name}.ipynb", as_version=4).cells
-    # It is read offline, and holds no formulas, diagrams or widgets.
+    # The page must work offline, and contains no formulas, diagrams or widgets.
     exporter = HTMLExporter(
         exclude_input=True,
         exclude_input_prompt=True,

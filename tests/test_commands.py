@@ -1,4 +1,4 @@
-"""The commands: what each hands to the runner, and what it refuses before anything runs."""
+"""The commands: parameters and steps that they pass to the runner, and errors before anything runs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PASSWORD = "s3cr3tpw"
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Outputs of the test's own, and the current folder beside them."""
+    """An empty folder for outputs; the current folder is its parent."""
     (tmp_path / "outputs").mkdir()
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     for variable in ("ARCHIVE", "WEIGHTS", "STORAGE"):
@@ -29,7 +29,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def started(place, monkeypatch):
-    """The runners that commands start, none of which executes anything."""
+    """The runners that commands start, which execute nothing."""
     runners = []
 
     def run(self):
@@ -45,7 +45,7 @@ def names(runner):
 
 
 def trained(folder, name="demo", **sections):
-    """Leave what a training leaves, with these parameters; return the folder."""
+    """Write the files of a finished training with these parameters, and return the folder."""
     folder.mkdir()
     for file in steps.EVALUATE.reads:
         (folder / file).write_text("x")
@@ -55,7 +55,7 @@ def trained(folder, name="demo", **sections):
     return folder
 
 
-# Which steps
+# Steps
 
 
 def test_each_command_runs_its_steps(place, started):
@@ -151,7 +151,7 @@ def test_epochs_and_rate_are_those_of_the_last_stage(place, started):
     before = params.load("demo").train.stages["head"]
     assert stages["head"] == before
     for number in (0, -1):
-        with pytest.raises(ValueError, match=f"resume adds at least one epoch. Received: {number}"):
+        with pytest.raises(ValueError, match=f"resume needs at least one epoch. Received: {number}"):
             commands.resume("demo", epochs=number)
 
 
@@ -187,7 +187,7 @@ def test_a_change_gets_a_folder_of_its_own():
 def test_a_long_change_gives_a_name_that_a_run_can_have(name):
     change = "train.stages.fine_tune.learning_rate=0.0001 train.batch_size=16 seed="
     names = {run_from_change(name, f"{change}{seed}") for seed in (1, 2)}
-    # A recipe whose long name differs at its end alone.
+    # A recipe whose long name differs only at its end.
     names.add(run_from_change(f"{name:_<52}2", f"{change}1"))
     assert len(names) == 3
     for run in names:
@@ -195,7 +195,7 @@ def test_a_long_change_gives_a_name_that_a_run_can_have(name):
     assert params.load("demo", {"run": run_from_change("demo", "model.weights='/a b/c.h5'")})
 
 
-def test_the_folder_is_the_name_or_made_from_the_change_or_given(place, started):
+def test_the_folder_is_the_name_or_derived_from_the_change_or_chosen(place, started):
     def folder(**change):
         return commands.run("demo", **change).name
 
@@ -222,7 +222,7 @@ def test_a_password_reaches_no_name_cell_or_record(place, started):
     assert inside == runner.settings and inside.tune.storage == address
 
 
-def test_the_next_command_does_not_inherit_what_was_handed_over(place, started):
+def test_the_next_command_does_not_use_private_values_of_the_last_one(place, started):
     folder = commands.run("demo", assignments="model.weights=/home/jane/w.h5")
     assert folder.name.startswith("demo-weights-w-h5-")
     other = commands.run("demo", assignments="model.weights=/home/joan/w.h5")
@@ -258,7 +258,7 @@ def test_removing_a_run_leaves_the_photos_and_the_other_runs(place, capsys):
         (place / "outputs" / name / "provenance.json").write_text("{}")
     commands.remove("demo")
     assert sorted(path.name for path in (place / "outputs").iterdir()) == ["data", "other"]
-    assert capsys.readouterr().out == "removed outputs/demo; the photos are still in outputs/data\n"
+    assert capsys.readouterr().out == "removed outputs/demo; the photos are kept in outputs/data\n"
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_only_the_name_of_a_run_can_be_removed_or_predict(place, name):
     assert len(list((place / "outputs").rglob("*"))) == 4
 
 
-def test_a_run_that_is_not_there_is_named_with_those_there_are(place):
+def test_the_error_for_a_missing_run_lists_the_runs(place):
     (place / "outputs/mine").mkdir()
     files.write_json(place / "outputs/mine/provenance.json", {})
     with pytest.raises(FileNotFoundError, match="there is no run nothing. Runs: mine"):

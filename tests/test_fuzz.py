@@ -171,7 +171,7 @@ def read_photo(data, folder):
         and pixels.shape == (*size[::-1], 3)
         and size == (table.width[0], table.height[0])
     )
-    for fit in ("squash", "pad"):
+    for fit in ("stretch", "pad"):
         assert decoding.resize(pixels, size=16, fit=fit).shape == (16, 16, 3)
 
 

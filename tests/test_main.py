@@ -8,7 +8,7 @@ from lib import commands, pipeline
 
 @pytest.fixture
 def called(monkeypatch):
-    """The calls of commands, none of which does anything."""
+    """The calls of commands, which do nothing."""
     calls = []
     for name in ("run", "resume", "evaluate", "tune", "compare", "predict", "why", "report", "remove"):
         monkeypatch.setattr(
@@ -81,7 +81,7 @@ def test_a_word_that_does_not_belong_is_refused(called, capsys, words):
 def test_every_command_has_a_help_of_its_own(capsys):
     with pytest.raises(SystemExit):
         command_line.main(["--help"])
-    assert "explain why a step would be executed again" in capsys.readouterr().out
+    assert "explain why steps are out of date" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         command_line.main(["resume", "--help"])
     text = capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_files_of_the_user_go_into_the_environment(called, monkeypatch):
         (OSError(30, "Read-only file system", "outputs"), 1, "[Errno 30] Read-only file system: 'outputs'"),
         (NotADirectoryError(20, "Not a directory"), 1, "[Errno 20] Not a directory"),
         (pipeline.StepFailed("03_train failed."), 1, "03_train failed."),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to continue"),
     ],
 )
 def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):

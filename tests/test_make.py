@@ -1,6 +1,7 @@
 """The targets of the Makefile: values reach the runner as typed, and nothing in them is executed."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -21,8 +22,9 @@ VALUES = [
     "# no comment",
     "Äpfel, 蝶",
 ]
+# Writes down the words of its first call, and the variable DATA.
 RUNNER = """#!/bin/sh
-for word in "$@"; do printf '%s\\0' "$word"; done > words.bin
+[ -e words.bin ] || for word in "$@" "$DATA"; do printf '%s\\0' "$word"; done > words.bin
 """
 
 
@@ -31,9 +33,10 @@ def project(tmp_path):
     """A copy of the Makefile whose Python writes down what it was called with."""
     shutil.copy(params.ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    shutil.copy(params.ROOT / "requirements.txt", tmp_path)
-    # What counts as an environment that was installed from it.
-    shutil.copy(params.ROOT / "requirements.txt", tmp_path / ".venv")
+    for lock in ("requirements.txt", "requirements-dev.txt"):
+        # The copy counts as an environment that was installed from it.
+        for folder in (tmp_path, tmp_path / ".venv"):
+            (folder / lock).write_text(lock)
     (tmp_path / ".venv/bin/pip").touch()
     python = tmp_path / ".venv/bin/python"
     python.write_text(RUNNER)
@@ -45,7 +48,9 @@ def project(tmp_path):
 
 
 def make(project, *words, **environment):
-    """Run make; the set-up counts as done."""
+    """Run make, whose set-up counts as done; return the process, and the words that its Python got first."""
+    path = project / "words.bin"
+    path.unlink(missing_ok=True)
     done = subprocess.run(
         ["make", "GPU=", *words],
         cwd=project,
@@ -54,23 +59,62 @@ def make(project, *words, **environment):
         text=True,
         timeout=60,
     )
-    path = project / "words.bin"
-    called = path.read_bytes().decode().split("\0")[:-1] if path.exists() else None
-    path.unlink(missing_ok=True)
+    called = path.read_bytes().decode().split("\0")[:-2] if path.exists() else None
     return done, called
 
 
 @pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("variable", ["SET", "RUN", "ARCHIVE", "WEIGHTS", "OUTPUTS"])
-def test_a_value_reaches_the_runner_as_it_was_typed(project, variable, value):
-    expected = f"--{variable.lower()}={value}"
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
+        *(("run", variable) for variable in ("SET", "RUN", "ARCHIVE", "WEIGHTS", "OUTPUTS")),
+        *(("predict", variable) for variable in ("PHOTOS", "OUTPUT")),
+        *(("resume", variable) for variable in ("EPOCHS", "LR")),
+    ],
+)
+def test_a_value_reaches_the_runner_as_it_was_typed(project, command, variable, value):
+    target = "demo" if command == "run" else f"{command}-demo"
     for done, called in (
-        make(project, "demo", f"{variable}={value}"),
-        make(project, "demo", **{variable: value}),
+        make(project, target, f"{variable}={value}"),
+        make(project, target, **{variable: value}),
     ):
         assert done.returncode == 0, done.stderr
-        assert called[:4] == ["-m", "lib", "run", "demo"] and expected in called
+        assert called[:4] == ["-m", "lib", command, "demo"] and f"--{variable.lower()}={value}" in called
     assert not list(project.rglob("pwned"))
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_the_folder_of_real_photos_is_taken_as_it_was_typed(project, value):
+    (project / value).mkdir()
+    for words, environment in (([f"DATA={value}"], {}), ([], {"DATA": value})):
+        done, called = make(project, "acceptance", "WEIGHTS=my weights.h5", *words, **environment)
+        assert done.returncode == 0, done.stderr
+        assert called[:4] == ["-m", "lib", "run", "butterfly"]
+        assert {f"--archive={value}/butterfly.zip", "--weights=my weights.h5"} <= set(called)
+        done, called = make(project, "bench", *words, **environment)
+        assert done.returncode == 0, done.stderr
+        assert called[0].startswith("benchmarks/")
+        assert (project / "words.bin").read_bytes().decode().split("\0")[-2] == value
+    assert not list(project.rglob("pwned"))
+
+
+@pytest.mark.parametrize("target", ["acceptance", "bench"])
+@pytest.mark.parametrize("words", [[], ["DATA="], ["DATA=no such folder"], ["DATA=Makefile"]], ids=str)
+def test_a_target_that_needs_real_photos_names_the_folder_that_it_expects(project, target, words):
+    shutil.rmtree(project / ".venv")
+    done, called = make(project, target, *words)
+    assert done.returncode == 2 and called is None and not (project / ".venv").exists()
+    # The second line is that of make.
+    message, _ = done.stderr.splitlines()
+    assert f"{target} " in message and "DATA=folder, the folder with butterfly.zip" in message
+    assert message.endswith("docs/datasets.md describes where to get them")
+
+
+def test_every_benchmark_is_run_although_the_first_misses_its_target(project):
+    python = project / ".venv/bin/python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    done, _ = make(project, "bench", "DATA=params")
+    assert done.returncode == 2 and done.stdout.count("benchmarks/") == 3
 
 
 @pytest.mark.parametrize(
@@ -133,11 +177,21 @@ def test_a_parameter_file_of_an_odd_name_is_no_target(project):
 
 def test_make_alone_lists_every_target(project):
     text = make(project)[0].stdout
+    named = set(re.findall(r"[^ ,]+", " ".join(re.findall(r"^  make (\S+(?:,? \S+)*)", text, re.MULTILINE))))
     makefile = (project / "Makefile").read_text()
     commands = makefile.split("COMMANDS := ")[1].splitlines()[0].split()
     verbs = makefile.split("VERBS := ")[1].splitlines()[0].split()
-    assert [name for name in commands if name not in ("help", "setup") and name not in text] == []
-    assert [verb for verb in verbs if f"make {verb}-<name>" not in text] == []
+    variables = makefile.split("VARIABLES := ")[1].splitlines()[0].split()
+    assert set(commands) - named == {"help"}
+    assert {f"{verb}-<name>" for verb in verbs} <= named
+    assert [name for name in variables if f"{name}=" not in text] == []
+
+
+def test_every_fixed_target_has_a_recipe(project):
+    commands = re.search(r"^COMMANDS := (.*)$", (project / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for command in set(commands) - {"setup"}:
+        done, _ = make(project, "-n", command)
+        assert done.returncode == 0 and "Nothing to be done" not in done.stdout, command
 
 
 def test_every_fixed_target_is_phony_although_folders_have_such_names(project):

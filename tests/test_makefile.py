@@ -116,12 +116,26 @@ def test_the_dev_lock_is_added_to_that_of_a_run(project: Project) -> None:
     assert project.installed() == DEV_INSTALLED
 
 
-@pytest.mark.parametrize("target", ["lab", "test", "test-slow", "lint", "notebooks", "bench", "acceptance"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "lab",
+        "test",
+        "test-fast",
+        "test-slow",
+        "coverage",
+        "lint",
+        "format",
+        "notebooks",
+        "acceptance",
+        "bench",
+    ],
+)
 def test_targets_that_need_the_tools(project: Project, target: str) -> None:
     assert "-r requirements-dev.txt" in project.make("-n", target).stdout
 
 
-@pytest.mark.parametrize("target", ["demo", "resume-demo", "predict-demo", "compare"])
+@pytest.mark.parametrize("target", ["demo", "resume-demo", "predict-demo", "compare", "docs"])
 def test_targets_that_need_a_run_alone(project: Project, target: str) -> None:
     (project.folder / "params").mkdir()
     (project.folder / "params/demo.yaml").touch()

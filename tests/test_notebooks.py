@@ -33,15 +33,15 @@ def parameters_of(path):
 
 
 def headings(path):
-    """Return (level, text, cell) for each heading, those in code blocks left out."""
-    found = []
+    """Return (level, text, index of the cell) for each heading outside code blocks."""
+    rows = []
     for index, cell in enumerate(cells(path)):
         if cell.cell_type == "markdown":
             text = re.sub(r"^```.*?^```", "", cell.source, flags=re.DOTALL | re.MULTILINE)
-            found += [
+            rows += [
                 (len(match[1]), match[2], index) for match in re.finditer(r"^(#+) +(.+)$", text, re.MULTILINE)
             ]
-    return found
+    return rows
 
 
 def test_the_notebooks_are_the_steps():
@@ -79,16 +79,16 @@ def test_papermill_sees_every_parameter(path):
 
 def bound(tree):
     """Return the names that top-level code binds: assigned, imported, looped over, `with ... as`, `:=`."""
-    found = set()
+    names = set()
     for statement in tree.body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
-                found.add(node.id)
+                names.add(node.id)
             elif isinstance(node, ast.Import | ast.ImportFrom):
-                found |= {(name.asname or name.name).split(".")[0] for name in node.names}
+                names |= {(name.asname or name.name).split(".")[0] for name in node.names}
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
-    return found - comprehension_names(tree)
+                names.add(node.name)
+    return names - comprehension_names(tree)
 
 
 def comprehension_names(tree):
@@ -153,21 +153,21 @@ def test_values_saved_in_its_cell_never_change_a_run(path, tmp_path, monkeypatch
 
 @every_notebook
 def test_headings(path):
-    found = headings(path)
-    assert [index for level, _, index in found if level == 1] == [0], "one H1, in the first cell"
+    rows = headings(path)
+    assert [index for level, _, index in rows if level == 1] == [0], "one H1, in the first cell"
     first = cells(path)[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
-    levels = [level for level, _, _ in found]
+    levels = [level for level, _, _ in rows]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), levels
-    texts = [text for _, text, _ in found]
+    texts = [text for _, text, _ in rows]
     assert len(set(texts)) == len(texts)
     number = str(int(path.stem[:2]))
-    numbered = [text.split()[0] for level, text, _ in found if level == 2]
+    numbered = [text.split()[0] for level, text, _ in rows if level == 2]
     assert numbered == [f"{number}.{index}" for index in range(1, len(numbered) + 1)]
 
 
 @every_notebook
-def test_says_what_it_reads_and_writes_and_what_comes_next(path):
+def test_it_introduces_its_files_and_ends_with_the_next_step(path):
     texts = [cell.source for cell in cells(path, "markdown")]
     assert "**Reads**" in texts[1] and "**Writes**" in texts[1]
     names = [step.name for step in steps.ALL]

@@ -13,16 +13,16 @@ MODULES = {path.relative_to(LIB).with_suffix("") for path in LIB.rglob("*.py") i
 
 def imported(path: Path) -> set[Path]:
     """Return the modules of lib that a file imports, at its top or inside a function."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lib":
             folder = Path(*node.module.split(".")[1:])
-            found |= {folder / name.name for name in node.names} | {folder}
+            modules |= {folder / name.name for name in node.names} | {folder}
         elif isinstance(node, ast.Import):
-            found |= {
+            modules |= {
                 Path(*name.name.split(".")[1:]) for name in node.names if name.name.split(".")[0] == "lib"
             }
-    return found & MODULES
+    return modules & MODULES
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str]:
@@ -44,7 +44,7 @@ def cycle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def graph_of(level: int) -> dict[str, set[str]]:
-    """Return who imports whom: packages for level 1, modules for level 2."""
+    """Return the imports of each package (level 1) or module (level 2)."""
     graph: dict[str, set[str]] = {}
     for module in MODULES:
         own = "/".join(module.parts[:level])
@@ -71,6 +71,7 @@ def test_imports_go_down_the_map():
 
 
 def listed() -> list[str]:
+    """Return the names in the map of `lib/__init__.py`, from top to bottom."""
     return [name.strip("/") for name in re.findall(r"^    (\S+) {2,}\S", lib.__doc__, re.MULTILINE)]
 
 

@@ -1,20 +1,19 @@
-"""The runner: it executes what is out of date, and keeps what was good when a notebook fails."""
+"""The runner: it executes the steps that are out of date, and keeps the last results if a notebook fails."""
 
-import functools
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import nbformat
+import papermill
 import pytest
 
 from lib import pipeline
 from lib.clean import decisions
-from lib.core import cache, files, params, schema, steps
+from lib.core import files, params, schema, steps
 
 ONE = steps.Step("one", parameters=("seed", "source"), writes=("one.txt",))
 TWO = steps.Step("two", parameters=("evaluate",), reads=("one.txt",), writes=("two.txt",))
@@ -32,9 +31,9 @@ WRITES = {
 
 
 def write_notebook(folder, step, body=NOTHING, *, saved=""):
-    """Write a notebook of a step that takes no time.
+    """Write the short notebook of a step.
 
-    `body` is a cell before its result, `saved` a line that a person has saved in its parameters cell.
+    `body` is a cell before its result, `saved` a line that a user has saved in its parameters cell.
     """
     cells = [
         nbformat.v4.new_code_cell(
@@ -62,7 +61,7 @@ def write_notebook(folder, step, body=NOTHING, *, saved=""):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Three notebooks in `notebooks/`, outputs that go to `outputs/`, the current folder beside them."""
+    """A folder with three notebooks in `notebooks/` and the outputs in `outputs/`."""
     for folder in ("notebooks", "outputs", "home"):
         (tmp_path / folder).mkdir()
     for step in STEPS:
@@ -74,50 +73,43 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def fast(monkeypatch):
-    """Nobody edits lib meanwhile."""
-    monkeypatch.setattr(cache, "code", functools.cache(cache.code))
-
-
 def runner(place, overrides=None, *, only=STEPS, name="demo"):
     """Return the runner of the three steps, or of some of them."""
     settings = params.load(name, overrides)
     return pipeline.Runner(settings, overrides or {}, sequence=only, notebooks=place / "notebooks")
 
 
-class Pretending(pipeline.Runner):
-    """Executes no notebook, but leaves what an execution leaves; `ran` lists the steps."""
+@pytest.fixture
+def kernel(monkeypatch):
+    """Execute notebooks in this process instead of a kernel, for speed; list the executed notebooks."""
+    executed = []
 
-    ran: ClassVar[list[str]] = []
+    def execute(notebook, output, *, parameters, **_):
+        executed.append(Path(notebook).stem)
+        book = nbformat.read(notebook, as_version=4)
+        nbformat.write(book, output)
+        variables = {}
+        for number, cell in enumerate(book.cells):
+            exec(cell.source, variables)
+            if number == 0:
+                variables |= parameters
 
-    def execute(self, step):
-        self.ran.append(step.name)
-        at = steps.Run(self.settings, step)
-        for name in step.writes:
-            at.path(name).write_text(f"{step.name} {self.settings.seed}")
-        nbformat.write(nbformat.v4.new_notebook(), at.folder / f"{step.name}.ipynb")
-        record = steps.provenance(at.folder)
-        record["steps"][step.name] = {"inputs": self.inputs(step), "outputs": at.sha256(step.writes)}
-        files.write_json(at.folder / "provenance.json", record)
-        return 1.0
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    return executed
 
 
 @pytest.fixture
-def pretending(place, fast, monkeypatch):
-    """Return a function that runs the three steps without executing them, and says which ran and why."""
-    monkeypatch.setattr(Pretending, "ran", [])
+def run_all(place, kernel, capsys):
+    """Return a function that runs the three steps, and returns the executed steps and the reasons before."""
 
-    def run(capsys, overrides=None):
-        overrides = {"run": "demo"} | (overrides or {})
-        settings = params.load("demo", overrides)
-        this = Pretending(settings, overrides, sequence=STEPS, notebooks=place / "notebooks")
-        Pretending.ran.clear()
+    def run(overrides=None):
+        this = runner(place, {"run": "demo"} | (overrides or {}))
         capsys.readouterr()
         this.why()
         reasons = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        kernel.clear()
         this.run()
-        return list(Pretending.ran), reasons
+        return list(kernel), reasons
 
     return run
 
@@ -149,7 +141,7 @@ def test_a_run_executes_the_notebooks_in_order_and_the_next_one_nothing(place, m
     assert (folder / "provenance.json").read_bytes() == before
 
 
-def test_what_is_published_names_no_folder_of_this_machine(place, monkeypatch):
+def test_published_files_contain_no_folder_of_this_machine(place, monkeypatch):
     monkeypatch.setenv("HOME", str(place / "home"))
     archive = place / "secret place" / "photos.zip"
     archive.parent.mkdir()
@@ -171,7 +163,7 @@ def test_what_is_published_names_no_folder_of_this_machine(place, monkeypatch):
     assert not any(key in cell.metadata for cell in book.cells for key in ("papermill", "execution"))
 
 
-def test_files_of_the_user_are_looked_at_by_size_and_time(place, monkeypatch):
+def test_files_of_the_user_are_compared_by_size_and_time(place, monkeypatch):
     archive = place / "photos.zip"
     archive.write_bytes(b"zip")
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", str(archive))
@@ -180,15 +172,15 @@ def test_files_of_the_user_are_looked_at_by_size_and_time(place, monkeypatch):
 
     def named():
         inputs = runner(place, name="butterfly").inputs(step)
-        return {key: value for key, value in inputs.items() if key.startswith("what ")}
+        return {key: value for key, value in inputs.items() if key.startswith("the file or folder of ")}
 
     before = named()
-    assert list(before) == ["what source.archive names"] and named() == before
+    assert list(before) == ["the file or folder of source.archive"] and named() == before
     archive.write_bytes(b"another")
     assert named() != before
 
 
-def test_a_step_that_reads_of_all_runs_looks_at_each_of_them(place):
+def test_a_step_that_reads_all_runs_depends_on_each_of_them(place):
     step = replace(ONE, reads_of_runs=("metrics.json",))
     for name in ("b", "a", "data"):
         (place / "outputs" / name).mkdir()
@@ -202,93 +194,85 @@ def test_a_step_that_reads_of_all_runs_looks_at_each_of_them(place):
     assert runner(place).inputs(step)["metrics.json of a"] != inputs["metrics.json of a"]
 
 
-def test_what_changed_is_executed_again_with_what_depends_on_it(place, pretending, capsys):
+def test_a_changed_step_is_executed_again_with_the_steps_that_depend_on_it(place, run_all):
     folder = place / "outputs" / "demo"
-    assert pretending(capsys)[0] == ["one", "two", "three"]
-    ran, reasons = pretending(capsys)
+    assert run_all()[0] == ["one", "two", "three"]
+    ran, reasons = run_all()
     assert ran == [] and set(reasons.values()) == {"up to date"}
 
     write_notebook(place / "notebooks", THREE, "1 + 1")
-    ran, reasons = pretending(capsys)
+    ran, reasons = run_all()
     assert ran == ["three"]
     assert reasons["three"] == "the notebook has changed" and reasons["one"] == "up to date"
 
-    ran, reasons = pretending(capsys, {"gradcam": {"examples": 3}})
+    ran, reasons = run_all({"gradcam": {"examples": 3}})
     assert ran == ["three"] and reasons["three"] == "parameter gradcam has changed"
-    assert pretending(capsys)[0] == ["three"]
+    assert run_all()[0] == ["three"]
 
     # `one` writes other content, which `two` reads.
-    ran, reasons = pretending(capsys, {"seed": 7})
+    ran, reasons = run_all({"seed": 7})
     assert ran == ["one", "two"]
     assert reasons["one"] == "parameter seed has changed"
     assert reasons["two"].startswith("maybe: an earlier step may change")
-    assert pretending(capsys)[0] == ["one", "two"]
+    assert run_all()[0] == ["one", "two"]
 
     (folder / "two.txt").unlink()
-    ran, reasons = pretending(capsys)
+    ran, reasons = run_all()
     assert ran == ["two"] and reasons["two"] == "two.txt is missing"
 
     (folder / "three.ipynb").unlink()
-    ran, reasons = pretending(capsys)
-    assert ran == ["three"] and reasons["three"] == "it has not been executed"
+    ran, reasons = run_all()
+    assert ran == ["three"] and reasons["three"] == "not executed yet"
 
     # By content, not by date.
     (place / "notebooks" / "one.ipynb").touch()
     (folder / "one.txt").touch()
-    assert pretending(capsys)[0] == []
+    assert run_all()[0] == []
 
 
-def test_a_result_that_was_edited_or_cut_is_made_again(place, pretending, capsys):
+def test_a_result_that_was_edited_or_truncated_is_written_again(place, run_all):
     folder = place / "outputs" / "demo"
-    pretending(capsys)
+    run_all()
     whole = (folder / "one.txt").read_text()
     for text in ("by hand", ""):
         (folder / "one.txt").write_text(text)
-        ran, reasons = pretending(capsys)
+        ran, reasons = run_all()
         assert ran == ["one"] and (folder / "one.txt").read_text() == whole
-        assert reasons["one"] == "one.txt is not as the step wrote it"
+        assert reasons["one"] == "one.txt has changed since the step wrote it"
         assert reasons["two"] == "one.txt has changed"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"stages": {}}'])
-def test_a_damaged_record_has_the_steps_executed_again(place, pretending, capsys, text):
-    pretending(capsys)
+def test_after_damage_to_the_record_the_steps_are_executed_again(place, run_all, text):
+    run_all()
     (place / "outputs" / "demo" / "provenance.json").write_text(text)
-    assert pretending(capsys)[0] == ["one", "two", "three"]
-    assert pretending(capsys)[0] == []
+    assert run_all()[0] == ["one", "two", "three"]
+    assert run_all()[0] == []
 
 
-def test_a_decision_of_a_person_has_02_executed_again(place, fast):
-    step = steps.Step("two", reads=steps.DECISIONS)
+def test_a_decision_of_a_user_makes_the_cleaning_out_of_date(place, kernel):
+    step = replace(THREE, reads=steps.DECISIONS)
+    write_notebook(place / "notebooks", step)
     this = runner(place, only=(step,))
-    at = steps.Run(this.settings, step)
-    at.folder.mkdir()
-    nbformat.write(nbformat.v4.new_notebook(), at.folder / "two.ipynb")
-
-    def record():
-        entry = {"inputs": this.inputs(step), "outputs": {}}
-        files.write_json(at.folder / "provenance.json", {"steps": {"two": entry}})
-
-    record()
+    this.run()
     assert this.reasons(step) == []
-    for number, name in enumerate(steps.DECISIONS):
-        decide = decisions.exclude if number == 0 else decisions.relabel
-        words = {"reason": "a sketch"} if number == 0 else {"label": "dog", "given": "cat"}
-        decide(at.data, "cat/1.jpg", sha1="", **words)
-        assert f"{name} has changed" in this.reasons(step)
-        record()
-        assert this.reasons(step) == []
-    assert set(steps.DECISIONS) == {decisions.EXCLUSIONS, decisions.RELABELS}
+    data = steps.Run(this.settings, step).data
+    decisions.exclude(data, "cat/1.jpg", sha1="", reason="a sketch")
+    assert this.reasons(step) == ["exclusions.csv has changed"]
+    decisions.relabel(data, "cat/2.jpg", sha1="", label="dog", given="cat")
+    assert this.reasons(step) == ["exclusions.csv has changed", "relabels.csv has changed"]
+    this.run()
+    assert this.reasons(step) == [] and kernel == ["three", "three"]
 
 
-def test_output_of_a_notebook_and_values_saved_in_it_are_not_its_source(place, pretending, capsys):
-    pretending(capsys)
+def test_outputs_and_parameters_saved_in_a_notebook_are_not_its_source(place, run_all):
+    run_all()
     path = place / "notebooks" / "one.ipynb"
     book = nbformat.read(path, as_version=4)
     book.cells[1].execution_count = 5
     book.cells[0].source += "\nseed = 5"
     nbformat.write(book, path)
-    assert pretending(capsys)[0] == []
+    assert run_all()[0] == []
 
 
 def test_values_saved_in_a_notebook_never_change_a_run(place):
@@ -300,7 +284,7 @@ def test_values_saved_in_a_notebook_never_change_a_run(place):
     assert [path.name for path in (place / "outputs").iterdir()] == ["demo"]
 
 
-def test_what_changes_while_a_notebook_runs_was_not_used(place):
+def test_a_change_while_a_notebook_runs_makes_it_out_of_date(place, kernel):
     path = place / "notebooks" / "one.ipynb"
     edit = f"""1 + 1
 from pathlib import Path
@@ -321,14 +305,14 @@ def last_cell(place, before, after):
     nbformat.write(book, path)
 
 
-def test_parameters_that_change_while_a_notebook_runs_fail_it(place):
+def test_parameters_that_change_while_a_notebook_runs_fail_it(place, kernel):
     other = "steps.Run(settings.model_copy(update={'seed': 3}), current.step)"
     last_cell(place, "current.finish()", f"{other}.finish()")
-    with pytest.raises(pipeline.StepFailed, match=r"params/demo.yaml was changed since the run began"):
+    with pytest.raises(pipeline.StepFailed, match=r"params/demo.yaml has changed during the run"):
         runner(place, only=(ONE,)).run()
 
 
-def test_other_files_that_a_step_wrote_are_looked_after_too(place):
+def test_a_step_depends_on_the_additional_files_that_it_wrote(place, kernel):
     write_notebook(place / "notebooks", ONE, "_ = current.path('more.csv').write_text('rows')")
     last_cell(place, "finish()", "finish('more.csv')")
     this = runner(place, only=(ONE,))
@@ -338,48 +322,48 @@ def test_other_files_that_a_step_wrote_are_looked_after_too(place):
     assert this.reasons(ONE) == ["more.csv is missing"]
 
 
-def test_pictures_are_published_as_they_are(monkeypatch):
+def test_images_are_published_unchanged(monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", "/tmp")
     line = '     "image/png": "iVBORw0KGgo/tmp/tmpAAAA"'
     assert pipeline._without_folders(line) == line
     assert pipeline._without_folders('"text": "/tmp/demo"') == '"text": "outputs/demo"'
 
 
-def test_masks_of_the_source_are_looked_at(place):
+def test_a_step_depends_on_masks_in_the_source(place):
     step = replace(THREE, user_files=("gradcam.masks",))
     this = runner(place, {"gradcam": {"masks": "masks"}}, only=(step,))
     masks = steps.Run(this.settings, step).data / "masks"
     masks.mkdir(parents=True)
-    before = this.inputs(step)["what gradcam.masks names"]
+    before = this.inputs(step)["the file or folder of gradcam.masks"]
     (masks / "one.png").write_bytes(b"x")
-    assert this.inputs(step)["what gradcam.masks names"] != before
+    assert this.inputs(step)["the file or folder of gradcam.masks"] != before
 
 
-def test_a_folder_of_another_name_is_announced_first(place, pretending, capsys):
-    pretending(capsys, {"run": "other"})
+def test_a_folder_of_another_name_is_announced_first(place, run_all, capsys):
+    run_all({"run": "other"})
     assert capsys.readouterr().out.splitlines()[0] == "run: outputs/other"
-    pretending(capsys)
+    run_all()
     assert not capsys.readouterr().out.startswith("run:")
 
 
 # The report
 
 
-def test_a_report_older_than_what_it_shows_is_written_again(place, pretending, capsys):
+def test_a_report_that_is_older_than_its_notebooks_is_written_again(place, run_all):
     report = place / "outputs" / "demo" / "report.html"
-    pretending(capsys)
+    run_all()
     before = report.read_text()
     report.write_text("an older one")
-    pretending(capsys)
+    run_all()
     assert report.read_text() == "an older one"
     # As after a kill between the last notebook and the report.
     record = steps.provenance(report.parent)
     record["report"]["two"] = "another"
     files.write_json(report.parent / "provenance.json", record)
-    assert pretending(capsys)[0] == []
+    assert run_all()[0] == []
     assert len(report.read_text()) == len(before)
     report.unlink()
-    pretending(capsys)
+    run_all()
     assert report.is_file()
 
 
@@ -399,7 +383,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_a_failing_notebook_is_kept_beside_the_good_one(place, kind):
+def test_a_failed_notebook_is_kept_beside_the_last_good_one(place, kind):
     body, message = FAILURES[kind]
     write_notebook(place / "notebooks", THREE, body)
     folder = place / "outputs" / "demo"
@@ -410,8 +394,8 @@ def test_a_failing_notebook_is_kept_beside_the_good_one(place, kind):
     with pytest.raises(pipeline.StepFailed) as caught:
         this.run()
     assert str(caught.value).startswith("three failed. ") and message in str(caught.value)
-    assert str(caught.value).endswith("The notebook up to there: outputs/demo/three.failed.ipynb")
-    assert ("The memory may not have sufficed" in str(caught.value)) == (kind == "a killed kernel")
+    assert str(caught.value).endswith("The executed part of the notebook: outputs/demo/three.failed.ipynb")
+    assert ("It may have run out of memory" in str(caught.value)) == (kind == "a killed kernel")
     assert (folder / "three.ipynb").read_text() == "the good one"
     assert body in nbformat.read(folder / "three.failed.ipynb", as_version=4).cells[-2].source
     assert not (folder / "three.partial.ipynb").exists() and not (folder / "three.txt").exists()
@@ -423,32 +407,24 @@ def test_a_failing_notebook_is_kept_beside_the_good_one(place, kind):
         assert not (folder / "three.failed.ipynb").exists() and (folder / "three.txt").exists()
 
 
-def test_a_cut_partial_notebook_does_not_hide_the_error(place, monkeypatch):
-    def disk_full(self, step, partial):
-        partial.write_text('{\n "cells": [')
-        return "OSError: No space left on device"
+def test_a_truncated_notebook_does_not_hide_the_error(place, monkeypatch):
+    def disk_full(notebook, output, **_):
+        output.write_text('{\n "cells": [')
+        raise OSError("No space left on device")
 
-    monkeypatch.setattr(pipeline.Runner, "run_notebook", disk_full)
+    monkeypatch.setattr(papermill, "execute_notebook", disk_full)
     with pytest.raises(pipeline.StepFailed, match="^one failed. OSError: No space left on device$"):
         runner(place).run()
 
 
-def test_the_steps_after_a_failure_are_not_executed(place, monkeypatch):
-    seen = []
-
-    def execute(self, step):
-        seen.append(step.name)
-        if step.name == "two":
-            raise pipeline.StepFailed("two failed.")
-        return 1.0
-
-    monkeypatch.setattr(pipeline.Runner, "execute", execute)
-    with pytest.raises(pipeline.StepFailed):
+def test_the_steps_after_a_failure_are_not_executed(place, kernel):
+    write_notebook(place / "notebooks", TWO, "raise ValueError('too few photos')")
+    with pytest.raises(pipeline.StepFailed, match="two failed. ValueError: too few photos"):
         runner(place).run()
-    assert seen == ["one", "two"]
+    assert kernel == ["one", "two"]
 
 
-def test_two_runs_at_once_in_one_folder_are_refused(place, pretending, capsys):
+def test_two_runs_at_once_in_one_folder_are_refused(place, run_all):
     code = (
         "import sys, time; from pathlib import Path; from lib.core import locks\n"
         "with locks.run(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -461,12 +437,12 @@ def test_two_runs_at_once_in_one_folder_are_refused(place, pretending, capsys):
     )
     try:
         assert holder.stdout.readline().strip() == b"held"
-        with pytest.raises(ValueError, match="another process is at work in .*demo"):
-            pretending(capsys)
-        pretending(capsys, {"run": "other"})
+        with pytest.raises(ValueError, match="another process is using .*demo"):
+            run_all()
+        run_all({"run": "other"})
     finally:
         holder.communicate()
-    assert pretending(capsys)[0] == ["one", "two", "three"]
+    assert run_all()[0] == ["one", "two", "three"]
 
 
 # The package

@@ -1,4 +1,4 @@
-"""The page of a run: text, results and pictures in one file, without the code."""
+"""The report of a run: text, outputs and images in one file, without the code."""
 
 import base64
 import io

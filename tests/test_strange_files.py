@@ -31,7 +31,7 @@ SETTINGS = Params.model_validate(
     {
         "name": "mine",
         "source": {"kind": "sample", "name": "mine"},
-        "model": {"image_size": SIZE, "fit": "squash"},
+        "model": {"image_size": SIZE, "fit": "stretch"},
         "clean": {"embeddings": False},
     }
 )
@@ -338,7 +338,7 @@ def test_kept_and_right(source, kind):
     expected = as_opencv_sees_it(content) if pixels is None else pixels
     assert source.table.loc[row, ["status", "reason"]].tolist() == ["kept", ""]
     assert source.table.loc[row, ["width", "height"]].tolist() == [*expected.shape[1::-1]]
-    gap = np.abs(source.images[row].astype(int) - decoding.resize(expected, size=SIZE, fit="squash"))
+    gap = np.abs(source.images[row].astype(int) - decoding.resize(expected, size=SIZE, fit="stretch"))
     assert gap.mean() < (4 if LOSSY.search(kind) else 0.6) and gap.max() < 40
 
 

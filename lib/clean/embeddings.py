@@ -128,7 +128,7 @@ def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
         cache.begin_array(file, (len(images), *model.output_shape[1:]), dtype=np.float32)
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
-            batch = np.stack([decoding.resize(image, size=size, fit="squash") for image in batch])
+            batch = np.stack([decoding.resize(image, size=size, fit="stretch") for image in batch])
             file.write(call(batch).numpy().tobytes())
             decoding.release(images)
             bar.step(len(batch))

@@ -1,4 +1,4 @@
-"""Keep the results of costly computations, keyed by all that decides them: parameters, content and code."""
+"""Cache the results of costly computations, with keys that depend on parameters, content and code."""
 
 import ast
 import functools
@@ -17,9 +17,9 @@ import numpy as np
 from lib.core import files
 
 PACKAGE = Path(__file__).parents[1]
-# Packages and modules of lib whose code decides no cached result: parameters are part of the keys, and the
-# others only read, write and show. Everything that is not listed counts, so a new module does.
-LEFT_OUT = (
+# Packages and modules of lib whose code does not change cached results: parameters are part of the keys, and
+# the other modules only read, write and plot. A new module counts unless it is added here.
+EXCLUDED = (
     "core.cache",
     "core.files",
     "core.locks",
@@ -36,26 +36,26 @@ LEFT_OUT = (
     "report",
 )
 CHECKSUMS = "checksums.json"
-# Bytes of a file that is hashed each time it is opened: 7 s on a core that hashes 0.56 GB a second.
-HASHED = 4 * 10**9
-# What reading a damaged `.npz` file raises.
+# Size in bytes up to which a file is hashed on every use: 7 s at 0.56 GB/s, the speed of a core.
+MAX_HASHED_BYTES = 4 * 10**9
+# Errors that a damaged `.npz` file raises.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def fingerprint(*parts: object) -> str:
-    """Return 16 hexadecimal digits that change with any part: a path or anything that JSON can hold."""
+    """Return 16 hexadecimal digits that change with any part: paths or values that JSON can represent."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def code(module: str) -> str:
-    """Return a fingerprint of the executable code that decides the results of a module of lib.
+    """Return a fingerprint of the executable code of a module of lib and of the modules that it depends on.
 
-    It covers the module and all modules of lib that it imports, directly or through others, but for
-    `LEFT_OUT`. Docstrings, comments, layout, annotations of functions and messages of errors do not count.
+    It covers all modules of lib that are imported, directly or indirectly, except `EXCLUDED`. Docstrings,
+    comments, formatting, annotations of functions and error messages do not change it.
 
     Args:
-        module: its dotted name, such as `__name__`.
+        module: dotted name of the module, such as `__name__`.
     """
     return fingerprint([(name, _parse(_file(name))[0]) for name in closure(module)])
 
@@ -66,14 +66,14 @@ def code_of_files(paths: Iterable[Path]) -> str:
 
 
 def closure(module: str) -> list[str]:
-    """Return the dotted names of a module of lib and of all that `code` covers with it, sorted."""
+    """Return the sorted dotted names of the modules that `code` covers for a module of lib."""
     reached: set[str] = set()
     pending = [module]
     while pending:
         name = pending.pop()
         if name not in reached:
             reached.add(name)
-            pending += [imported for imported in _parse(_file(name))[1] if not _is_left_out(imported)]
+            pending += [imported for imported in _parse(_file(name))[1] if not _is_excluded(imported)]
     return sorted(reached)
 
 
@@ -81,14 +81,14 @@ def _file(module: str) -> Path:
     return PACKAGE.parent / (module.replace(".", "/") + ".py")
 
 
-def _is_left_out(module: str) -> bool:
-    return any(f"{module}.".startswith(f"lib.{name}.") for name in LEFT_OUT)
+def _is_excluded(module: str) -> bool:
+    return any(f"{module}.".startswith(f"lib.{name}.") for name in EXCLUDED)
 
 
-# A kernel runs the code that it imported, so a file that changes meanwhile is not read again.
+# Cached because a kernel runs the code that it imported, even if the file changes afterwards.
 @functools.cache
 def _parse(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the hash of a file's executable code, and the names of the modules of lib that it imports."""
+    """Return the hash of a file's executable code and the names of the modules of lib that it imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = []
     for node in ast.walk(tree):
@@ -101,15 +101,15 @@ def _parse(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 class _Executable(ast.NodeTransformer):
-    """Remove what changes no result: docstrings, annotations of functions, arguments of the errors raised."""
+    """Remove code that changes no result: docstrings, annotations of functions and error messages."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """Remove a text that stands alone."""
+        """Remove a docstring."""
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if is_text else self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        """Remove the annotation of the result."""
+        """Remove the annotation of the return value."""
         node.returns = None
         return self.generic_visit(node)
 
@@ -119,23 +119,23 @@ class _Executable(ast.NodeTransformer):
         return node
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Keep the type of an error without its message."""
+        """Keep the type of an error and remove its message."""
         if isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
         return self.generic_visit(node)
 
 
 def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the arrays stored at `path`; compute and store them if they are missing or damaged.
+    """Return the arrays in an `.npz` file. If it is missing or damaged, compute the arrays and write it.
 
     Args:
-        path: an `.npz` file whose name holds the key of its content.
-        compute: returns the arrays by name.
+        path: path of the file, whose name contains the key of the content.
+        compute: function that returns the arrays by name.
     """
     stored = load_arrays(path)
     if stored is None:
         computed = stored = compute()
-        # The stubs take any name for that of the argument `allow_pickle`.
+        # The type stubs take the name of any array for the argument `allow_pickle`.
         files.write(path, lambda partial: np.savez(partial, **computed))  # type: ignore[arg-type]
     return stored
 
@@ -143,7 +143,7 @@ def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
 def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of an `.npz` file by name, or None if it is missing or damaged.
 
-    A damaged file is removed, and a line is printed that names it.
+    A damaged file is removed, and a message with its name is printed.
     """
     if not path.is_file():
         return None
@@ -158,10 +158,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _is_whole(archive: Path) -> bool:
-    """Return whether all members of a zip archive are there and have the checksums that it records.
+    """Return whether a zip archive has all of its members, with the recorded checksums.
 
-    NumPy alone compares no checksum of an array that a damaged header declares smaller than it is, and
-    `zipfile` loses members after a damaged entry of its directory; the archive's last record counts them.
+    NumPy does not verify the checksum of an array if a damaged header makes it smaller. `zipfile` ignores
+    the members after a damaged directory entry, but the last record of the archive contains their number.
     """
     with archive.open("rb") as file, zipfile.ZipFile(file) as opened:
         file.seek(-12, os.SEEK_END)
@@ -170,14 +170,14 @@ def _is_whole(archive: Path) -> bool:
 
 
 def folder(path: Path, compute: Callable[[Path], object]) -> Path:
-    """Return a folder of files, such as memory-mapped arrays; compute it if it is missing or damaged.
+    """Return a folder of files, such as memory-mapped arrays. If it is missing or damaged, compute it.
 
-    A file `checksums.json` with the SHA-256 of each file is written beside them and compared at each call.
-    A file of more than 4 GB is hashed only if its size or modification time differs from what was recorded.
+    The SHA-256 of each file is stored in `checksums.json` in the folder and compared on every call. A file of
+    more than 4 GB is hashed only if its size or modification time has changed.
 
     Args:
-        path: the folder, whose name holds the key of its content.
-        compute: writes the files into the existing empty folder that it is given.
+        path: path of the folder, whose name contains the key of the content.
+        compute: function that writes the files into the empty folder that it receives.
     """
     if is_intact(path):
         return path
@@ -186,7 +186,7 @@ def folder(path: Path, compute: Callable[[Path], object]) -> Path:
     try:
         files.write(path, lambda partial: _fill(partial, compute))
     except OSError:
-        # Another process may have been faster with the same result.
+        # Another process may have written the same folder first.
         if not is_intact(path):
             raise
     return path
@@ -207,7 +207,7 @@ def _fill(partial: Path, compute: Callable[[Path], object]) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a folder that `folder` wrote has all its files as they were written."""
+    """Return whether a folder written by `folder` still has all of its files, unchanged."""
     try:
         checksums = files.read_json(path / CHECKSUMS)
         return all(_is_unchanged(path / name, recorded) for name, recorded in checksums.items())
@@ -217,7 +217,7 @@ def is_intact(path: Path) -> bool:
 
 def _is_unchanged(file: Path, recorded: dict) -> bool:
     size, modified = file.stat().st_size, file.stat().st_mtime_ns
-    if size > HASHED and (size, modified) == (recorded["bytes"], recorded["modified_ns"]):
+    if size > MAX_HASHED_BYTES and (size, modified) == (recorded["bytes"], recorded["modified_ns"]):
         return True
     return files.file_sha256(file) == recorded["sha256"]
 
@@ -228,21 +228,21 @@ def _remove_damaged(path: Path) -> None:
 
 
 def begin_array(file: BinaryIO, shape: tuple[int, ...], *, dtype: type[np.generic]) -> None:
-    """Write the header of an `.npy` file; the array's bytes in C order are to follow it.
+    """Write the header of an `.npy` file. The caller then writes the bytes of the array in C order.
 
-    Unlike a memory map that is written to, a file does not count as memory of this process, and a disk that
-    becomes full raises an error instead of ending the process.
+    Unlike a writable memory map, the file does not count as memory of the process, and a full disk raises an
+    error instead of killing the process.
 
     Args:
-        file: an `.npy` file open for writing in binary.
+        file: `.npy` file, open for writing in binary mode.
         shape: shape of the array.
-        dtype: type of its elements.
+        dtype: data type of the array.
 
     Raises:
-        NoSpace: the array does not fit on the disk.
+        NoSpace: if the array does not fit on the disk.
     """
     element = np.dtype(dtype)
     path = Path(file.name)
-    files.require_space(path.parent, math.prod(shape) * element.itemsize, what=f"writing {path.name}")
+    files.require_space(path.parent, math.prod(shape) * element.itemsize, action=f"writing {path.name}")
     header = {"descr": np.lib.format.dtype_to_descr(element), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

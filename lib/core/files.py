@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, hash them, and check that the disk has room."""
+"""Write files and folders atomically, hash files, and check the free disk space."""
 
 import contextlib
 import hashlib
@@ -12,28 +12,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# An unfinished file or folder, with the id of the process that writes it.
+# Name of a temporary file or folder, with the ID of the process that writes it.
 _PARTIAL = re.compile(r"\.partial-(\d+)-[0-9a-f]{8}-")
-SECONDS_KEPT = 24 * 60 * 60
-# Decimals of a size in each unit.
+# Age at which the temporary files of killed processes are removed.
+MAX_AGE_SECONDS = 24 * 60 * 60
+# Name, size in bytes and decimals of each unit.
 UNITS = (("GB", 10**9, 1), ("MB", 10**6, 1), ("kB", 10**3, 1), ("bytes", 1, 0))
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file or a folder whole or not at all, whatever interrupts it.
+    """Write a file or a folder atomically: after an interruption it is complete, unchanged or absent.
 
-    The content is on the disk before it gets its name, so that a power cut leaves no empty file either.
+    The content is flushed to the disk before it is renamed, so that a power failure leaves no empty file.
 
     Args:
-        path: the file, which is replaced if it exists; or a folder, which must not exist or be empty.
-        save: writes the file or creates the folder at the path that it is given. That path has the suffix
-            of `path`, by which writers choose the format, and is no other process's.
+        path: a file, which is replaced if it exists; or a folder, which must not exist or be empty.
+        save: function that writes the file, or creates the folder, at the temporary path that it receives.
+            The path is unique and has the suffix of `path`, from which some writers infer the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
@@ -57,23 +58,23 @@ def remove(path: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder more than a day ago."""
+    """Remove temporary files in a folder that killed processes left more than a day ago."""
     for partial in folder.glob(".partial-*"):
         match = _PARTIAL.match(partial.name)
-        # Another process may sweep the same folder, and Windows keeps files that are open.
+        # Another process may remove them too, and Windows does not remove open files.
         with contextlib.suppress(OSError):
-            is_old = time.time() - _modified(partial) > SECONDS_KEPT
+            is_old = time.time() - _modified(partial) > MAX_AGE_SECONDS
             if match and is_old and not _is_running(int(match[1])):
                 remove(partial)
 
 
 def _modified(path: Path) -> float:
-    """Return when a file, or the last file of a folder, was modified, in seconds."""
+    """Return the time of the last change to a file, or to any file in a folder, in seconds."""
     return max(file.stat().st_mtime for file in (path, *path.rglob("*")))
 
 
 def _is_running(process: int) -> bool:
-    """Return whether a process is running on this machine; on Windows, where asking would end it, False."""
+    """Return whether a process is running on this machine; always False on Windows, where `kill` ends it."""
     if os.name == "nt":
         return False
     try:
@@ -81,13 +82,13 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        # It is another user's.
+        # The process belongs to another user.
         pass
     return True
 
 
 def _flush(path: Path) -> None:
-    """Wait until the content of a file, or of all files of a folder, is on the disk."""
+    """Flush a file, or all files in a folder, to the disk."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_dir():
             _flush_folder(file)
@@ -99,7 +100,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, if the system and the disk can say so."""
+    """Flush the entries of a folder to the disk, if the operating system supports it."""
     if os.name == "nt":
         return
     with contextlib.suppress(OSError):
@@ -111,7 +112,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as readable JSON, whole or not at all."""
+    """Write a value as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
@@ -122,26 +123,31 @@ def read_json(path: Path) -> Any:
 
 
 class NoSpace(ValueError):
-    """The disk is too full: what was downloaded is good, and worth keeping."""
+    """The disk is too full. Files that are already downloaded are valid and can be kept."""
 
 
-def require_space(folder: Path, needed: float, *, what: str) -> None:
-    """Check that `needed` bytes fit on the disk of `folder`, an existing folder.
+def require_space(folder: Path, needed: float, *, action: str) -> None:
+    """Check that a disk has enough free space.
+
+    Args:
+        folder: existing folder on the disk.
+        needed: required space in bytes.
+        action: description of the action, for the message, such as `unpacking photos.zip`.
 
     Raises:
-        NoSpace: they do not; the message says what is needed and what is free.
+        NoSpace: if less than `needed` is free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
         expected, received = _sizes(needed, free)
         raise NoSpace(
-            f"{what}: expected {expected} of free disk space. Received: {received}. "
-            "Free some, or move the outputs to a bigger disk with OUTPUTS=folder"
+            f"{action}: expected {expected} of free disk space. Received: {received}. "
+            "Free some space, or choose a folder on a larger disk with OUTPUTS=folder"
         )
 
 
 def _sizes(first: float, second: float) -> list[str]:
-    """Return two numbers of bytes as texts, in the largest unit that shows their difference."""
+    """Format two numbers of bytes in the largest unit in which they differ."""
     for unit, size, decimals in UNITS:
         texts = [f"{number / size:.{decimals}f} {unit}" for number in (first, second)]
         if texts[0] != texts[1]:
@@ -150,10 +156,10 @@ def _sizes(first: float, second: float) -> list[str]:
 
 
 def readable(name: str) -> str:
-    """Return a file's name as text that can be written; bytes that are not UTF-8 are read as Latin-1.
+    """Return a file's name as valid Unicode; if it is not UTF-8, it is decoded as Latin-1.
 
     Args:
-        name: as the operating system or a tar gives it, with surrogates for the bytes that are not UTF-8.
+        name: name from the operating system or a tar archive, with surrogates for invalid bytes.
     """
     try:
         name.encode()

@@ -1,4 +1,4 @@
-"""Metrics of predictions, most with an interval, from scikit-learn and SciPy."""
+"""Metrics of predictions, with confidence intervals, from scikit-learn and SciPy."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -11,14 +11,14 @@ from sklearn import metrics as sk
 BINS = 15
 RESAMPLES = 400
 CONFIDENCE = 0.95
-# Keeps the logarithm of a probability finite.
-SMALLEST = 1e-7
-# The splits as a figure names them.
+# Lower bound of probabilities, so that their logarithms are finite.
+EPSILON = 1e-7
+# Names of the splits in headlines and titles.
 SPLITS = {"train": "train", "val": "validation, used for selection", "test": "test"}
 
 
 class ClassReport(TypedDict):
-    """The figures of a class: its photos, and shares from 0 to 1."""
+    """Metrics of a class: its number of photos, and fractions from 0 to 1."""
 
     n: int
     precision: float
@@ -27,7 +27,7 @@ class ClassReport(TypedDict):
 
 
 class Report(TypedDict):
-    """The figures of a split, as `report` describes them."""
+    """Metrics of a split, which the function `report` describes."""
 
     n: int
     top_1: float
@@ -50,20 +50,21 @@ class Report(TypedDict):
 def report(
     targets: np.ndarray, probabilities: np.ndarray, *, classes: Sequence[str], seed: int = 0
 ) -> Report:
-    """Measure predictions.
+    """Compute the metrics of predictions.
 
     Args:
         targets: the true classes, `int64` of shape `(n,)`.
         probabilities: `float` of shape `(n, classes)`, rows that sum to 1.
-        classes: the class names.
-        seed: draws the resamples of the bootstrap.
+        classes: names of the classes.
+        seed: seed of the bootstrap.
 
     Returns:
-        `n`; `top_1`, `top_3`, `top_5`; `precision`, `recall` and `f1`, each `_macro` and `_weighted`;
-        `log_loss`, `roc_auc` (one class against the rest, macro; None if a class has no photo),
-        `mcc`, `calibration_error`; `intervals`, 95 % ones: Wilson's for the `top_` values, percentile
-        bootstrap for `f1_macro`, `mcc` and `log_loss`; and `classes`: for each its `n`, `precision`,
-        `recall`, `f1`. All shares are from 0 to 1.
+        `n`, the number of photos; `top_1`, `top_3` and `top_5` accuracy; `precision`, `recall` and `f1`, each
+        `_macro` and `_weighted`; `log_loss`; `roc_auc` (one-vs-rest, macro average; None if a class has no
+        photo); `mcc`, the Matthews correlation coefficient; `calibration_error`; `intervals`, the 95 %
+        confidence intervals of `top_1`, `top_3` and `top_5` (Wilson), `f1_macro`, `mcc` and `log_loss`
+        (percentile bootstrap); `classes`, the `n`, `precision`, `recall` and `f1` of each class by name.
+        Fractions are from 0 to 1.
     """
     predicted = probabilities.argmax(axis=1)
     hits = {k: top_hits(targets, probabilities, k=k) for k in (1, 3, 5)}
@@ -98,11 +99,14 @@ def report_without(
     classes: Sequence[str],
     seed: int = 0,
 ) -> Report | None:
-    """Measure predictions without some photos, such as those that leak; None if that is none or all of them.
+    """Compute the metrics of predictions without some photos, such as leaks.
 
     Args:
-        left_out: `bool` of shape `(n,)`.
-        targets, probabilities, classes, seed: as the function `report`.
+        left_out: photos to leave out, `bool` of shape `(n,)`.
+        targets, probabilities, classes, seed: as in `report`.
+
+    Returns:
+        As `report`; None if no photo or every photo is left out.
     """
     if not 0 < left_out.sum() < len(left_out):
         return None
@@ -110,11 +114,11 @@ def report_without(
 
 
 def headline(report: Report, split: str) -> str:
-    """Say in a line how good the network is.
+    """Return the top-1 accuracy of a network with its interval, as a line of text.
 
     Args:
-        report: the result of the function `report`.
-        split: the split that was measured; val is called the photos that chose the weights.
+        report: metrics of the split.
+        split: name of the split; the text says that val was used for selection.
     """
     low, high = report["intervals"]["top_1"]
     interval = f"95 % interval {low:.3f} to {high:.3f}"
@@ -122,7 +126,7 @@ def headline(report: Report, split: str) -> str:
 
 
 def _averaged(targets: np.ndarray, predicted: np.ndarray, *, average: str) -> tuple[float, float, float]:
-    """Return precision, recall and F1, averaged over the classes that occur."""
+    """Return precision, recall and F1, averaged over the classes with a target or a prediction."""
     present = np.unique(np.concatenate([targets, predicted]))
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         targets, predicted, average=average, zero_division=0, labels=present
@@ -131,82 +135,83 @@ def _averaged(targets: np.ndarray, predicted: np.ndarray, *, average: str) -> tu
 
 
 def top_hits(targets: np.ndarray, probabilities: np.ndarray, *, k: int) -> np.ndarray:
-    """Tell for each photo whether its class is among the `k` most probable ones, `bool` of shape `(n,)`."""
+    """Return whether each photo's class is among the `k` most probable classes, `bool` of shape `(n,)`."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return (best == np.asarray(targets)[:, None]).any(axis=1)
 
 
 def interval(hits: int, n: int) -> list[float]:
-    """Return Wilson's 95 % interval of a share, as `[low, high]`."""
+    """Return the 95 % Wilson interval of a proportion, as `[low, high]`."""
     wilson = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
     return [float(wilson.low), float(wilson.high)]
 
 
 def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the expected calibration error: how far confidence and accuracy are apart, from 0 to 1.
+    """Return the expected calibration error: the mean gap between confidence and accuracy, from 0 to 1.
 
-    Fifteen bins of equal width over the confidence, weighted by their photos (Guo et al., 2017,
+    The gap is computed in 15 bins of equal width, weighted by their number of photos (Guo et al., 2017,
     https://arxiv.org/abs/1706.04599).
     """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == targets
+    correct = probabilities.argmax(axis=1) == targets
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = pd.DataFrame({"gap": right - confidence}).groupby(bins).gap.sum()
+    gaps = pd.DataFrame({"gap": correct - confidence}).groupby(bins).gap.sum()
     return float(gaps.abs().sum() / len(targets))
 
 
 def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Find the temperature that calibrates the confidence of a network (Guo et al., 2017).
+    """Fit the temperature that calibrates the probabilities of a network (Guo et al., 2017).
 
-    It minimises the log loss against smoothed targets: `1 - 1 / (n + 2)` for the true class and the rest
-    divided among the others, as Platt (1999) does. Without that, a network that classifies all of these few
-    photos correctly would become infinitely confident.
+    It minimizes the log loss with smoothed targets (Platt, 1999): `1 - 1 / (n + 2)` for the true class, and
+    the rest divided evenly among the other classes. Without smoothing, the temperature would approach 0 if
+    all photos are classified correctly.
 
     Args:
-        targets: `int64` of shape `(n,)`, of photos that were not trained on.
+        targets: `int64` of shape `(n,)`, the true classes of photos that were not used for training.
         probabilities: `float` of shape `(n, classes)`.
 
     Returns:
-        A number between 0.05 and 20: below 1 the network was underconfident, above 1 overconfident.
+        A number from 0.05 to 20: below 1 if the network is underconfident, above 1 if it is overconfident.
     """
-    return temperature_of_logits(targets, np.log(np.maximum(probabilities, SMALLEST)), most=20)
+    return temperature_of_logits(targets, np.log(np.maximum(probabilities, EPSILON)), maximum=20)
 
 
-def temperature_of_logits(targets: np.ndarray, logits: np.ndarray, *, most: float = 1e4) -> float:
-    """Find the temperature as `temperature` does, for logits too far apart to be probabilities.
+def temperature_of_logits(targets: np.ndarray, logits: np.ndarray, *, maximum: float = 1e4) -> float:
+    """Fit the temperature as `temperature` does, for logits of any range.
 
     Args:
-        targets: as `temperature`.
+        targets: as in `temperature`.
         logits: `float` of shape `(n, classes)`, finite.
-        most: the largest temperature; the smallest is 0.05.
+        maximum: maximum of the temperature; the minimum is 0.05.
     """
-    doubt = 1 / (len(targets) + 2)
-    soft = np.full(logits.shape, doubt / (logits.shape[1] - 1))
-    soft[np.arange(len(targets)), targets] = 1 - doubt
+    smoothing = 1 / (len(targets) + 2)
+    soft = np.full(logits.shape, smoothing / (logits.shape[1] - 1))
+    soft[np.arange(len(targets)), targets] = 1 - smoothing
 
     def loss(logarithm: float) -> float:
         return -(soft * special.log_softmax(logits / np.exp(logarithm), axis=1)).sum(axis=1).mean()
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, most]), method="bounded").x))
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, maximum]), method="bounded").x))
 
 
 def apply_temperature(probabilities: np.ndarray, value: float) -> np.ndarray:
-    """Sharpen (below 1) or soften (above 1) probabilities; their order and the classes chosen stay the same.
+    """Apply a temperature to probabilities: values below 1 sharpen them, values above 1 soften them.
 
     Args:
         probabilities: `float` of shape `(n, classes)`.
         value: the temperature.
 
     Returns:
-        `float64` of the same shape, rows that sum to 1: softmax of the logits divided by the temperature.
+        Softmax of the logits divided by the temperature, `float64` of the same shape; rows sum to 1. The
+        order of the classes does not change.
     """
-    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
+    logits = np.log(np.maximum(probabilities.astype(np.float64), EPSILON))
     return special.softmax(logits / value, axis=1)
 
 
 def _log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    own = probabilities[np.arange(len(targets)), targets].astype(np.float64)
-    return -np.log(np.maximum(own, SMALLEST))
+    of_targets = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    return -np.log(np.maximum(of_targets, EPSILON))
 
 
 def _roc_auc(targets: np.ndarray, probabilities: np.ndarray) -> float | None:
@@ -214,14 +219,15 @@ def _roc_auc(targets: np.ndarray, probabilities: np.ndarray) -> float | None:
         return None
     if probabilities.shape[1] == 2:
         return float(sk.roc_auc_score(targets, probabilities[:, 1]))
-    shares = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return float(sk.roc_auc_score(targets, shares, multi_class="ovr"))
+    normalized = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return float(sk.roc_auc_score(targets, normalized, multi_class="ovr"))
 
 
 def _bootstrap(targets: np.ndarray, probabilities: np.ndarray, *, seed: int) -> dict[str, list[float]]:
-    """Return percentile intervals over photos resampled with replacement.
+    """Return percentile intervals of metrics over photos resampled with replacement.
 
-    A resample is a multinomial draw of the confusion matrix's cells: thousands of photos cost as much as ten.
+    F1 and MCC are computed from multinomial draws of the confusion matrix, whose cost does not depend on the
+    number of photos.
     """
     random = np.random.default_rng(seed)
     n, k = len(targets), probabilities.shape[1]
@@ -238,29 +244,29 @@ def _bootstrap(targets: np.ndarray, probabilities: np.ndarray, *, seed: int) -> 
 
 
 def macro_f1(matrix: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur in a confusion matrix.
+    """Return the mean F1 of the classes with a target or a prediction in a confusion matrix.
 
     Args:
         matrix: counts of shape `(classes, classes)`, true classes in rows.
     """
     sums = matrix.sum(axis=0) + matrix.sum(axis=1)
-    occurs = sums > 0
-    return float((2 * np.diag(matrix)[occurs] / sums[occurs]).mean())
+    present = sums > 0
+    return float((2 * np.diag(matrix)[present] / sums[present]).mean())
 
 
 def matthews(matrix: np.ndarray) -> float:
-    """Return the Matthews correlation of a confusion matrix, as scikit-learn defines it for several classes.
+    """Return the Matthews correlation coefficient of a confusion matrix, as scikit-learn for several classes.
 
     Args:
         matrix: counts of shape `(classes, classes)`, true classes in rows.
 
     Returns:
-        A number from -1 to 1; 0 if only one class occurs.
+        A number from -1 to 1; 0 if all targets or all predictions are of the same class.
     """
     true, predicted = matrix.sum(axis=1).astype(float), matrix.sum(axis=0).astype(float)
     n = float(matrix.sum())
-    spread = (n**2 - true @ true) * (n**2 - predicted @ predicted)
-    return float((np.trace(matrix) * n - true @ predicted) / np.sqrt(spread)) if spread else 0.0
+    variances = (n**2 - true @ true) * (n**2 - predicted @ predicted)
+    return float((np.trace(matrix) * n - true @ predicted) / np.sqrt(variances)) if variances else 0.0
 
 
 def _per_class(

@@ -1,7 +1,7 @@
-"""Read the parameters of a run; `lib.core.schema` says what they can be.
+"""Load the parameters of a run and validate them against `lib.core.schema`.
 
-The values of a file `params/<name>.yaml` override those of the file that it extends, the command line and a
-notebook's cell override both, and the result is checked as a whole before any work.
+The values of `params/<name>.yaml` override those of the file that it extends. The command line and the
+parameters cell of a notebook override both. The result is validated as a whole before anything runs.
 """
 
 import difflib
@@ -24,17 +24,17 @@ from lib.core.schema import HEAD, NAME, RESERVED, STAGES, Params
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
-# Values of the command line that the cells of a notebook must not show, as JSON.
+# Environment variable with the values that must not appear in a notebook's cell, as JSON.
 PRIVATE = "CHRYSALIS_PRIVATE"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: no tags, anchors or duplicate keys, and `1e-4` is a number."""
+    """A strict YAML loader: tags, anchors and duplicate keys are errors, and `1e-4` is a number."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):
             raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not used here", problem_mark=self.peek_event().start_mark
+                problem="anchors and aliases are not supported", problem_mark=self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
 
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key) for key, _ in node.value]
         if repeated := [key for key in keys if keys.count(key) > 1]:
             raise yaml.MarkedYAMLError(
-                problem=f"the key `{repeated[0]}` stands twice", problem_mark=node.start_mark
+                problem=f"the key `{repeated[0]}` occurs twice", problem_mark=node.start_mark
             )
         return super().construct_mapping(node, deep)
 
@@ -52,27 +52,27 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123
 
 
 def names() -> list[str]:
-    """Return the names of the parameter files, sorted; the template is not one."""
+    """Return the sorted names of the parameter files, without the template."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "template")
 
 
 def read(path: Path) -> dict:
-    """Read one YAML file of parameters, unchecked.
+    """Read a YAML file of parameters without validation.
 
     Raises:
-        FileNotFoundError: there is no such file; the message lists the existing ones.
-        ValueError: the file is not valid YAML, or not a mapping.
+        FileNotFoundError: if the file does not exist; the message lists the existing files.
+        ValueError: if the file is not valid YAML, or not a mapping.
     """
     if not path.is_file():
         near = difflib.get_close_matches(path.stem, names(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise FileNotFoundError(
             f"there is no {_short(path)}.{hint} Parameter files: {', '.join(names()) or 'none'}. "
-            "For photos of your own, copy params/template.yaml"
+            "For your own photos, copy params/template.yaml"
         )
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    # ValueError: a date such as 2001-99-99.
+    # A date such as 2001-99-99 raises ValueError.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{_short(path)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -83,9 +83,9 @@ def read(path: Path) -> dict:
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
-    """Merge two nested mappings: mappings key by key, other values of `over` replace those of `base`.
+    """Merge nested mappings recursively; the values of `over` replace those of `base`.
 
-    A source or a layer whose kind `over` changes loses the keys that the new kind does not take.
+    If `over` changes the kind of a source or a layer, the keys that the new kind does not have are removed.
     """
     merged = _of_same_kind(base, over)
     for key, value in over.items():
@@ -95,7 +95,7 @@ def merge(base: Mapping, over: Mapping) -> dict:
 
 
 def nested(values: Mapping) -> dict:
-    """Return the nested mapping that holds values at their dotted keys."""
+    """Convert values by dotted key to a nested mapping."""
     parts = [
         reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
         for key, value in values.items()
@@ -104,20 +104,20 @@ def nested(values: Mapping) -> dict:
 
 
 def load(name: str, overrides: Mapping | None = None, *, origin: str = "the overrides") -> Params:
-    """Load `params/<name>.yaml`, apply overrides and check the whole.
+    """Load `params/<name>.yaml`, apply overrides and validate the result.
 
     Args:
         name: name of the parameter file.
-        overrides: nested values that replace the file's; `None` values on the top level are ignored.
-        origin: name of the overrides in messages.
+        overrides: nested values that replace those of the file; `None` at the top level is ignored.
+        origin: name of the overrides in error messages.
 
     Returns:
-        The frozen parameters, with every default.
+        The parameters with all defaults, immutable.
 
     Raises:
-        FileNotFoundError: there is no such file, or the file that it extends does not exist.
-        ValueError: an unknown key, a wrong type, a value out of range, a name that is not the
-            file's. The message says where, what was expected and what was received.
+        FileNotFoundError: if the file, or a file that it extends, does not exist.
+        ValueError: if a key is unknown, a value has the wrong type or is out of range, or `name` differs from
+            the name of the file. The message names the file, the key, and the expected and received value.
     """
     if not re.fullmatch(NAME, str(name)):
         raise ValueError(
@@ -132,7 +132,7 @@ def load(name: str, overrides: Mapping | None = None, *, origin: str = "the over
     over = [("the command line", _environment()), (origin, changes)]
     data = _named_defaults(reduce(merge, (values for _, values in files)))
     data = _without_removed(reduce(merge, (values for _, values in over), data))
-    # Recipes that extend one file share its photos.
+    # A recipe uses the photos of the file that it extends.
     if isinstance(data.get("source"), Mapping):
         data["source"] = {"name": files[0][1]["name"], **data["source"]}
     params = _checked(data, [*files, *over], files[-1][0])
@@ -143,16 +143,16 @@ def load(name: str, overrides: Mapping | None = None, *, origin: str = "the over
 
 
 def changed(params: Params, values: Mapping, *, origin: str = "the changes") -> Params:
-    """Return parameters that differ in some values, checked as a whole.
+    """Return a copy of parameters with changed values, validated as a whole.
 
     Args:
         params: the parameters.
-        values: the new values by dotted key, such as `model.simple_cnn.filters` or `train`; a mapping is
-            merged, any other value replaced.
-        origin: name of the values in messages.
+        values: new values by dotted key, such as `model.simple_cnn.filters` or `train`. Mappings are merged,
+            other values are replaced.
+        origin: name of the values in error messages.
 
     Raises:
-        ValueError: an unknown key, a wrong type or a value out of range, with the message of `load`.
+        ValueError: as `load`.
     """
     over = nested(values)
     data = _named_defaults(params.model_dump(mode="json", exclude_unset=True))
@@ -160,36 +160,33 @@ def changed(params: Params, values: Mapping, *, origin: str = "the changes") -> 
 
 
 def resolve(cell: Mapping) -> Params:
-    """Resolve the values of a notebook's parameters cell.
+    """Load the parameters of a notebook from its parameters cell.
 
     Args:
-        cell: the notebook's variables (`vars()`): `name` is the file's, every other parameter is `None`
-            (as in the file) or replaces the file's value.
+        cell: variables of the notebook (`vars()`). `name` is the name of the parameter file; any other
+            parameter replaces the value in the file unless it is `None`.
 
-    Returns:
-        The frozen parameters.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`.
+    Returns, Raises:
+        As `load`.
     """
     overrides = {key: cell.get(key) for key in Params.model_fields if key != "extends"}
     return load(cell["name"], overrides, origin="the notebook's parameters cell")
 
 
 def parse_assignments(text: str) -> dict:
-    """Turn `"train.batch_size=16 model.fit=pad"` into nested overrides.
+    """Parse assignments such as `"train.batch_size=16 model.fit=pad"` to nested overrides.
 
-    Values are read as YAML; quotes keep spaces in a value together.
+    Values are parsed as YAML. Values with spaces must be quoted.
 
     Raises:
-        ValueError: a part is not `key=value`.
+        ValueError: if a part is not `key=value`.
     """
     result: dict = {}
     try:
         parts = shlex.split(text or "")
     except ValueError:
         raise ValueError(
-            "SET takes key=value pairs such as train.batch_size=16. Received: a quote that is not closed"
+            "SET takes key=value pairs such as train.batch_size=16. Received: an unclosed quote"
         ) from None
     for part in parts:
         key, equals, value = part.partition("=")
@@ -200,10 +197,10 @@ def parse_assignments(text: str) -> dict:
 
 
 def pick(params: Params, key: str) -> Any:
-    """Return the plain value at a dotted key, such as `model.image_size`, without what `public` hides.
+    """Return the value at a dotted key, such as `model.image_size`, as plain types without private parts.
 
     Raises:
-        KeyError: there is no such key, or the kind of source or layer does not take it.
+        KeyError: if there is no such key, or the kind of source or layer does not have it.
     """
     value: Any = params
     for part in key.split("."):
@@ -212,11 +209,11 @@ def pick(params: Params, key: str) -> Any:
 
 
 def table(params: Params, *keys: str) -> pd.DataFrame:
-    """List the resolved values of some sections or keys, one row each; null and empty values are left out.
+    """Return a table of the resolved values of sections or keys, without null and empty values.
 
     Args:
         params: the parameters.
-        keys: dotted keys, such as `split` or `model.image_size`.
+        keys: dotted keys of sections or parameters, such as `split` or `model.image_size`.
 
     Returns:
         A table with the index `parameter` (dotted key) and the columns `value` and `meaning`.
@@ -226,15 +223,16 @@ def table(params: Params, *keys: str) -> pd.DataFrame:
 
 
 def public(params: Params) -> dict:
-    """Return the parameters as plain values, without what a result or report must not show.
+    """Return the parameters as plain types without private parts, for results and reports.
 
-    Paths outside the project are cut to their last part; logins, passwords and queries of URLs are left out.
+    Paths outside the project are reduced to the file name. User names, passwords and queries are removed
+    from URLs.
     """
     return privacy.public(to_jsonable_python(params))
 
 
 def flat(values: Mapping) -> dict[str, Any]:
-    """Return the values of a nested mapping by their dotted keys."""
+    """Convert a nested mapping to values by dotted key."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         inner = flat(value) if isinstance(value, Mapping) and value else {"": value}
@@ -242,17 +240,17 @@ def flat(values: Mapping) -> dict[str, Any]:
     return result
 
 
-def hand_over(values: Mapping) -> None:
-    """Hand nested values to the next calls of `load`, in this process and in its kernels.
+def set_private(values: Mapping) -> None:
+    """Set private values for later calls of `load`, in this process and in its kernels.
 
-    They travel in the environment, so that no notebook's cell shows them.
+    They are stored in the environment, so that they do not appear in a notebook's cell.
     """
     os.environ[PRIVATE] = json.dumps(values)
 
 
 def find_file(text: str) -> Path:
-    """Return the path that a user typed: `~` expanded, relative to the current folder or the project's."""
-    # Unlike `Path.expanduser`, it does not fail for a user that does not exist.
+    """Resolve a user's path: expand `~`; a relative path starts in the current folder or in the project."""
+    # Unlike `Path.expanduser`, this does not fail for an unknown user.
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     return path if path.is_absolute() or path.exists() else ROOT / path
 
@@ -262,7 +260,7 @@ def _short(path: Path) -> str:
 
 
 def _value(text: str) -> Any:
-    """Read the value of an assignment as YAML; a text that is none stays a text."""
+    """Parse the value of an assignment as YAML; invalid YAML is text."""
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -270,18 +268,18 @@ def _value(text: str) -> Any:
 
 
 def _of_same_kind(base: Mapping, over: Mapping) -> dict:
-    """Return the values that another kind of source or layer takes too, if `over` changes the kind."""
+    """Return the values of `base` that the kind of source or layer in `over` has too."""
     for discriminator in ("kind", "layer"):
         tag = over.get(discriminator)
-        changes = discriminator in base and base[discriminator] != tag
-        if changes and isinstance(tag, str) and tag in reference.VARIANTS:
+        is_changed = discriminator in base and base[discriminator] != tag
+        if is_changed and isinstance(tag, str) and tag in reference.VARIANTS:
             _, section = reference.VARIANTS[tag]
             return {key: value for key, value in base.items() if key in section.model_fields}
     return dict(base)
 
 
 def _chain(name: str) -> list[tuple[str, dict]]:
-    """Return the file and those that it extends as (origin, values), the outermost base first."""
+    """Return a file and the files that it extends as (origin, values), starting with the base."""
     chain: list[tuple[str, dict]] = []
     seen: list[str] = []
     while name:
@@ -301,31 +299,31 @@ def _chain(name: str) -> list[tuple[str, dict]]:
     return chain
 
 
-def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], otherwise: str) -> Params:
-    """Check merged values.
+def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], default: str) -> Params:
+    """Validate merged values.
 
     Args:
         data: the merged values.
-        origins: the values before merging, by the name of their origin, the ones that win last.
-        otherwise: origin in the message of a value that none of them holds.
+        origins: names and values of the origins before merging, by increasing precedence.
+        default: name of the origin of a value that is in none of them.
     """
     try:
         return Params.model_validate_json(json.dumps(data, default=str), strict=True)
     except pydantic.ValidationError as error:
-        lines = [problems.explain(problem, origins, otherwise=otherwise) for problem in error.errors()]
+        lines = [problems.explain(problem, origins, default=default) for problem in error.errors()]
         raise ValueError("\n".join(lines)) from None
 
 
 def _environment() -> dict:
-    """Return the values of the environment: paths and passwords, which stay out of the notebooks' cells."""
+    """Return the values in environment variables: paths and passwords, which do not appear in notebooks."""
     variables = {"ARCHIVE": "source.archive", "WEIGHTS": "model.weights", "STORAGE": "tune.storage"}
     values = {key: os.environ.get(f"CHRYSALIS_{name}") for name, key in variables.items()}
-    handed_over = json.loads(os.environ.get(PRIVATE) or "{}")
-    return merge(nested({key: value for key, value in values.items() if value}), handed_over)
+    private = json.loads(os.environ.get(PRIVATE) or "{}")
+    return merge(nested({key: value for key, value in values.items() if value}), private)
 
 
 def _named_defaults(data: dict) -> dict:
-    """Add the default layers and stages if there are none, so that `SET=` can change one key of one."""
+    """Add the default layers and stages if they are not set, so that `SET=` can change one of their keys."""
     defaults: tuple[tuple[str, str, Mapping[str, pydantic.BaseModel]], ...] = (
         ("model", "head", HEAD),
         ("train", "stages", STAGES),
@@ -338,7 +336,7 @@ def _named_defaults(data: dict) -> dict:
 
 
 def _without_removed(data: dict) -> dict:
-    """Leave out the named layers, stages, tables and dimensions that were set to null."""
+    """Remove the layers, stages, tables and dimensions that were set to null."""
     for section, key in (("model", "head"), ("train", "stages"), ("source", "tables"), ("tune", "space")):
         named = data[section].get(key) if isinstance(data.get(section), Mapping) else None
         if isinstance(named, Mapping):
@@ -348,17 +346,16 @@ def _without_removed(data: dict) -> dict:
 
 
 def _numbers(value: Any) -> Any:
-    """Turn `"1e-4"`, which papermill's YAML reads as a string, into the number that it is."""
+    """Convert strings such as `"1e-4"`, as which papermill's YAML reads numbers, to numbers."""
     if isinstance(value, Mapping):
         return {key: _numbers(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
 def _rows(key: str, value: Any) -> list[tuple[str, Any, str]]:
-    """Return the rows of `table` for the value at a dotted key."""
+    """Return the rows of the table for the value at a dotted key."""
     if value in (None, {}, []):
         return []
     if isinstance(value, dict) and reference.sections_at(key.split(".")):
         return [row for name, item in value.items() for row in _rows(f"{key}.{name}", item)]
-    parameter = reference.parameter(key)
-    return [(key, value, parameter.description if parameter else "")]
+    return [(key, value, reference.description(key))]

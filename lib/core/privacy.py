@@ -1,4 +1,4 @@
-"""Remove from values what a result or report must not show: users' folders, logins, passwords."""
+"""Remove private parts from values for results and reports: folders, user names and passwords."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from functools import reduce
 from pathlib import PureWindowsPath
 from typing import Any
 
-# The parts of a URL that may be secret: a login, that of a database with any sign in its password; a query,
-# which may hold a key, except that of a link to Google Drive, which is the folder's id; the folders of a
-# database's file.
+# Private parts of a URL: the login to a database, whose password may contain any character; other logins; the
+# query, which may contain a key, except for Google Drive, where it is the ID of a folder; the folders of an
+# SQLite file.
 _SECRETS = [
     re.compile(r"^((?!https?:|sqlite)[\w+]+://).*@", re.DOTALL),
     re.compile(r"(\w://)[^/\s]+@"),
@@ -18,12 +18,12 @@ _SECRETS = [
 
 
 def public(value: Any) -> Any:
-    """Return a plain value without private parts.
+    """Return a value without private parts.
 
-    A text that is a path outside the project is cut to its last part; other texts as `without_secrets`.
+    A path outside the project is reduced to the file name; other strings are passed to `without_secrets`.
 
     Args:
-        value: a text, number, bool or None, or lists and dictionaries of such.
+        value: a value of JSON types.
     """
     if isinstance(value, dict):
         return {key: public(item) for key, item in value.items()}
@@ -32,29 +32,29 @@ def public(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if re.match(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[\\/]|file:", value):
-        # This class takes both kinds of slashes.
+        # This class accepts slashes and backslashes.
         return PureWindowsPath(value).name
     return without_secrets(value)
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without the logins of URLs and, if it is a URL, without its other secrets."""
-    return reduce(lambda shown, secret: secret.sub(r"\1", shown), _SECRETS, text)
+    """Return a text without the logins in URLs; if it is a URL, also without its query and private path."""
+    return reduce(lambda result, secret: secret.sub(r"\1", result), _SECRETS, text)
 
 
 def separate(values: Mapping) -> tuple[dict, dict]:
-    """Return the values that `public` leaves as they are, and the others, both nested as they were."""
-    shown: dict = {}
+    """Split nested values into those that `public` does not change and the others, both nested."""
+    unchanged: dict = {}
     private: dict = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            inner, hidden = separate(value)
-            if inner or not hidden:
-                shown[key] = inner
-            if hidden:
-                private[key] = hidden
+            inner_unchanged, inner_private = separate(value)
+            if inner_unchanged or not inner_private:
+                unchanged[key] = inner_unchanged
+            if inner_private:
+                private[key] = inner_private
         elif public(value) == value:
-            shown[key] = value
+            unchanged[key] = value
         else:
             private[key] = value
-    return shown, private
+    return unchanged, private

@@ -1,4 +1,4 @@
-"""Show the progress of a computation: a bar in a terminal, a cell output in a notebook, nothing in a log."""
+"""Progress bars: drawn in a terminal or a notebook, silent in a log."""
 
 import os
 import sys
@@ -14,17 +14,17 @@ _open: list["Bar"] = []
 
 
 class Bar:
-    """A bar with finished lines above it, redrawn in place.
+    """A progress bar below permanent lines of text, redrawn in place.
 
-    In a notebook it is one display that is updated, so that the saved notebook holds its last state.
-    A notebook that runs in the background has no terminal of its own: the runner names its own in
-    `CHRYSALIS_TERMINAL`. Elsewhere the bar is silent, and so is a bar inside another one, such as that of
-    each training of a search.
+    In a notebook the bar is a single display that is updated, so that a saved notebook contains its last
+    state. The kernels of the runner draw in the runner's terminal, whose path is in `CHRYSALIS_TERMINAL`.
+    Without a notebook or a terminal the bar is silent. Nested bars, such as those of the trainings in a
+    search, are silent too.
 
     Args:
-        total: number of steps; `None` if unknown.
-        title: what is being done.
-        in_bytes: whether the steps are bytes, which are shown as kB, MB or GB.
+        total: number of steps; `None` if it is unknown.
+        title: text before the bar.
+        in_bytes: whether the steps are bytes, which are displayed in kB, MB or GB.
     """
 
     def __init__(self, total: int | None, title: str, *, in_bytes: bool = False):
@@ -37,12 +37,12 @@ class Bar:
         self.display = None if self.inner else _display(self._text())
 
     def __enter__(self) -> "Bar":
-        """Silence the bars inside this one."""
+        """Silence nested bars."""
         _open.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the bar and leave the lines."""
+        """Remove the bar and keep the lines."""
         _open.remove(self)
         if self.tqdm is not None:
             self.tqdm.close()
@@ -51,7 +51,7 @@ class Bar:
         self._draw(final=True)
 
     def step(self, count: int = 1, *, note: str = "") -> None:
-        """Count so many more steps as done, and show a note on what is being done now."""
+        """Advance the bar by `count` steps and display a note."""
         self.done += count
         self.note = note
         if self.tqdm is not None:
@@ -61,7 +61,7 @@ class Bar:
             self._draw()
 
     def line(self, text: str) -> None:
-        """Add a line that stays."""
+        """Add a permanent line of text."""
         self.lines.append(text)
         self._draw()
 
@@ -80,7 +80,7 @@ class Bar:
         return "\n".join(self.lines if final else [*self.lines, self._bar()])
 
     def _bar(self) -> str:
-        """Return the bar as a line of text, without a total the count alone."""
+        """Return the bar as a line of text; without a total, only the count."""
         if self.total is None:
             return f"{self.title} {self._count(self.done)} {self.note}".rstrip()
         filled = round(WIDTH * self.done / max(1, self.total))
@@ -97,7 +97,7 @@ class Bar:
 
 
 def _terminal() -> TextIO | None:
-    """Open the terminal that the runner names, or else return standard error if it is a terminal."""
+    """Return the terminal of the runner, else standard error if it is a terminal, else None."""
     path = os.environ.get("CHRYSALIS_TERMINAL")
     try:
         if path:
@@ -108,7 +108,7 @@ def _terminal() -> TextIO | None:
 
 
 def _display(text: str) -> Any:
-    """Return a display that can be updated, inside a notebook's kernel; None elsewhere."""
+    """Return a display that can be updated, or None outside a notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or "IPKernelApp" not in shell.config:
         return None

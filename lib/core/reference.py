@@ -1,7 +1,6 @@
-"""Look up parameters in the schema by their dotted keys: type, default and meaning."""
+"""Look up the type, default and description of parameters in the schema by dotted key."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -10,29 +9,14 @@ from lib.core import schema
 from lib.core.schema import Params, Section
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter as the schema describes it.
-
-    Attributes:
-        annotation: type of the value, such as `float | None`.
-        default: value of a file that does not set it; `PydanticUndefined` if the file must.
-        description: meaning, for a reader.
-    """
-
-    annotation: Any
-    default: Any
-    description: str
-
-
 def sections(annotation: Any) -> list[type[Section]]:
-    """Return the section classes in a type: itself, or those inside a union or a dictionary."""
+    """Return the section classes in a type: a section, or the members of a union or a dictionary."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [section for argument in get_args(annotation) for section in sections(argument)]
 
 
-# The discriminator and the section of each kind of source and of layer, by its tag.
+# Discriminator and section class of each kind of source and type of layer.
 VARIANTS = {
     get_args(section.model_fields[discriminator].annotation)[0]: (discriminator, section)
     for discriminator, union in (("kind", schema.Source), ("layer", schema.HeadLayer))
@@ -40,35 +24,40 @@ VARIANTS = {
 }
 
 
-def parameter(key: str) -> Parameter | None:
-    """Return the parameter at a dotted key; None if there is none.
+def parameter(key: str) -> FieldInfo | None:
+    """Return the field at a dotted key, with its type, default and description, or None if it is unknown.
 
     Args:
-        key: such as `model.image_size`, `train.stages.head.epochs` or `source.photos_per_class`, which one
-            kind of source has. The key of a name in a mapping, such as `train.stages.head`, is the mapping.
+        key: dotted key, such as `model.image_size` or `source.photos_per_class`, which only some kinds of
+            sources have. A name in a mapping, such as `train.stages.head`, stands for the mapping.
     """
-    field = _walk(key.split(".")).field
-    return Parameter(field.annotation, field.default, field.description or "") if field else None
+    return _walk(key.split(".")).field
+
+
+def description(key: str) -> str:
+    """Return the description of the parameter at a dotted key; empty if it has no description."""
+    field = parameter(key)
+    return (field.description if field else None) or ""
 
 
 def sections_at(path: Sequence[str]) -> list[type[Section]]:
-    """Return the section classes at a path of keys, or in the mapping there; several for a union."""
-    return _walk(path).holders
+    """Return the section classes at a path of keys; several if it is a union."""
+    return _walk(path).sections
 
 
 def without_tags(location: Sequence[str | int]) -> tuple[list[str], str | None]:
-    """Return the keys in the location of a pydantic error, and the kind of the section with the last key.
+    """Separate the keys in the location of a pydantic error from the tags of discriminated unions.
 
-    After a discriminated union pydantic names the kind too, as in `("source", "kaggle", "dataset")`.
+    Pydantic adds the tag after the key of a union, as in `("source", "kaggle", "dataset")`.
 
     Returns:
-        The keys as a file has them, and the kind of source or layer; None if the section is of neither.
+        The keys as in a file, and the tag of the section with the last key; None if it is not in a union.
     """
     path: list[str] = []
     kind = tag = None
     for part in map(str, location):
-        place = _walk(path)
-        if tag is None and len(place.holders) > 1 and not place.named:
+        node = _walk(path)
+        if tag is None and len(node.sections) > 1 and not node.expects_name:
             tag = part
         else:
             path.append(part)
@@ -76,24 +65,24 @@ def without_tags(location: Sequence[str | int]) -> tuple[list[str], str | None]:
     return path, None if tag else kind
 
 
-class _Place(NamedTuple):
-    """The end of a path of keys: section classes, the last field on the way, whether a name comes next."""
+class _Node(NamedTuple):
+    """The end of a path of keys: its section classes, its field, and whether a name follows."""
 
-    holders: list[type[Section]]
+    sections: list[type[Section]]
     field: FieldInfo | None
-    named: bool
+    expects_name: bool
 
 
-def _walk(path: Sequence[str]) -> _Place:
+def _walk(path: Sequence[str]) -> _Node:
     """Follow a path of keys through the schema."""
-    place = _Place([Params], None, False)
+    node = _Node([Params], None, False)
     for part in path:
-        if place.named:
-            # A name that the user chose, inside a mapping of sections.
-            place = place._replace(named=False)
+        if node.expects_name:
+            # The name of a section in a mapping, which the user chooses.
+            node = node._replace(expects_name=False)
             continue
-        fields = [one.model_fields[part] for one in place.holders if part in one.model_fields]
-        holders = sections(fields[0].annotation) if fields else []
-        named = bool(holders) and get_origin(fields[0].annotation) is dict
-        place = _Place(holders, fields[0] if fields else None, named)
-    return place
+        field = next((each.model_fields[part] for each in node.sections if part in each.model_fields), None)
+        annotation = field.annotation if field else None
+        inner = sections(annotation)
+        node = _Node(inner, field, bool(inner) and get_origin(annotation) is dict)
+    return node

@@ -1,4 +1,4 @@
-"""The schema of the parameters: what can be set, of which type, in which range, and what it means."""
+"""The schema of the parameters: type, range, default and description of each key."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 RESERVED = ("data", "bench", "compare")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
-KINDS = "origin of the photos: kaggle, archive, drive, folder or sample"
-LAYERS = "kind of layer: average_pooling, max_pooling, flatten, dropout, dense or batch_normalization"
-# The CSV files of a run and of its photos: no parameter may name one of them as a file of its own.
+KINDS = "source of the photos: kaggle, archive, drive, folder or sample"
+LAYERS = "type of layer: average_pooling, max_pooling, flatten, dropout, dense or batch_normalization"
+# The CSV files of a run and of its photos, which the file of the predictions must not replace.
 CSV_FILES = (
     "comparison.csv",
     "exclusions.csv",
@@ -25,24 +25,25 @@ CSV_FILES = (
 )
 
 
-def _file_of_its_own(name: str) -> str:
-    # Some disks take Manifest.csv and manifest.csv for one file.
+def _unused(name: str) -> str:
+    # Some disks take Manifest.csv and manifest.csv for the same file.
     if name.lower() in CSV_FILES:
-        raise ValueError(f"expected none of the files that a run holds: {', '.join(CSV_FILES)}")
+        raise ValueError(f"expected a name that no other file of a run has. In use: {', '.join(CSV_FILES)}")
     return name
 
 
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-# A folder called 7 is a number to YAML.
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+# YAML reads the name of a folder such as 7 as a number.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
-CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_file_of_its_own)]
+CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_unused)]
 Flag = Literal["small", "elongated", "blurred", "dark", "overexposed", "uniform", "greyscale", "outlier"]
 
 
 class Section(BaseModel):
-    """A part of the parameters: frozen, and closed to keys that it does not list."""
+    """A section of the parameters. It is immutable and refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -50,59 +51,62 @@ class Section(BaseModel):
 class Table(Section):
     """A CSV file that lists photos."""
 
-    file: str = Field(description="path of the CSV file inside the source")
-    photos: str = Field("", description="folder of the photos that it lists, inside the source")
-    filename: str = Field("filename", description="column with the photos' file names")
+    file: str = Field(description="path of the CSV file, relative to the source")
+    photos: str = Field(
+        "", description="folder of the photos in the table, relative to the source; if empty, the source"
+    )
+    filename: str = Field("filename", description="name of the column with the file names")
     label: str | None = Field(
-        None, description="column with the labels; without one the photos are to be predicted"
+        None, description="name of the column with the labels; if null, the photos are only predicted"
     )
     split: Literal["train", "val", "test"] | None = Field(
-        None, description="split that the table fixes; none: split here"
+        None, description="split of all photos in the table; if null, see the section split"
     )
 
 
 class BaseSource(Section):
-    """The keys that all kinds of sources have."""
+    """The keys of every kind of source."""
 
     kind: str
     name: Name | None = Field(
-        None,
-        description="folder under outputs/data that keeps the photos; default: the parameter file's name",
+        None, description="folder of the photos under outputs/data; if null, the name of the parameter file"
     )
-    licence: str | None = Field(None, description="licence of the photos, for the record")
+    licence: str | None = Field(None, description="licence of the photos, to be recorded in source.json")
     tables: dict[str, Table] = Field(
-        {}, description="CSV files with the labels; none: labels are the folders' names"
+        {}, description="CSV files with the labels, each under a name; if empty, folders are the labels"
     )
     class_names: str | None = Field(
-        None, description="JSON file inside the source that says what the labels mean: {label: name}"
+        None, description="JSON file in the source with a readable name for each label; if null, the label"
     )
-    classes: list[Label] = Field([], description="labels to use, to try a subset of them; none: all")
+    classes: list[Label] = Field([], description="labels of the classes to use; if empty, all classes")
 
 
 class ArchivedSource(BaseSource):
-    """The keys of sources that can come as an archive."""
+    """The keys of a source whose photos can come from an archive."""
 
-    archive: Text | None = Field(None, description="path or URL of a zip, tar or tar.gz file")
+    archive: Text | None = Field(
+        None, description="path or URL of a zip, tar or tar.gz file to use instead of a download"
+    )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        None, description="SHA-256 of the archive; needed for a URL"
+        None, description="SHA-256 of the archive, in hexadecimal digits; required if the archive is a URL"
     )
 
     @model_validator(mode="after")
     def _verifiable(self) -> Self:
         if self.archive and re.match(r"https?://", self.archive) and not self.sha256:
-            raise ValueError("an archive from a URL needs its sha256, so that what arrives can be checked")
+            raise ValueError("an archive from a URL needs `sha256`, to check the downloaded file")
         return self
 
 
 class Kaggle(ArchivedSource):
-    """A data set or competition of Kaggle, or the archive of one that was downloaded by hand."""
+    """A data set or competition on Kaggle, or an archive of it."""
 
     kind: Literal["kaggle"] = Field(description=KINDS)
     dataset: Annotated[str, Field(pattern=r"^[\w-]+/[\w.-]+(/\d+)?$")] | None = Field(
-        None, description="Kaggle data set: owner/name or owner/name/version"
+        None, description="Kaggle data set, as owner/name or owner/name/version"
     )
     competition: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = Field(
-        None, description="Kaggle competition"
+        None, description="Kaggle competition, as in its URL; its rules must be accepted on Kaggle first"
     )
 
     @model_validator(mode="after")
@@ -118,50 +122,50 @@ class Kaggle(ArchivedSource):
 
 
 class Archive(ArchivedSource):
-    """An archive."""
+    """An archive on this machine or at a URL."""
 
     kind: Literal["archive"] = Field(description=KINDS)
     archive: Text = Field(description="path or URL of a zip, tar or tar.gz file")
 
 
 class Drive(ArchivedSource):
-    """A folder of Google Drive, or the archive of one that was downloaded by hand."""
+    """A folder on Google Drive, or an archive of it."""
 
     kind: Literal["drive"] = Field(description=KINDS)
-    drive: Text = Field(description="link or id of a Google Drive folder")
+    drive: Text = Field(description="link or ID of a Google Drive folder that is shared with everyone")
 
 
 class Folder(BaseSource):
     """A folder of photos on this machine."""
 
     kind: Literal["folder"] = Field(description=KINDS)
-    folder: Text = Field(description="path of a folder of photos")
+    folder: Text = Field(description="path of the folder with the photos")
 
 
 class Sample(BaseSource):
-    """Photos that are drawn by code."""
+    """Synthetic photos of butterflies, drawn by this project."""
 
     kind: Literal["sample"] = Field(description=KINDS)
-    seed: int = Field(0, ge=0, description="seed of the drawn sample")
-    photos_per_class: int = Field(
-        36, ge=8, le=2000, description="size of the drawn sample, in photos of its largest class"
-    )
+    seed: int = Field(0, ge=0, description="seed of the synthetic photos")
+    photos_per_class: int = Field(36, ge=8, le=2000, description="number of photos in the largest class")
 
 
 Source = Annotated[Kaggle | Archive | Drive | Folder | Sample, Field(discriminator="kind")]
 
 
 class Clean(Section):
-    """What counts as a duplicate or as unusable."""
+    """The detection of duplicates, outliers, label issues and unusable photos."""
 
-    minimum_side: int = Field(16, ge=1, description="smallest height and width of a usable photo, in pixels")
+    minimum_side: int = Field(
+        16, ge=1, description="minimum height and width of a photo, in pixels; smaller photos are excluded"
+    )
     exclude: tuple[Flag, ...] = Field(
-        (), description="flags whose photos are excluded, such as blurred; photos with other flags are kept"
+        (), description="quality flags whose photos are excluded; photos with other flags are kept"
     )
     embeddings: bool = Field(
         True,
-        description="find near-duplicates, outliers and label issues by embeddings of a pretrained network "
-        "too, not by perceptual hashes alone",
+        description="whether to use embeddings of a pretrained network, for near-duplicates that perceptual "
+        "hashes miss, outliers and label issues",
     )
     compare: tuple[str, ...] = Field(
         (),
@@ -169,39 +173,29 @@ class Clean(Section):
         "MobileNetV2",
     )
     near_duplicate_bits: int = Field(
-        6,
-        ge=0,
-        le=20,
-        description="largest Hamming distance of the 64-bit perceptual hashes of near-duplicates, in bits",
+        6, ge=0, le=20, description="maximum Hamming distance of the 64-bit perceptual hashes of two photos"
     )
     near_duplicate_cosine: float = Field(
-        0.5,
-        ge=-1,
-        le=1,
-        description="smallest cosine similarity of two embeddings for a pair to be aligned",
+        0.5, ge=-1, le=1, description="minimum cosine similarity of two embeddings to align the photos"
     )
     near_duplicate_correlation: float = Field(
-        0.85,
-        ge=0,
-        le=1,
-        description="smallest correlation after alignment for a pair to count as near-duplicates",
+        0.85, ge=0, le=1, description="minimum correlation of two aligned photos to be near-duplicates"
     )
 
 
 class Split(Section):
-    """The division into train, val and test; a split that the source fixes stays."""
+    """The division into train, val and test. Splits that the source defines are kept."""
 
-    val: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.15,
-        description="fraction of the photos for validation, which chooses checkpoint and temperature",
+    val: float = Field(
+        0.15, gt=0, lt=0.5, description="fraction of the photos for validation, which selects the weights"
     )
-    test: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.15, description="fraction of the photos held out for the headline; 0: none"
+    test: float = Field(
+        0.15, ge=0, lt=0.5, description="fraction of the photos held out for the final test; 0 turns it off"
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
-        description="whether to drop or keep val and test photos with a near-duplicate in another split "
-        "that the source fixes",
+        description="whether to drop or keep val and test photos with a near-duplicate in another split, if "
+        "the source defines the splits",
     )
 
 
@@ -218,30 +212,30 @@ class MaxPooling(Section):
 
 
 class Flatten(Section):
-    """The whole feature map as one vector."""
+    """The feature map as a vector."""
 
     layer: Literal["flatten"] = Field(description=LAYERS)
 
 
 class Dropout(Section):
-    """Dropout, during training only."""
+    """Dropout."""
 
     layer: Literal["dropout"] = Field(description=LAYERS)
-    rate: Annotated[float, Field(ge=0, lt=1)] = Field(description="fraction of the inputs that is dropped")
+    rate: Ratio = Field(description="fraction of the inputs that is dropped during training")
 
 
 class Dense(Section):
-    """A dense layer; the last one of the head has no `units`, and ends in softmax."""
+    """A dense layer. The last layer of the head has no `units`: it outputs the classes, with softmax."""
 
     layer: Literal["dense"] = Field(description=LAYERS)
     units: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="units of a dense layer; none: the number of classes, with softmax"
+        None, description="number of units; if null, the number of classes, with softmax"
     )
     activation: Literal["relu", "gelu", "swish", "tanh"] | None = Field(
-        None, description="activation of a dense layer with units"
+        None, description="activation of a layer with units; if null, linear"
     )
     l2: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="L2 penalty on a dense layer's weights"
+        None, description="L2 regularization factor of the weights; if null, no regularization"
     )
 
     @model_validator(mode="after")
@@ -269,44 +263,48 @@ HEAD: dict[str, HeadLayer] = {
 
 
 class SimpleCNN(Section):
-    """The small network `SimpleCNN`: blocks of convolution, ReLU and max-pooling."""
+    """The architecture of the backbone `SimpleCNN`: blocks of convolution, ReLU and max pooling."""
 
-    blocks: int = Field(4, ge=1, le=8, description="number of blocks")
-    filters: int = Field(32, ge=1, le=1024, description="filters of each block's convolution")
-    kernel: int = Field(3, ge=1, le=11, description="height and width of the filters, in pixels")
+    blocks: int = Field(4, ge=1, le=8, description="number of blocks; each halves height and width")
+    filters: int = Field(32, ge=1, le=1024, description="number of filters in each convolution")
+    kernel: int = Field(3, ge=1, le=11, description="height and width of the kernels, in pixels")
 
 
 class Model(Section):
-    """The network."""
+    """The network: preprocessing, backbone and head."""
 
     backbone: str = Field(
         "EfficientNetLite0",
-        description="EfficientNetLite0, SimpleCNN, ResNet18, ResNeXt101_32x8d, or any model of "
-        "keras.applications",
+        description="EfficientNetLite0, SimpleCNN, ResNet18, ResNeXt101_32x8d or a model of "
+        "keras.applications, such as MobileNetV2",
     )
-    simple_cnn: SimpleCNN = Field(SimpleCNN(), description="shape of the backbone SimpleCNN")
-    weights: str | None = Field("imagenet", description="imagenet, a path, or null for random weights")
+    simple_cnn: SimpleCNN = Field(SimpleCNN(), description="architecture of the backbone SimpleCNN")
+    weights: str | None = Field(
+        "imagenet", description="weights of the backbone: imagenet, path of a file, or null for random"
+    )
     image_size: int = Field(160, ge=32, le=1024, description="height and width of the input, in pixels")
-    fit: Literal["crop", "squash", "pad"] = Field(
-        "crop", description="how a photo becomes a square: centre crop, stretch, or black bars"
+    fit: Literal["crop", "stretch", "pad"] = Field(
+        "crop",
+        description="how a photo becomes a square: crop keeps the centre, stretch changes the aspect ratio, "
+        "pad adds black borders",
     )
     resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
-        None,
-        description="side to which photos are resized before the centre crop of image_size, in pixels; none: "
-        "image_size",
+        None, description="side of the square before the crop to image_size, in pixels; if null, image_size"
     )
     scaling: Literal["backbone", "unit", "measured"] = Field(
         "backbone",
-        description="preprocessing: as for the backbone's pretrained weights; division by 255; or "
-        "standardization by the mean and standard deviation of the training photos",
+        description="scaling of pixels: backbone as for its pretrained weights, unit divides by 255, "
+        "measured standardizes by the mean and standard deviation of the training photos",
     )
-    most_parameters: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="upper limit of the number of the network's parameters"
+    max_parameters: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="maximum number of parameters of the network; if null, no limit"
     )
     batch_normalization: Literal["inference", "train"] = Field(
-        "inference", description="inference keeps the statistics of a pretrained backbone, train updates them"
+        "inference",
+        description="mode of a pretrained backbone's batch normalization: inference keeps its statistics, "
+        "train updates them",
     )
-    head: dict[str, HeadLayer] = Field(HEAD, description="layers after the backbone, in order")
+    head: dict[str, HeadLayer] = Field(HEAD, description="layers after the backbone by name, in order")
 
     @model_validator(mode="after")
     def _holds_the_input(self) -> Self:
@@ -320,117 +318,111 @@ class Model(Section):
     def _ends_in_classes(self) -> Self:
         last = next(reversed(self.head.values()), None)
         if not isinstance(last, Dense) or last.units:
-            raise ValueError(
-                "the last layer of `head` must be a dense layer without units, which gets the classes"
-            )
+            raise ValueError("the last layer of `head` must be a dense layer without units, for the classes")
         return self
 
 
 class Erasing(Section):
     """Random erasing: a rectangle of noise over a part of the photo."""
 
-    probability: Fraction = Field(0.2, description="probability of a photo to be erased in part")
-    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="smallest fraction of the area")
-    largest: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="largest fraction of the area")
+    probability: Fraction = Field(0.2, description="probability of erasing a rectangle of a photo")
+    min_area: float = Field(0.02, gt=0, lt=1, description="minimum area, as a fraction of the photo")
+    max_area: float = Field(0.1, gt=0, lt=1, description="maximum area, as a fraction of the photo")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.smallest > self.largest:
+        if self.min_area > self.max_area:
             raise ValueError(
-                f"`smallest` must be at most `largest`. Received: {self.smallest} and {self.largest}"
+                f"`min_area` must be at most `max_area`. Received: {self.min_area} and {self.max_area}"
             )
         return self
 
 
 class Augment(Section):
-    """Random changes to the training photos, drawn anew in each epoch; 0 turns one off."""
+    """The random augmentation of the training photos, drawn anew in each epoch; 0 turns an operation off."""
 
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="smallest fraction of the area in a random crop, of aspect 3:4 to 4:3; 1: no crop"
+    crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="minimum area of a random crop, as a fraction of the photo, of aspect ratio 3:4 to "
+        "4:3; 1 turns it off",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
-        "horizontal", description="axes along which half of the photos are mirrored"
+        "horizontal", description="random flips: none, horizontal, or both for horizontal and vertical"
     )
-    rotation: float = Field(15.0, ge=0, le=180, description="largest angle, in degrees")
-    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change of scale")
-    translation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="largest shift, as a fraction of the size"
-    )
-    shear: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="largest shear: shift of a row as a fraction of its distance from the centre"
-    )
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="largest relative change of contrast"
-    )
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="largest change of brightness, as a fraction of the range of pixel values"
-    )
-    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="largest relative change of saturation"
-    )
-    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="largest rotation of the hue, as a fraction of the colour circle"
-    )
+    rotation: float = Field(15.0, ge=0, le=180, description="maximum rotation angle, in degrees")
+    zoom: Ratio = Field(0.15, description="maximum change of scale, such as 0.15 for 15 %")
+    translation: Ratio = Field(0.1, description="maximum shift along each axis, as a fraction of the size")
+    shear: Ratio = Field(0.0, description="maximum shift of a row, relative to its distance from the centre")
+    contrast: Ratio = Field(0.2, description="maximum relative change of contrast")
+    brightness: Ratio = Field(0.1, description="maximum relative change of brightness")
+    saturation: Ratio = Field(0.0, description="maximum relative change of saturation")
+    hue: float = Field(0.0, ge=0, le=0.5, description="maximum shift, as a fraction of the full hue circle")
     erasing: Erasing | None = Field(None, description="random erasing; null turns it off")
-    mixup: float = Field(0.0, ge=0, description="alpha of MixUp's Beta distribution")
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp's beta distribution; 0 turns it off")
 
 
 class Optimizer(Section):
     """The optimizer of all stages."""
 
-    kind: Literal["adamw", "adam", "sgd"] = Field("adamw", description="algorithm")
-    weight_decay: float = Field(1.0e-4, ge=0, description="decoupled weight decay of adamw and sgd")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
+    kind: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="type of optimizer: adamw, adam or sgd"
+    )
+    weight_decay: float = Field(1.0e-4, ge=0, description="weight decay of adamw and sgd")
+    momentum: Ratio = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")
     def _decay(self) -> Self:
-        # The default is that of the other kinds; a record of the resolved parameters holds it too.
+        # A record of resolved parameters contains the default for every kind.
         default = type(self).model_fields["weight_decay"].default
         if self.kind == "adam" and self.weight_decay not in (0, default):
-            raise ValueError("adam here has no weight_decay: use kind adamw")
+            raise ValueError("adam takes no `weight_decay`: use kind adamw")
         return self
 
 
 class Stage(Section):
-    """One stage of training."""
+    """A stage of training."""
 
     trainable: Annotated[str, Field(pattern=TRAINABLE)] = Field(
-        description="trainable part of the backbone: none, all, last 30 layers, last 40 %"
+        description="trainable layers of the backbone: none, all, last N layers (such as last 30 layers) or "
+        "last N % (such as last 40 %)"
     )
-    epochs: int = Field(ge=0, le=10000, description="largest number of epochs; 0 leaves the stage out")
+    epochs: int = Field(ge=0, le=10000, description="maximum number of epochs; 0 skips the stage")
     augment: bool = Field(
         True,
-        description="whether to augment the photos; without, a head on a frozen backbone trains on "
+        description="whether to augment the photos; if false and the backbone is frozen, the head trains on "
         "embeddings, in seconds",
     )
-    learning_rate: float = Field(gt=0, le=10, description="learning rate, or its initial value")
+    learning_rate: float = Field(gt=0, le=10, description="initial learning rate")
     schedule: Literal["constant", "cosine", "exponential"] = Field(
         "constant", description="schedule of the learning rate within the stage"
     )
     decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="factor of the learning rate per epoch, in an exponential schedule"
+        None, description="factor of the learning rate per epoch; required if the schedule is exponential"
     )
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
         if (self.schedule == "exponential") != (self.decay is not None):
             raise ValueError(
-                "`decay` belongs to an exponential schedule, and an exponential schedule needs it"
+                "`decay` is required if the schedule is exponential, and not allowed otherwise. "
+                f"Received: schedule {self.schedule}, decay {self.decay}"
             )
         return self
 
 
 class EarlyStopping(Section):
-    """End a stage when the monitored value has stopped improving."""
+    """Early stopping of a stage, if the monitored metric no longer improves."""
 
-    patience: int = Field(6, ge=1, description="epochs without an improvement")
+    patience: int = Field(6, ge=1, description="epochs without improvement before the stage stops")
 
 
 class ReduceLearningRate(Section):
-    """Lower the learning rate of a constant schedule when the monitored value has stopped improving."""
+    """Reduction of a constant learning rate, if the monitored metric no longer improves."""
 
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="factor of the learning rate")
-    patience: int = Field(3, ge=1, description="epochs without an improvement")
+    factor: float = Field(0.5, gt=0, lt=1, description="factor of the learning rate in a reduction")
+    patience: int = Field(3, ge=1, description="epochs without improvement before a reduction")
 
 
 STAGES = {
@@ -443,91 +435,93 @@ class Train(Section):
     """The training of the network."""
 
     batch_size: int = Field(32, ge=1, le=4096, description="number of photos in a batch")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="probability that is spread evenly over all classes; 0: none"
+    label_smoothing: Ratio = Field(
+        0.1, description="probability that is spread evenly over all classes; 0 for no label smoothing"
     )
-    class_weights: bool = Field(True, description="weight classes by the inverse of their number of photos")
+    class_weights: bool = Field(
+        True, description="whether to weight classes by the inverse of their number of photos"
+    )
     monitor: Literal["val_loss", "val_accuracy"] = Field(
         "val_loss",
-        description="metric for the best weights, early stopping and the reduction of the learning rate",
+        description="metric that selects the best weights and controls early stopping and the reduction of "
+        "the learning rate",
     )
     optimizer: Optimizer = Field(Optimizer(), description="optimizer of all stages")
-    stages: dict[str, Stage] = Field(STAGES, description="stages of training, in order")
+    stages: dict[str, Stage] = Field(STAGES, description="stages of training by name, in order")
     early_stopping: EarlyStopping | None = Field(
-        EarlyStopping(), description="early end of a stage; null turns it off"
+        EarlyStopping(), description="early stopping of a stage; null turns it off"
     )
     reduce_learning_rate: ReduceLearningRate | None = Field(
         None, description="reduction of the learning rate on a plateau; null turns it off"
     )
     resume_stages: list[str] = Field(
-        [], description="stages to run once more on top of the finished training (make resume-<name>)"
+        [], description="stages to train again after a finished training; set by make resume-<name>"
     )
 
     @model_validator(mode="after")
     def _stages(self) -> Self:
         if not any(stage.epochs for stage in self.stages.values()):
-            raise ValueError("`stages` must name at least one stage with an epoch")
+            raise ValueError("`stages` must contain at least one stage with an epoch")
         if unknown := set(self.resume_stages) - set(self.stages):
             raise ValueError(
-                f"`resume_stages` names {', '.join(sorted(unknown))}. Stages: {', '.join(self.stages)}"
+                f"`resume_stages` must be names of stages: {', '.join(self.stages)}. "
+                f"Received: {', '.join(sorted(unknown))}"
             )
         return self
 
 
 class Predictions(Section):
-    """Name and columns of the file with the predictions for photos without labels."""
+    """The CSV file with the predictions of the photos without labels."""
 
     file: CsvFile = Field("test_predictions.csv", description="name of the CSV file in the run's folder")
-    filename: str = Field("filename", description="name of the column with the photos' file names")
+    filename: str = Field("filename", description="name of the column with the file names")
     label: str = Field("label", description="name of the column with the predicted labels")
     confidence: str | None = Field(
         "confidence",
-        description="name of the column with the probabilities of the predictions; null: no such column",
+        description="name of the column with the probabilities of the predicted labels; null leaves it out",
     )
 
 
 class Evaluate(Section):
-    """What the evaluation writes."""
+    """The evaluation of the network."""
 
-    hardest: int = Field(
-        20, ge=1, le=200, description="photos in the list and gallery of the hardest examples"
-    )
-    least_top_1: Fraction = Field(
-        0.0, description="top-1 accuracy that the recipe is known to reach; the step fails below it"
+    hardest: int = Field(20, ge=1, le=200, description="number of hardest examples to list and to show")
+    min_top_1: Fraction = Field(
+        0.0, description="minimum top-1 accuracy on the headline split; the step fails if it is lower"
     )
     predictions: Predictions = Field(
-        Predictions(), description="file with the predictions for photos without labels"
+        Predictions(), description="CSV file with the predictions of the photos without labels"
     )
     test_time_augmentation: bool = Field(
-        False, description="average the probabilities of several views of each photo"
+        False, description="whether to average the probabilities over several views of each photo"
     )
 
 
 class GradCam(Section):
-    """What the explanations show."""
+    """The explanations by Grad-CAM."""
 
     examples: int = Field(
-        8, ge=1, le=64, description="photos in each of the two grids, of correct and of wrong predictions"
+        8, ge=1, le=64, description="number of photos in each grid, of correct and of wrong predictions"
     )
     masks: str | None = Field(
         None,
-        description="folder or zip with a mask of the object (white) per photo, of the photo's name; a "
-        "relative path starts at the source's folder",
+        description="folder or zip of object masks (white on black), named as their photos; a relative path "
+        "starts in the source's folder; if null, no comparison with masks",
     )
-    photo: str | None = Field(None, description="path of another photo to explain")
+    photo: str | None = Field(None, description="path of an additional photo to explain; if null, none")
 
 
 class Dimension(Section):
-    """One parameter that the search varies: between two numbers, or among choices."""
+    """A dimension of the search space: either `low` and `high`, or `choices`."""
 
     parameter: str = Field(description="dotted key of the parameter, such as model.simple_cnn.filters")
-    low: float | None = Field(None, description="smallest value")
-    high: float | None = Field(None, description="largest value")
+    low: float | None = Field(None, description="minimum value")
+    high: float | None = Field(None, description="maximum value")
     step: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="distance between two values; none: any value"
+        None, description="distance between two values; if null, 1 for whole numbers, else continuous"
     )
-    log: bool = Field(False, description="draw on a logarithmic scale, as suits learning rates")
-    choices: list[int | float | str | bool] = Field([], description="values to choose among")
+    log: bool = Field(False, description="whether to sample on a logarithmic scale, as for learning rates")
+    choices: list[int | float | str | bool] = Field([], description="values to choose from")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -544,44 +538,51 @@ class Dimension(Section):
 class Tune(Section):
     """The search for better parameters (make tune-<name>)."""
 
-    trials: int = Field(20, ge=1, le=100_000, description="trials in all, those of earlier runs included")
+    trials: int = Field(
+        20, ge=1, le=100_000, description="total number of trials, including those of earlier runs"
+    )
     sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="how values are drawn: by the results of the trials so far, or at random"
+        "tpe", description="sampler: tpe (tree-structured Parzen estimator) or random"
     )
     pruner: Literal["none", "median"] = Field(
         "median",
-        description="when a trial ends early: never, or when it is worse than the median of the others",
+        description="early end of a trial: none, or median if it is worse than the median of earlier trials",
     )
     storage: Annotated[str, Field(pattern=r"^[\w+]+://")] | None = Field(
         None,
-        description="URL of a database that several machines share, also from the environment variable "
-        "CHRYSALIS_STORAGE; none: a file in the run's folder",
+        description="URL of a database for several machines, which CHRYSALIS_STORAGE can hold instead; if "
+        "null, a file in the run's folder",
     )
     changes: dict[str, Any] = Field(
-        {}, description="changes of model, augment and train for all trials, such as fewer epochs"
+        {}, description="changed values of model, augment and train in all trials, such as fewer epochs"
     )
-    space: dict[str, Dimension] = Field({}, description="dimensions of the search, by a short name")
+    space: dict[str, Dimension] = Field({}, description="dimensions of the search space by name")
 
 
 class Compare(Section):
-    """Runs side by side (make compare)."""
+    """The comparison of runs (make compare)."""
 
-    runs: list[Name] = Field([], description="runs to compare; none: all that have been evaluated")
+    runs: list[Name] = Field([], description="runs to compare; if empty, all runs with an evaluation")
     ensemble: list[Name] = Field(
-        [], description="runs whose probabilities are averaged; none: all on the photos of the best one"
+        [],
+        description="runs whose probabilities are averaged; if empty, all with the photos and classes of the "
+        "best run",
     )
     test_time_augmentation: bool = Field(
         False,
-        description="average the probabilities of several views of each photo in each network",
+        description="whether each network of the ensemble averages its probabilities over several views of "
+        "each photo",
     )
 
 
 class Params(Section):
     """All parameters of a run."""
 
-    name: Name = Field(description="name of the parameter file")
-    run: Name | None = Field(None, description="folder under outputs; default: the name")
-    extends: Name | None = Field(None, description="parameter file whose values are the defaults of this one")
+    name: Name = Field(description="name of the parameter file, without .yaml")
+    run: Name | None = Field(None, description="folder of the run under outputs; if null, the name")
+    extends: Name | None = Field(
+        None, description="parameter file whose values are the defaults of this file; if null, none"
+    )
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the split and of training")
     source: Source
     clean: Clean = Clean()

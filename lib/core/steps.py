@@ -1,4 +1,4 @@
-"""The steps of the pipeline, the run whose folder they fill, and the record of how each was executed."""
+"""The steps of the pipeline, the run that a step belongs to, and the record of its execution."""
 
 import contextlib
 import functools
@@ -28,24 +28,24 @@ PACKAGES = (
     "pandas",
     "papermill",
 )
-# A person's decisions on single photos, see lib.clean.decisions; they need not exist.
+# Optional files with a user's decisions on single photos, see lib.clean.decisions.
 DECISIONS = ("exclusions.csv", "relabels.csv")
-# These belong to the photos, and thus to all runs of them.
+# Files in the folder of the source, which all of its runs use.
 OF_SOURCE = ("source.json", *DECISIONS)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One notebook of the pipeline, and all that it depends on.
+    """A notebook of the pipeline and its dependencies.
 
     Attributes:
-        name: the notebook's name without its suffix.
-        parameters: dotted keys of the parameters that it uses.
-        reads: files of the run or of its source.
-        writes: files of the run or of its source that must exist when it has ended.
-        user_files: dotted keys of parameters that name files or folders of the user's own.
-        reads_of_runs: files of every other run.
-        folder: the folder under `outputs/` that it writes to; `None` stands for the run's own.
+        name: name of the notebook without the suffix.
+        parameters: dotted keys of the parameters that the notebook uses.
+        reads: files of the run or of its source that the notebook reads.
+        writes: files of the run or of its source that must exist after the execution.
+        user_files: dotted keys of parameters that are paths of a user's files or folders.
+        reads_of_runs: files that the notebook reads in the folder of every run.
+        folder: folder under `outputs/` that the notebook writes to; `None` for the folder of the run.
     """
 
     name: str
@@ -75,7 +75,7 @@ CLEAN = Step(
         "model.image_size",
         "model.resize",
         "model.fit",
-        # The next three decide what `clean.compare` compares.
+        # `clean.compare` uses the next three.
         "model.backbone",
         "model.weights",
         "model.scaling",
@@ -118,17 +118,17 @@ COMPARE = Step(
     reads_of_runs=("metrics.json",),
     folder="compare",
 )
-# Set by the runner, which holds the lock of the run while its kernels work.
+# Environment variable that the runner sets. It keeps the run locked while its kernels are running.
 RUNNER = "CHRYSALIS_RUNNER"
-# The locks of the runs that this kernel works on.
-_held: dict[Path, contextlib.ExitStack] = {}
+# Locks of this kernel, by the folder of the run.
+_locks: dict[Path, contextlib.ExitStack] = {}
 ALL = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM, TUNE, COMPARE)
 PIPELINE = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM)
 SEARCH = (DOWNLOAD, CLEAN, TUNE)
 
 
 class StepRecord(TypedDict):
-    """How one step was executed; `inputs` and `outputs` are fingerprints by name."""
+    """The record of an executed step; `read`, `inputs` and `outputs` are fingerprints by name."""
 
     finished_at: str
     seconds: float
@@ -143,14 +143,14 @@ class StepRecord(TypedDict):
 
 
 class Provenance(TypedDict):
-    """The record of a run: its steps by name, and the SHA-256 of the notebooks that its report shows."""
+    """The record of a run: its steps, and the SHA-256 of the notebooks in its report, by name."""
 
     steps: dict[str, StepRecord]
     report: dict[str, str]
 
 
 def outputs() -> Path:
-    """Return the folder of all runs: `CHRYSALIS_OUTPUTS` if it is set, else `outputs/` of the project."""
+    """Return the folder of all runs: `CHRYSALIS_OUTPUTS` if it is set, else `outputs/` in the project."""
     return Path(os.environ.get("CHRYSALIS_OUTPUTS") or params.ROOT / "outputs").expanduser().resolve()
 
 
@@ -162,7 +162,7 @@ def of_runs(file: str) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that one step is working on."""
+    """A run and the step that is executed."""
 
     settings: schema.Params
     step: Step
@@ -175,23 +175,23 @@ class Run:
 
     @property
     def data(self) -> Path:
-        """The folder of the photos, shared by all runs of the source."""
+        """The folder of the photos, which all runs of the source use."""
         return outputs() / "data" / (self.settings.source.name or self.settings.name)
 
     def path(self, name: str) -> Path:
-        """Return the path of a result of the run."""
+        """Return the path of a file of the run or of its source."""
         return (self.data if name in OF_SOURCE else self.folder) / name
 
     def find(self, text: str) -> Path:
-        """Return the path that a user typed: in the folder of the photos if it exists there."""
+        """Resolve a user's path, which may start in the folder of the photos or as in `params.find_file`."""
         path = self.data / text
         return path if path.exists() else params.find_file(text)
 
     def need(self, name: str) -> Path:
-        """Return the path of a result of an earlier step.
+        """Return the path of a file that an earlier step writes.
 
         Raises:
-            FileNotFoundError: it does not exist; the message names the step to run.
+            FileNotFoundError: if it does not exist; the message names the step to run.
         """
         if not self.path(name).is_file():
             writer = next(step.name for step in ALL if name in step.writes)
@@ -203,16 +203,16 @@ class Run:
         return self.path(name)
 
     def finish(self, *more: str) -> Path:
-        """Write `params.json` and this step's entry in `provenance.json`; the last call of every notebook.
+        """Write `params.json` and the step's record in `provenance.json`; the last call of every notebook.
 
         Args:
-            more: files of the run that the step wrote besides those that it always writes.
+            more: names of files that the step wrote in addition to `Step.writes`.
 
         Returns:
             The path of `provenance.json`.
 
         Raises:
-            FileNotFoundError: the step did not write all of its files.
+            FileNotFoundError: if a file in `Step.writes` is missing.
         """
         for name in self.step.writes:
             if not self.path(name).exists():
@@ -223,8 +223,8 @@ class Run:
         record = provenance(self.folder)
         record["steps"][self.step.name] = self._record(more)
         files.write_json(self.folder / "provenance.json", record)
-        if self.folder in _held:
-            _held.pop(self.folder).close()
+        if self.folder in _locks:
+            _locks.pop(self.folder).close()
         return self.folder / "provenance.json"
 
     def _record(self, more: tuple[str, ...]) -> StepRecord:
@@ -241,55 +241,51 @@ class Run:
         }
 
     def parameters(self) -> dict[str, Any]:
-        """Return the resolved parameters that the step uses, plain values by dotted key."""
+        """Return the resolved parameters that the step uses, as plain types by dotted key."""
         return {key: params.pick(self.settings, key) for key in self.step.parameters}
 
     def sha256(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the SHA-256 of those of some files of the run that exist, by name."""
+        """Return the SHA-256 of the existing files of the run by name."""
         return {name: sha256(self.path(name)) for name in names if self.path(name).is_file()}
 
 
 def start(settings: schema.Params, step: Step) -> Run:
-    """Begin a step of a run.
+    """Start a step of a run: create its folder, and lock it until `finish` or the end of the kernel.
 
     Args:
-        settings: the run's parameters.
+        settings: parameters of the run.
         step: one of `ALL`.
 
-    Returns:
-        The run; its folder exists, and no other process can work on it until `finish` or the kernel's end.
-
     Raises:
-        ValueError: another process is at work on the run.
+        ValueError: if another process is using the run.
     """
     run = Run(settings, step)
     run.folder.mkdir(parents=True, exist_ok=True)
-    if RUNNER not in os.environ and run.folder not in _held:
+    if RUNNER not in os.environ and run.folder not in _locks:
         lock = contextlib.ExitStack()
         lock.enter_context(locks.run(run.folder))
-        _held[run.folder] = lock
+        _locks[run.folder] = lock
     return run
 
 
 def parameters(run: Run) -> pd.DataFrame:
-    """Return the table of the resolved parameters that the run's step uses, for its notebook."""
+    """Return a table of the resolved parameters that the step uses, for its notebook."""
     return params.table(run.settings, *run.step.parameters)
 
 
 def provenance(folder: Path) -> Provenance:
-    """Read the record of a run; it is empty if there is none, or none that can be read."""
+    """Read the record of a run; it is empty if the file is missing, damaged or of an earlier version."""
     try:
         record = files.read_json(folder / "provenance.json")
     except (FileNotFoundError, ValueError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("steps"), dict):
-        # A damaged record, or one of an earlier version: its steps are executed again.
         return {"steps": {}, "report": {}}
     return {"steps": record["steps"], "report": record.get("report", {})}
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; a file whose size and time are as before is not read again."""
+    """Return the SHA-256 of a file, cached while its size and modification time do not change."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
@@ -300,7 +296,7 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 
 def _hardware() -> dict[str, Any]:
-    # Steps without TensorFlow do not load it for this.
+    # Steps without TensorFlow do not import it for the record.
     device = sys.modules.get("lib.networks.device")
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -310,7 +306,7 @@ def _hardware() -> dict[str, Any]:
 
 
 def _git() -> str | None:
-    """Return the commit of the project, with a mark if files differ from it; None outside a checkout."""
+    """Return the commit of the project, with `-dirty` after local changes; None outside a repository."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Write tables for spreadsheets so that no cell is run as a formula, and read those that people wrote."""
+"""Read CSV files from spreadsheets, and write CSV files in which no cell is a formula."""
 
 import codecs
 import csv
@@ -12,38 +12,36 @@ import pandas as pd
 
 from lib.core import files
 
-# A spreadsheet runs a text that starts with one of these as a formula.
+# Spreadsheets interpret text that starts with these characters as a formula.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-# Bytes of a table that is read.
-LARGEST_BYTES = 200 * 10**6
+MAX_BYTES = 200 * 10**6
 
 
 def write(table: pd.DataFrame, path: Path, *, float_format: str | None = None) -> None:
-    """Write a table as CSV, with an apostrophe before each text that a spreadsheet would run.
+    """Write a table as CSV, with an apostrophe before text that a spreadsheet would interpret as a formula.
 
     Args:
         table: the table; its index is not written.
-        path: the file.
-        float_format: how to write floating-point numbers, such as `%.7g`; `None`: with all their digits.
+        path: path of the file.
+        float_format: format of floating-point numbers, such as `%.7g`; if `None`, all digits are written.
     """
-    guarded = _map_texts(table, _with_apostrophe)
-    # With this line terminator, a "\r" in a name is quoted.
+    escaped = _map_texts(table, _with_apostrophe)
+    # With this line terminator, pandas quotes a "\r" in a cell.
     files.write(
         path,
-        lambda partial: guarded.to_csv(
+        lambda partial: escaped.to_csv(
             partial, index=False, lineterminator="\r\n", encoding="utf-8", float_format=float_format
         ),
     )
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table read from a file of `write` with its texts as they were before."""
+    """Remove the apostrophes that `write` added to the text in a table."""
     return _map_texts(table, _without_apostrophe)
 
 
 def _map_texts(table: pd.DataFrame, change: Callable[[object], object]) -> pd.DataFrame:
-    """Return a copy of a table with each cell changed, but for columns of numbers, which may be many."""
+    """Apply a function to each cell of a copy of a table, except in numeric columns, for speed."""
     result = table.copy()
     for column in table.select_dtypes(exclude="number"):
         result[column] = table[column].map(change)
@@ -59,19 +57,19 @@ def _without_apostrophe(cell: object) -> object:
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """Read a CSV file as text, whatever its separator, line ends and encoding.
+    """Read a CSV file, and detect its separator (comma, semicolon or tab), line ends and encoding.
 
     Returns:
-        A table of texts, with the first line as the names of its columns; lines of empty cells are left out.
+        A table of strings. The first line has the column names; lines with empty cells only are skipped.
 
     Raises:
-        ValueError: the file is empty or too large, names a column twice, has a row of another length or an
-            open quote.
+        ValueError: if the file is empty or too large, or has a repeated column name, rows of different
+            lengths or an unclosed quote.
     """
-    if (size := file.stat().st_size) > LARGEST_BYTES:
+    if (size := file.stat().st_size) > MAX_BYTES:
         raise ValueError(
-            f"{file.name}: expected a table of at most {LARGEST_BYTES / 1e6:g} MB. "
-            f"Received: {size / 1e6:.0f} MB. Leave out the columns that are not needed"
+            f"{file.name}: expected a table of at most {MAX_BYTES / 1e6:g} MB. "
+            f"Received: {size / 1e6:.0f} MB. Remove columns that are not needed"
         )
     text = _text(file.read_bytes())
     first = (text.strip().splitlines() or [""])[0]
@@ -82,7 +80,7 @@ def read_csv(file: Path) -> pd.DataFrame:
     except csv.Error as error:
         raise ValueError(
             f"{file.name} cannot be read as a table: {error}. "
-            "Expected: one line per photo, with quotes in pairs"
+            "Expected: one line per photo, with balanced quotes"
         ) from None
     if not rows:
         raise ValueError(
@@ -90,7 +88,7 @@ def read_csv(file: Path) -> pd.DataFrame:
         )
     header = [name.strip() for name in rows[0]]
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise ValueError(f"{file.name} has two columns {repeated[0]!r}. Expected: each name once")
+        raise ValueError(f"{file.name} has two columns {repeated[0]!r}. Expected: unique column names")
     if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]:
         raise ValueError(
             f"{file.name}, row {wrong[0]}: expected {len(header)} columns. "
@@ -100,7 +98,7 @@ def read_csv(file: Path) -> pd.DataFrame:
 
 
 def _text(data: bytes) -> str:
-    """Decode UTF-8, UTF-16 with a byte order mark, or else Latin-1, which are what spreadsheets write."""
+    """Decode UTF-8, UTF-16 with a byte order mark, or else Latin-1, the encodings of spreadsheets."""
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)

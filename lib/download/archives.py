@@ -275,7 +275,7 @@ def _parents(name: str) -> Iterator[str]:
 def _write(path: Path, members: dict[str, Member], *, folder: Path) -> None:
     """Write the members of an archive to a new folder."""
     needed = sum(member.size + BLOCK for member in members.values())
-    files.require_space(folder.parent, needed, what=f"unpacking {path.name}")
+    files.require_space(folder.parent, needed, action=f"unpacking {path.name}")
     folder.mkdir()
     for name, member in members.items():
         target = folder / name

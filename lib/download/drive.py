@@ -43,7 +43,7 @@ def download(source: schema.Drive, folder: Path) -> Path:
 
     target = folder / folder_id(source.drive)
     target.mkdir(parents=True, exist_ok=True)
-    files.require_space(target, transfer.UNKNOWN_SIZE, what=f"downloading {source.drive}")
+    files.require_space(target, transfer.UNKNOWN_SIZE, action=f"downloading {source.drive}")
     call = gdown.download_folder
     # Older releases, such as Colab's, take no time limit.
     if "timeout" in inspect.signature(call).parameters:

@@ -45,7 +45,7 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     target.mkdir(parents=True, exist_ok=True)
     size = _size(source.dataset)
     needed = transfer.UNPACKED * size if size else transfer.UNKNOWN_SIZE
-    files.require_space(target, needed, what=f"downloading {name}")
+    files.require_space(target, needed, action=f"downloading {name}")
     try:
         result = _client(command, "download", name, "-p", str(target), "-q", timeout=CLIENT_TIMEOUT)
     except subprocess.TimeoutExpired:

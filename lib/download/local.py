@@ -78,7 +78,7 @@ def copy(source: schema.Folder, raw: Path) -> Arrival:
     """
     entries, skipped = listing(find(source.folder, key="folder").resolve())
     needed = sum(path.stat().st_size + archives.BLOCK for _, path in entries)
-    files.require_space(raw.parent, needed, what=f"copying {source.folder}")
+    files.require_space(raw.parent, needed, action=f"copying {source.folder}")
     raw.mkdir()
     for name, path in entries:
         target = raw / name

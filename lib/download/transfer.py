@@ -82,7 +82,7 @@ def _transfer(url: str, part: Path) -> None:
         start = start if answer.status_code == 206 else 0
         size = start + int(answer.headers.get("Content-Length", 0))
         files.require_space(
-            part.parent, UNPACKED * size - start, what=f"downloading {privacy.without_secrets(url)}"
+            part.parent, UNPACKED * size - start, action=f"downloading {privacy.without_secrets(url)}"
         )
         with (
             part.open("ab" if start else "wb") as file,

@@ -5,6 +5,13 @@ from typing import Any, NotRequired, TypedDict
 
 from lib.core import files, params, schema
 
+# Keys of earlier versions, after the key above them.
+RENAMED = {
+    ("model", "most_parameters"): "max_parameters",
+    ("erasing", "smallest"): "min_area",
+    ("erasing", "largest"): "max_area",
+}
+
 
 class ModelCard(TypedDict):
     """The content of `model.json`.
@@ -14,7 +21,7 @@ class ModelCard(TypedDict):
         parameter_count: number of weights of the network.
         size: height and width of its input, in pixels.
         resize: side in pixels that a photo is brought to, before its centre of `size` is cut out.
-        fit: how a photo becomes a square: `crop`, `squash` or `pad`.
+        fit: how a photo becomes a square: `crop`, `stretch` or `pad`.
         interpolation: how a photo is resized, in words.
         input: dtype, shape and range of the input, in words.
         scaling: how the network scales its pixels, in words.
@@ -62,7 +69,7 @@ def load(path: Path) -> ModelCard:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path.name}. Expected: the model card that 03_train writes")
     try:
-        card = files.read_json(path)
+        card = _renamed(files.read_json(path))
     except ValueError as error:
         raise ValueError(f"{path.name} is not JSON: {error}. Run 03_train again") from None
     if missing := _missing_keys(card):
@@ -71,6 +78,13 @@ def load(path: Path) -> ModelCard:
             "Run 03_train again"
         )
     return card
+
+
+def _renamed(value: Any, *, above: str = "") -> Any:
+    """Return a card with the current names of the keys and values that earlier versions named otherwise."""
+    if isinstance(value, dict):
+        return {RENAMED.get((above, key), key): _renamed(item, above=key) for key, item in value.items()}
+    return "stretch" if (above, value) == ("fit", "squash") else value
 
 
 def _missing_keys(card: object) -> list[str]:

@@ -54,8 +54,8 @@ def build(
         shape `(n, classes)`. Its layer `backbone` is the backbone, its layer `logits` the input of softmax.
 
     Raises:
-        ValueError: as `backbones.build`; or if the statistics are missing, or the network does not have
-            fewer parameters than `most_parameters`.
+        ValueError: as `backbones.build`; or if the statistics are missing, or the network has more than
+            `max_parameters` parameters.
         FileNotFoundError: as `backbones.build`.
     """
     keras.utils.set_random_seed(seed)
@@ -67,11 +67,10 @@ def build(
         x = _layer(f"head_{name}", layer, classes=classes, seed=seed + index)(x)
     outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     model = keras.Model(inputs, outputs)
-    if settings.most_parameters and model.count_params() >= settings.most_parameters:
+    if settings.max_parameters and model.count_params() > settings.max_parameters:
         raise ValueError(
-            "`model.most_parameters`: the network must have "
-            f"fewer than {settings.most_parameters:,} parameters. "
-            f"Received: {model.count_params():,}, with {settings.backbone}. Take a smaller backbone or head"
+            f"`model.max_parameters`: expected at most {settings.max_parameters:,} parameters. "
+            f"Received: {model.count_params():,}, with {settings.backbone}. Use a smaller backbone or head"
         )
     return model
 

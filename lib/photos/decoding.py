@@ -138,13 +138,13 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
     Args:
         image: `uint8` of shape `(height, width, 3)`.
         size: side of the square, in pixels.
-        fit: `crop` keeps the centre, `squash` changes the aspect ratio, `pad` adds black bars.
+        fit: `crop` keeps the centre, `stretch` changes the aspect ratio, `pad` adds black bars.
 
     Returns:
         `uint8` of shape `(size, size, 3)`; shrunk by area averaging, enlarged bilinearly.
     """
     height, width = image.shape[:2]
-    if fit == "squash":
+    if fit == "stretch":
         return _scale(image, size, size)
     if fit == "crop":
         image = _middle(image, WIDEST * min(height, width))

@@ -154,7 +154,7 @@ def _erase(batch: tf.Tensor, settings: Erasing, seed: tf.Tensor) -> tf.Tensor:
     seeds = tf.random.split(seed, 2)
     count, size = tf.shape(batch)[0], batch.shape[1]
     chance, fraction, aspect, left, top = ((value + 1) / 2 for value in _uniform(count, 5, seeds[0]))
-    area = settings.smallest + (settings.largest - settings.smallest) * fraction
+    area = settings.min_area + (settings.max_area - settings.min_area) * fraction
     # The square of the ratio is width / height, from 1 / 3.3 to 3.3, as in the paper.
     ratio = tf.exp((aspect * 2 - 1) * np.log(3.3) / 2)
     width, height = (tf.minimum(tf.sqrt(area) * side, 1.0) for side in (ratio, 1 / ratio))

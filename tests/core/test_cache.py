@@ -1,4 +1,4 @@
-"""The cache: keys that change with what decides a result, and damaged files that are computed again."""
+"""The cache: keys change with the parameters and the code, and damaged files are computed again."""
 
 import hashlib
 import pkgutil
@@ -12,7 +12,7 @@ import lib
 from lib.core import cache, files
 
 # Every other module of lib can decide a cached result.
-LEFT_OUT_MODULES = {
+EXCLUDED_MODULES = {
     "lib.__main__",
     "lib.commands",
     "lib.core.cache",
@@ -46,9 +46,9 @@ def test_fingerprint_changes_with_every_part():
         (Path("a"),),
         ("é",),
     ]
-    found = [cache.fingerprint(*value) for value in values]
-    assert len(set(found)) == len(values)
-    assert all(len(text) == 16 and int(text, 16) >= 0 for text in found)
+    fingerprints = [cache.fingerprint(*value) for value in values]
+    assert len(set(fingerprints)) == len(values)
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in fingerprints)
 
 
 def test_fingerprint_ignores_the_order_of_keys_and_stays_the_same_forever():
@@ -170,21 +170,21 @@ def test_the_closure_of_the_embeddings():
 
 
 def test_a_new_module_counts_unless_somebody_lists_it():
-    modules = [found.name for found in pkgutil.walk_packages(lib.__path__, "lib.")]
-    left_out = {name for name in modules if cache._is_left_out(name)}
+    modules = [module.name for module in pkgutil.walk_packages(lib.__path__, "lib.")]
+    excluded = {name for name in modules if cache._is_excluded(name)}
     packages = {"lib.download", "lib.figures"}
     assert {
-        name for name in left_out if name.rpartition(".")[0] not in packages
-    } == LEFT_OUT_MODULES | packages
+        name for name in excluded if name.rpartition(".")[0] not in packages
+    } == EXCLUDED_MODULES | packages
     # No name of the list is that of a module that is gone.
-    assert {f"lib.{name}" for name in cache.LEFT_OUT} <= set(modules)
+    assert {f"lib.{name}" for name in cache.EXCLUDED} <= set(modules)
 
 
 def test_no_module_escapes_the_search_for_imports():
     for path in cache.PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "from ." not in text and "import_module" not in text, path
-        # What a package imports by itself would not be found.
+        # The search would miss imports in a package.
         assert path.name != "__init__.py" or "import " not in text, path
 
 
@@ -199,9 +199,11 @@ def test_arrays_are_computed_once(tmp_path):
         return {"a": np.arange(3), "b": np.zeros((2, 0), np.float16)}
 
     for _ in range(3):
-        found = cache.arrays(tmp_path / "deep/key.npz", compute)
+        stored = cache.arrays(tmp_path / "deep/key.npz", compute)
         assert (
-            set(found) == {"a", "b"} and found["a"].tolist() == [0, 1, 2] and found["b"].dtype == np.float16
+            set(stored) == {"a", "b"}
+            and stored["a"].tolist() == [0, 1, 2]
+            and stored["b"].dtype == np.float16
         )
     assert len(calls) == 1
     cache.arrays(tmp_path / "deep/other.npz", compute)
@@ -269,8 +271,8 @@ def test_no_flipped_bit_of_arrays_is_used(tmp_path, monkeypatch):
     for position in [*range(60), *range(len(data) - 200, len(data))]:
         path.write_bytes(data)
         flip(path, position)
-        found = cache.load_arrays(path)
-        assert found is None or {name: values.tolist() for name, values in found.items()} == {
+        stored = cache.load_arrays(path)
+        assert stored is None or {name: values.tolist() for name, values in stored.items()} == {
             name: values.tolist() for name, values in known.items()
         }, position
 
@@ -323,7 +325,7 @@ def test_a_record_of_another_form_counts_as_damage(tmp_path):
 
 def test_a_very_large_file_is_hashed_only_if_its_size_or_time_changed(tmp_path, monkeypatch):
     path, hashed = filled(tmp_path / "key", []), []
-    monkeypatch.setattr(cache, "HASHED", 1000)
+    monkeypatch.setattr(cache, "MAX_HASHED_BYTES", 1000)
     monkeypatch.setattr(files, "file_sha256", lambda file: hashed.append(file.name) or "another")
     assert not cache.is_intact(path) and hashed == ["table.csv"]
     hashed.clear()

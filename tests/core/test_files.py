@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and the space that they need."""
+"""Files: written atomically, hashed, and refused if the disk is full."""
 
 import hashlib
 import os
@@ -84,8 +84,8 @@ def ended_process():
     return process.pid
 
 
-def test_what_dead_processes_left_is_swept_after_a_day(tmp_path):
-    dead, old = ended_process(), time.time() - 2 * files.SECONDS_KEPT
+def test_temporary_files_of_killed_processes_are_removed_after_a_day(tmp_path):
+    dead, old = ended_process(), time.time() - 2 * files.MAX_AGE_SECONDS
     kept = {
         f".partial-{os.getpid()}-00000000-alive.csv": old,
         f".partial-{dead}-00000000-recent.csv": time.time(),
@@ -110,7 +110,7 @@ def test_json_written_and_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": object()}])
-def test_json_that_others_could_not_read_is_refused(tmp_path, value):
+def test_values_that_json_does_not_have_are_refused(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         files.write_json(tmp_path / "a.json", value)
     assert names(tmp_path) == []
@@ -125,11 +125,13 @@ def test_json_that_others_could_not_read_is_refused(tmp_path, value):
         (192, 191, "expected 192 bytes of free disk space. Received: 191 bytes."),
     ],
 )
-def test_a_full_disk_is_told_in_a_unit_that_shows_the_difference(tmp_path, monkeypatch, needed, free, sizes):
+def test_the_message_for_a_full_disk_has_units_that_show_the_difference(
+    tmp_path, monkeypatch, needed, free, sizes
+):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": free}))
     with pytest.raises(files.NoSpace, match=f"unpacking: {sizes} Free some"):
-        files.require_space(tmp_path, needed, what="unpacking")
-    files.require_space(tmp_path, free, what="unpacking")
+        files.require_space(tmp_path, needed, action="unpacking")
+    files.require_space(tmp_path, free, action="unpacking")
 
 
 def test_readable():

@@ -1,4 +1,4 @@
-"""Locks between real processes: one waits for the other, and one that was killed is in nobody's way."""
+"""Locks between real processes: a process waits for another, and a killed process does not block others."""
 
 import errno
 import fcntl
@@ -90,12 +90,12 @@ def until(condition):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(locks, "SECONDS_PATIENT", 0.1)
-    locks._tell.cache_clear()
+def short_timeout(monkeypatch):
+    monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 0.1)
+    locks._print_fallback.cache_clear()
 
 
-def test_a_source_is_waited_for_and_a_line_says_so(tmp_path, start, capsys):
+def test_a_process_waits_for_a_locked_source_and_prints_a_message(tmp_path, start, capsys):
     holder = start(HOLD, "source", tmp_path / "demo")
     assert holder.stdout.readline() == "held\n"
     threading.Timer(0.5, holder.stdin.close).start()
@@ -108,7 +108,7 @@ def test_a_source_is_waited_for_and_a_line_says_so(tmp_path, start, capsys):
 def test_a_run_that_another_process_holds_is_refused(tmp_path, start):
     holder = start(HOLD, "run", tmp_path / "demo")
     assert holder.stdout.readline() == "held\n"
-    message = f"another process is at work in {tmp_path.name}/demo: wait for it, .* a name of its own"
+    message = f"another process is using {tmp_path.name}/demo: wait until it ends, .* another name"
     with pytest.raises(ValueError, match=message), locks.run(tmp_path / "demo"):
         pass
     with locks.run(tmp_path / "other"):
@@ -149,18 +149,18 @@ def test_a_disk_without_file_locks(tmp_path, start, monkeypatch, capsys, number)
     monkeypatch.setattr(fcntl, "flock", missing)
     holder = start(WITHOUT_FLOCK.format(number=number) + HOLD, "run", tmp_path / "demo")
     until(lambda: holder.stdout.readline() == "held\n")
-    with pytest.raises(ValueError, match="another process is at work"), locks.run(tmp_path / "demo"):
+    with pytest.raises(ValueError, match="another process is using"), locks.run(tmp_path / "demo"):
         pass
     # The lock of a process that is gone is taken over.
     holder.kill()
     holder.wait()
-    monkeypatch.setattr(locks, "SECONDS_PATIENT", 5)
+    monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 5)
     with locks.run(tmp_path / "demo"), locks.run(tmp_path / "demo"):
         pass
     if number != errno.ENOSYS:
         assert capsys.readouterr().out == (
-            f"the disk of {tmp_path.name}/demo has no file locks: .lock.process names the process "
-            "at work, and is taken over when that process has ended on this machine\n"
+            f"the disk of {tmp_path.name}/demo has no file locks: the file .lock.process is used "
+            "instead. It is ignored if its process is no longer running on this machine\n"
         )
 
 
@@ -210,7 +210,7 @@ def test_two_processes_scan_one_source(photos, start):
     assert len(outputs[1].splitlines()) == 902 and len(names(photos / "cache")) == 1
 
 
-def test_a_scan_that_was_killed_is_in_nobodys_way(photos, start):
+def test_a_killed_scan_does_not_block_the_next_one(photos, start):
     killed = start(SCAN, photos)
     killed.stdout.readline()
     go(killed)

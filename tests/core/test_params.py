@@ -1,4 +1,4 @@
-"""Parameters: what a file, a cell and the command line say, merged, and refused where it is wrong."""
+"""Parameters: values of files, cells and the command line are merged, and invalid values are refused."""
 
 import json
 
@@ -13,7 +13,7 @@ COMMITTED = sorted(path.stem for path in params.FOLDER.glob("*.yaml"))
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty folder of parameter files, and no paths from the caller's shell."""
+    """An empty folder of parameter files, without values from the environment."""
     monkeypatch.delenv("CHRYSALIS_ARCHIVE", raising=False)
     monkeypatch.delenv("CHRYSALIS_WEIGHTS", raising=False)
     monkeypatch.delenv("CHRYSALIS_STORAGE", raising=False)
@@ -41,16 +41,20 @@ def test_each_committed_file_loads(folder, monkeypatch, name):
         text = path.read_text(encoding="utf-8")
         named = "mine" if path.stem == "template" else path.stem
         (folder / f"{named}.yaml").write_text(text, encoding="utf-8")
-    wanted = "mine" if name == "template" else name
-    assert params.load(wanted).name == wanted
+    name_in_file = "mine" if name == "template" else name
+    assert params.load(name_in_file).name == name_in_file
 
 
 def test_butterfly_is_the_recipe_of_its_author(monkeypatch):
     monkeypatch.setattr(params, "FOLDER", params.ROOT / "params")
-    found = params.load("butterfly")
-    assert (found.model.backbone, found.model.image_size, found.model.scaling) == ("MobileNetV2", 224, "unit")
-    assert [layer.layer for layer in found.model.head.values()] == ["average_pooling", "dropout", "dense"]
-    assert [(s.epochs, s.learning_rate) for s in found.train.stages.values()] == [(15, 3e-4), (20, 1e-4)]
+    loaded = params.load("butterfly")
+    assert (loaded.model.backbone, loaded.model.image_size, loaded.model.scaling) == (
+        "MobileNetV2",
+        224,
+        "unit",
+    )
+    assert [layer.layer for layer in loaded.model.head.values()] == ["average_pooling", "dropout", "dense"]
+    assert [(s.epochs, s.learning_rate) for s in loaded.train.stages.values()] == [(15, 3e-4), (20, 1e-4)]
 
 
 def test_names_leaves_the_template_out(folder):
@@ -59,7 +63,7 @@ def test_names_leaves_the_template_out(folder):
     assert params.names() == ["a", "b"]
 
 
-# What is refused, and the words it is refused with
+# Error messages
 
 
 @pytest.mark.parametrize(
@@ -79,35 +83,41 @@ def test_names_leaves_the_template_out(folder):
         ("split: {val: 0.5}", ["`split.val`", "less than 0.5", "Received: 0.5"]),
         ("split: {val: .nan}", ["`split.val`"]),
         ("seed: -1", ["`seed`", "Received: -1"]),
-        ("model: {fit: stretch}", ["`model.fit`", "'crop', 'squash' or 'pad'", "'stretch'"]),
+        ("model: {fit: squash}", ["`model.fit`", "'crop', 'stretch' or 'pad'", "'squash'"]),
         ("model: resnet", ["`model`", "'resnet'"]),
         ("train: {stages: {head: {trainable: last ten}}}", ["`train.stages.head.trainable`", "'last ten'"]),
         (
             "train: {stages: {new: {epochs: 3}}}",
-            ["`train.stages.new.trainable` is missing", "part of the backbone"],
+            ["`train.stages.new.trainable` is missing", "layers of the backbone"],
         ),
         ("train: {stages: {head: null, fine_tune: null}}", ["`train`", "at least one stage"]),
-        ("train: {resume_stages: [tail]}", ["`train`", "names tail", "head, fine_tune"]),
-        ("train: {optimizer: {kind: adam, weight_decay: 0.1}}", ["`train.optimizer`", "use kind adamw"]),
+        ("train: {resume_stages: [tail]}", ["`train`", "Received: tail", "head, fine_tune"]),
+        (
+            "train: {optimizer: {kind: adam, weight_decay: 0.1}}",
+            ["`train.optimizer`", "takes no `weight_decay`: use kind adamw"],
+        ),
         ("model: {head: {classes: null}}", ["`model`", "last layer"]),
         ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout.rate` is missing", "fraction"]),
         (
             "model: {head: {classes: {layer: dense, rate: 0.5}}}",
-            ["`model.head.classes.rate` is no key of layer dense. layer dense takes: layer, units"],
+            ["`model.head.classes.rate` is not a key of layer dense. layer dense takes: layer, units"],
         ),
         (
             "model: {head: {classes: {layer: dense, unit: 3}}}",
             ["unknown key", "`units`?", "layer dense takes"],
         ),
         ("model: {head: {pool: {layer: pooling}}}", ["`model.head.pool.layer`", "'flatten'", "'pooling'"]),
-        ("model: {head: {new: {units: 3}}}", ["`model.head.new.layer` is missing. kind of layer: "]),
+        (
+            "model: {head: {new: {units: 3}}}",
+            ["`model.head.new.layer` is missing. Expected: type of layer: "],
+        ),
         (
             "model: {head: {classes: {layer: dense, activation: relu}}}",
             ["`model.head.classes`", "takes no `activation`"],
         ),
         (
             "model: {head: {pool: {layer: flatten, units: 3}}}",
-            ["`model.head.pool.units` is no key of layer flatten. layer flatten takes: layer"],
+            ["`model.head.pool.units` is not a key of layer flatten. layer flatten takes: layer"],
         ),
         ("evaluate: {predictions: {file: ../../x.csv}}", ["`evaluate.predictions.file`", "'../../x.csv'"]),
         ("evaluate: {predictions: {file: manifest.csv}}", ["`evaluate.predictions.file`", "history.csv, "]),
@@ -124,21 +134,24 @@ def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("{}", ["params/mine.yaml: `source.kind` is missing. origin of the photos: "]),
+        ("{}", ["params/mine.yaml: `source.kind` is missing. Expected: source of the photos: "]),
         ("{kind: ftp}", ["`source.kind` is wrong: it should be one of 'kaggle', 'archive'", "'ftp'"]),
         ("{kind: null}", ["`source.kind` is wrong", "'None'"]),
-        ("{kind: folder}", ["params/mine.yaml: `source.folder` is missing. path of a folder of photos"]),
+        (
+            "{kind: folder}",
+            ["params/mine.yaml: `source.folder` is missing. Expected: path of the folder with the photos"],
+        ),
         ("{kind: folder, folder: ''}", ["`source.folder`", "at least 1 character"]),
         (
             "{kind: sample, archive: x.zip}",
-            ["`source.archive` is no key of kind sample. kind sample takes: kind, name, licence"],
+            ["`source.archive` is not a key of kind sample. kind sample takes: kind, name, licence"],
         ),
-        ("{kind: drive, drive: x, dataset: a/b}", ["`source.dataset` is no key of kind drive. "]),
+        ("{kind: drive, drive: x, dataset: a/b}", ["`source.dataset` is not a key of kind drive. "]),
         ("{kind: sample, photo_per_class: 9}", ["`photos_per_class`?", "Allowed here: kind sample takes"]),
         ("{kind: kaggle}", ["exactly one of: dataset, competition", "none"]),
         ("{kind: kaggle, dataset: a/b, competition: c}", ["exactly one of", "dataset, competition"]),
         ("{kind: kaggle, dataset: no-owner}", ["`source.dataset`", "'no-owner'"]),
-        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs its sha256"]),
+        ("{kind: archive, archive: 'https://example.org/a.zip'}", ["needs `sha256`"]),
         ("{kind: archive, archive: a.zip, sha256: ABC}", ["`source.sha256`", "'ABC'"]),
         ("{kind: sample, name: a/b}", ["`source.name`", "'a/b'"]),
         ("{kind: sample, tables: {t: {photos: x}}}", ["`source.tables.t.file` is missing"]),
@@ -160,7 +173,7 @@ def test_every_problem_is_named_at_once(folder):
     )
 
 
-def test_missing_file_lists_the_files_there_are(folder):
+def test_the_error_for_a_missing_file_lists_the_files(folder):
     put(folder, "birds")
     put(folder, "moths")
     message = refusal("bird", error=FileNotFoundError)
@@ -181,7 +194,7 @@ def test_name_must_be_the_files(folder):
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "a b", ".hidden", 3.5])
-def test_a_name_that_is_no_file_name_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     assert f"Received: {name!r}" in refusal(name)
 
 
@@ -193,12 +206,12 @@ def test_reserved_names(folder, name):
     assert f"`run` must not be {name}" in refusal("mine", {"run": name})
 
 
-def test_yaml_without_its_surprises(folder, tmp_path):
+def test_unsafe_and_ambiguous_yaml_is_refused(folder, tmp_path):
     marker = tmp_path / "ran"
     cases = {
         f"seed: !!python/object/apply:os.system ['touch {marker}']": "not valid YAML",
-        "seed: 1\nseed: 2": "`seed` stands twice",
-        "train: {batch_size: 1, batch_size: 2}": "`batch_size` stands twice",
+        "seed: 1\nseed: 2": "`seed` occurs twice",
+        "train: {batch_size: 1, batch_size: 2}": "`batch_size` occurs twice",
         "clean: &here {minimum_side: 3}": "anchors and aliases",
         "clean: &here {minimum_side: 3}\nsplit: *here": "anchors and aliases",
         "clean: *nowhere": "not valid YAML",
@@ -232,13 +245,18 @@ def test_extends_merges_key_by_key(folder):
     (folder / "mine.yaml").write_text(
         "name: mine\nextends: base\nmodel: {image_size: 64}\n", encoding="utf-8"
     )
-    found = params.load("mine")
-    assert (found.seed, found.model.image_size, found.model.fit, found.augment.rotation) == (7, 64, "pad", 90)
-    assert found.name == "mine" and found.run_name == "mine"
-    assert found.source.name == "base"  # the photos are fetched once for both
+    loaded = params.load("mine")
+    assert (loaded.seed, loaded.model.image_size, loaded.model.fit, loaded.augment.rotation) == (
+        7,
+        64,
+        "pad",
+        90,
+    )
+    assert loaded.name == "mine" and loaded.run_name == "mine"
+    assert loaded.source.name == "base"  # the photos are fetched once for both
 
 
-def test_source_name_follows_the_file_or_what_it_says(folder):
+def test_the_name_of_the_source_is_that_of_the_file_unless_it_is_set(folder):
     put(folder)
     assert params.load("mine").source.name == "mine"
     (folder / "mine.yaml").write_text("name: mine\nsource: {kind: sample, name: shared}\n", encoding="utf-8")
@@ -249,8 +267,8 @@ def test_extends_over_three_files_and_its_errors(folder):
     put(folder, "a", "seed: 1\nclean: {minimum_side: 5}\n")
     (folder / "b.yaml").write_text("name: b\nextends: a\nseed: 2\n", encoding="utf-8")
     (folder / "c.yaml").write_text("name: c\nextends: b\n", encoding="utf-8")
-    found = params.load("c")
-    assert (found.seed, found.clean.minimum_side, found.source.name) == (2, 5, "a")
+    loaded = params.load("c")
+    assert (loaded.seed, loaded.clean.minimum_side, loaded.source.name) == (2, 5, "a")
     (folder / "a.yaml").write_text("name: a\nextends: c\n", encoding="utf-8")
     assert "c -> b -> a -> c" in refusal("c")
     (folder / "a.yaml").write_text("name: a\nextends: gone\n", encoding="utf-8")
@@ -271,7 +289,7 @@ def test_a_file_that_changes_the_kind_of_source_loses_the_keys_of_the_other_kind
     (folder / "mine.yaml").write_text(
         "name: mine\nextends: base\nsource: {kind: sample, dataset: c/d}\n", encoding="utf-8"
     )
-    assert "params/mine.yaml: `source.dataset` is no key of kind sample" in refusal()
+    assert "params/mine.yaml: `source.dataset` is not a key of kind sample" in refusal()
 
 
 def test_assignments_change_the_kind_of_a_source_and_of_a_layer(folder, monkeypatch):
@@ -283,7 +301,7 @@ def test_assignments_change_the_kind_of_a_source_and_of_a_layer(folder, monkeypa
     assert params.load("mine", change).source.dataset == "a/b"
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", "x.zip")
     assert params.load("mine", change).source.archive == "x.zip"
-    assert refusal().startswith("the command line: `source.archive` is no key of kind sample")
+    assert refusal().startswith("the command line: `source.archive` is not a key of kind sample")
 
 
 def test_an_error_names_the_file_that_holds_it(folder):
@@ -317,16 +335,16 @@ def test_null_removes_a_layer_a_stage_and_a_table(folder):
         "train: {stages: {head: null}}\n"
     )
     (folder / "mine.yaml").write_text(text, encoding="utf-8")
-    found = params.load("mine")
-    assert list(found.model.head) == ["pool", "classes"]
-    assert list(found.train.stages) == ["all"]
-    assert list(found.source.tables) == ["two"]
+    loaded = params.load("mine")
+    assert list(loaded.model.head) == ["pool", "classes"]
+    assert list(loaded.train.stages) == ["all"]
+    assert list(loaded.source.tables) == ["two"]
 
 
 def test_null_on_the_command_line_removes_a_default_stage(folder):
     put(folder)
-    found = params.load("mine", params.parse_assignments("train.stages.head=null model.head.dropout=null"))
-    assert list(found.train.stages) == ["fine_tune"] and list(found.model.head) == ["pool", "classes"]
+    loaded = params.load("mine", params.parse_assignments("train.stages.head=null model.head.dropout=null"))
+    assert list(loaded.train.stages) == ["fine_tune"] and list(loaded.model.head) == ["pool", "classes"]
 
 
 def test_a_file_that_names_stages_replaces_the_default_ones(folder):
@@ -336,12 +354,12 @@ def test_a_file_that_names_stages_replaces_the_default_ones(folder):
 
 def test_one_key_of_a_default_stage_or_layer_can_change(folder):
     put(folder)
-    found = params.load(
+    loaded = params.load(
         "mine", params.parse_assignments("train.stages.fine_tune.epochs=2 model.head.dropout.rate=0.5")
     )
-    assert list(found.train.stages) == ["head", "fine_tune"] and found.train.stages["fine_tune"].epochs == 2
-    assert found.train.stages["fine_tune"].schedule == schema.STAGES["fine_tune"].schedule
-    assert found.model.head["dropout"].rate == 0.5
+    assert list(loaded.train.stages) == ["head", "fine_tune"] and loaded.train.stages["fine_tune"].epochs == 2
+    assert loaded.train.stages["fine_tune"].schedule == schema.STAGES["fine_tune"].schedule
+    assert loaded.model.head["dropout"].rate == 0.5
 
 
 def test_merge_leaves_its_arguments_alone():
@@ -361,18 +379,18 @@ def test_1e_4_is_a_number_in_yaml_in_a_cell_and_in_set(folder):
         text="train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1e-4}}, "
         "optimizer: {weight_decay: 2E-5}}\n",
     )
-    found = params.load("mine")
-    assert (found.train.stages["head"].learning_rate, found.train.optimizer.weight_decay) == (1e-4, 2e-5)
+    loaded = params.load("mine")
+    assert (loaded.train.stages["head"].learning_rate, loaded.train.optimizer.weight_decay) == (1e-4, 2e-5)
     cell = {
         "name": "mine",
         "train": {"stages": {"head": {"learning_rate": "3e-4"}}},
     }  # papermill's YAML gives a string
     assert params.resolve(cell).train.stages["head"].learning_rate == 3e-4
-    given = params.parse_assignments("train.stages.head.learning_rate=5e-4")
-    assert params.load("mine", given).train.stages["head"].learning_rate == 5e-4
+    changes = params.parse_assignments("train.stages.head.learning_rate=5e-4")
+    assert params.load("mine", changes).train.stages["head"].learning_rate == 5e-4
 
 
-def test_a_run_may_be_called_like_a_number(folder):
+def test_the_name_of_a_run_may_look_like_a_number(folder):
     put(folder)
     assert params.load("mine", {"run": "7e12"}).run_name == "7e12"
 
@@ -385,8 +403,8 @@ def test_a_cell_overrides_the_file_and_ignores_none_and_other_variables(folder):
         "pd": object(),
         "modle": 1,
     }
-    found = params.resolve(cell)
-    assert (found.seed, found.model.image_size, found.model.fit) == (5, 64, "pad")
+    loaded = params.resolve(cell)
+    assert (loaded.seed, loaded.model.image_size, loaded.model.fit) == (5, 64, "pad")
     with pytest.raises(ValueError, match=r"^the notebook's parameters cell: unknown key `model.size`"):
         params.resolve(cell | {"model": {"size": 64}})
 
@@ -436,8 +454,8 @@ def test_paths_from_the_environment(folder, monkeypatch):
     )
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", "/data/my photos.zip")
     monkeypatch.setenv("CHRYSALIS_WEIGHTS", "~/weights.h5")
-    found = params.load("mine")
-    assert (found.source.archive, found.model.weights) == ("/data/my photos.zip", "~/weights.h5")
+    loaded = params.load("mine")
+    assert (loaded.source.archive, loaded.model.weights) == ("/data/my photos.zip", "~/weights.h5")
     monkeypatch.setenv("CHRYSALIS_STORAGE", "postgresql://ann:secret@host/db")
     assert params.load("mine").tune.storage == "postgresql://ann:secret@host/db"
     cell = params.load("mine", {"source": {"archive": "cell.zip"}, "model": {"weights": None}})
@@ -446,16 +464,16 @@ def test_paths_from_the_environment(folder, monkeypatch):
     assert params.load("mine").source.archive == "theirs.zip"
 
 
-# What comes back
+# Loaded parameters
 
 
 def test_parameters_are_frozen(folder):
     put(folder)
-    found = params.load("mine")
+    loaded = params.load("mine")
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        found.seed = 3
+        loaded.seed = 3
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        found.train.batch_size = 3
+        loaded.train.batch_size = 3
 
 
 def test_loading_twice_gives_equal_and_unshared_values(folder):
@@ -466,7 +484,7 @@ def test_loading_twice_gives_equal_and_unshared_values(folder):
     assert params.load("mine") == two
 
 
-def test_public_cuts_paths_to_their_last_part(folder):
+def test_public_reduces_paths_to_the_file_name(folder):
     put(
         folder,
         text="model: {weights: ~/secret/w.h5}\n"
@@ -499,24 +517,24 @@ def test_public_keeps_urls_data_sets_and_relative_paths(folder):
     assert json.loads(json.dumps(shown)) == shown
 
 
-def test_public_and_pick_keep_of_a_database_what_anyone_may_know(folder):
+def test_public_and_pick_remove_the_login_to_a_database(folder):
     put(folder)
     url = "postgresql://ann:s3cret@host:5432/db"
-    found = params.load("mine", {"tune": {"storage": url}})
-    assert found.tune.storage == url and params.pick(found, "tune.storage") == "postgresql://host:5432/db"
-    assert params.public(found)["tune"]["storage"] == "postgresql://host:5432/db"
+    loaded = params.load("mine", {"tune": {"storage": url}})
+    assert loaded.tune.storage == url and params.pick(loaded, "tune.storage") == "postgresql://host:5432/db"
+    assert params.public(loaded)["tune"]["storage"] == "postgresql://host:5432/db"
 
 
-def test_values_that_are_handed_over_reach_the_next_load(folder, monkeypatch):
+def test_private_values_reach_the_next_load(folder, monkeypatch):
     put(folder)
     monkeypatch.setenv(params.PRIVATE, "")
     text = "tune.storage=postgresql://ann:s3cret@host/db tune.trials=3 model.weights=/home/ann/w.h5 clean={}"
     overrides = params.parse_assignments(text)
     shown, private = privacy.separate(overrides)
     assert shown == {"tune": {"trials": 3}, "clean": {}}
-    params.hand_over(private)
+    params.set_private(private)
     assert params.resolve({"name": "mine", **shown}).tune.storage == "postgresql://ann:s3cret@host/db"
-    params.hand_over({})
+    params.set_private({})
     assert params.resolve({"name": "mine", **shown}).tune.storage is None
     assert privacy.separate(shown) == (shown, {})
 
@@ -527,7 +545,7 @@ def test_flat_is_the_inverse_of_nested():
     assert params.nested(params.flat(values)) == values
 
 
-def test_a_misspelt_file_is_answered_with_the_nearest_name(folder):
+def test_the_error_for_a_missing_file_suggests_the_nearest_name(folder):
     put(folder)
     with pytest.raises(FileNotFoundError, match=r"there is no params/mien.yaml. Did you mean mine\?"):
         params.load("mien")
@@ -536,11 +554,11 @@ def test_a_misspelt_file_is_answered_with_the_nearest_name(folder):
 # Changes
 
 
-def test_changed_lays_values_over_and_checks_the_whole(folder):
+def test_changed_merges_values_and_validates_the_result(folder):
     put(folder, text="train: {optimizer: {kind: adam}}\nmodel: {image_size: 96}\n")
-    found = params.load("mine")
+    loaded = params.load("mine")
     other = params.changed(
-        found,
+        loaded,
         {
             "model.simple_cnn.filters": 16,
             "model.head.dropout.rate": 0.5,
@@ -549,10 +567,9 @@ def test_changed_lays_values_over_and_checks_the_whole(folder):
     )
     assert (other.model.simple_cnn.filters, other.model.image_size, other.train.batch_size) == (16, 96, 8)
     assert other.model.head["dropout"].rate == 0.5 and list(other.train.stages) == ["head"]
-    assert (
-        other.train.optimizer.kind == "adam"
-    )  # its weight_decay is still the default one, which was not given
-    assert found == params.load("mine") and params.changed(found, {}) == found
+    # Its weight_decay is still the default.
+    assert other.train.optimizer.kind == "adam"
+    assert loaded == params.load("mine") and params.changed(loaded, {}) == loaded
 
 
 @pytest.mark.parametrize(
@@ -564,7 +581,7 @@ def test_changed_lays_values_over_and_checks_the_whole(folder):
         ({"model": {"image_size": 8, "fit": "x"}}, "Received: 'x'"),
         (
             {"train.stages": {"head": None, "fine_tune": None}},
-            "tune.space: `train` is wrong: `stages` must name",
+            "tune.space: `train` is wrong: `stages` must contain",
         ),
     ],
 )
@@ -575,7 +592,7 @@ def test_changed_refuses_as_load_does(folder, values, words):
     assert words in str(caught.value)
 
 
-def test_changed_works_on_parameters_that_no_file_gave():
+def test_changed_works_on_parameters_without_a_file():
     plain = schema.Params.model_validate({"name": "x", "source": {"kind": "sample"}})
     other = params.changed(plain, {"train.stages.head.epochs": 3})
     assert other.train.stages["head"] == plain.train.stages["head"].model_copy(update={"epochs": 3})
@@ -592,14 +609,14 @@ def test_nested():
 
 def test_pick_and_table(folder):
     put(folder, text="model: {image_size: 96}\ntrain: {early_stopping: null}\n")
-    found = params.load("mine")
-    assert params.pick(found, "model.image_size") == 96
-    assert params.pick(found, "split") == {"val": 0.15, "test": 0.15, "on_leak": "drop"}
+    loaded = params.load("mine")
+    assert params.pick(loaded, "model.image_size") == 96
+    assert params.pick(loaded, "split") == {"val": 0.15, "test": 0.15, "on_leak": "drop"}
     for key in ("model.size", "source.archive", "seed.x"):
         with pytest.raises((KeyError, TypeError)):
-            params.pick(found, key)
-    assert params.public(found)["train"] == params.pick(found, "train")
-    table = params.table(found, "seed", "split", "model.image_size", "train", "model.head")
+            params.pick(loaded, key)
+    assert params.public(loaded)["train"] == params.pick(loaded, "train")
+    table = params.table(loaded, "seed", "split", "model.image_size", "train", "model.head")
     assert table.index.name == "parameter" and list(table.columns) == ["value", "meaning"]
     assert (
         table.value["split.val"] == 0.15
@@ -615,9 +632,9 @@ def test_pick_and_table(folder):
 
 def test_every_section_can_be_shown(folder):
     put(folder)
-    found = params.load("mine")
+    loaded = params.load("mine")
     for section in ("source", "clean", "split", "model", "augment", "train", "evaluate", "gradcam"):
-        assert len(params.table(found, section)) > 0, section
+        assert len(params.table(loaded, section)) > 0, section
 
 
 def test_find_file(tmp_path, monkeypatch):
@@ -632,7 +649,7 @@ def test_find_file(tmp_path, monkeypatch):
 
 def test_labels_that_look_like_numbers_are_text(monkeypatch):
     monkeypatch.setattr(params, "FOLDER", params.ROOT / "params")
-    given = params.load("demo", params.parse_assignments("source.classes=[0,12,n01]"))
-    assert given.source.classes == ["0", "12", "n01"]
+    loaded = params.load("demo", params.parse_assignments("source.classes=[0,12,n01]"))
+    assert loaded.source.classes == ["0", "12", "n01"]
     with pytest.raises(ValueError, match="source.classes.0"):
         params.load("demo", {"source": {"classes": [1.5]}})

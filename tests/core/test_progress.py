@@ -1,4 +1,4 @@
-"""Progress: shown where someone watches, silent elsewhere."""
+"""Progress bars: drawn in a terminal or a notebook, silent otherwise."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from lib.core import progress
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch):
+def silent(monkeypatch):
     """Neither a terminal nor a kernel."""
     monkeypatch.delenv("CHRYSALIS_TERMINAL", raising=False)
 
@@ -44,7 +44,7 @@ def test_a_terminal_that_cannot_be_opened_is_ignored(tmp_path, monkeypatch, capf
 
 
 class Display:
-    """Keeps what a notebook would show."""
+    """Records the updates of a display."""
 
     def __init__(self):
         self.shown = []
@@ -88,7 +88,7 @@ def test_no_steps_at_all():
 
 
 class Terminal(io.StringIO):
-    """A stream that a person watches."""
+    """A stream that is a terminal."""
 
     def isatty(self):
         return True
@@ -126,10 +126,11 @@ def test_a_bar_inside_another_is_silent(tmp_path, monkeypatch):
     assert len(displays) == 1 and "decode" not in (tmp_path / "terminal").read_text()
     with pytest.raises(RuntimeError), progress.Bar(1, "search"), progress.Bar(1, "fit"):
         raise RuntimeError
-    assert work().display is not None  # the next one on its own is shown again
+    # The next bar is not nested.
+    assert work().display is not None
 
 
-def test_a_note_says_what_is_at_work():
+def test_a_note_is_displayed_after_the_bar():
     bar = progress.Bar(2, "search")
     bar.step(note="trial 1, epoch 3")
     assert bar._text() == f"search [{'#' * 12}{'.' * 12}] 1/2 trial 1, epoch 3"

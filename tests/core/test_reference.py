@@ -12,16 +12,16 @@ from lib.core import reference, schema
     [
         ("seed", int, 42, "seed of the split"),
         ("train.stages.head.epochs", int, None, "number of epochs"),
-        ("source.photos_per_class", int, 36, "size of the drawn sample"),
-        ("source.tables.labelled.photos", str, "", "folder of the photos"),
+        ("source.photos_per_class", int, 36, "photos in the largest class"),
+        ("source.tables.labelled.photos", str, "", "folder of the photos in the table"),
         ("model.head.any.rate", float, None, "fraction"),
         ("train.early_stopping.patience", int, 6, "epochs without"),
     ],
 )
 def test_parameter(key, annotation, default, words):
-    found = reference.parameter(key)
-    assert (found.annotation, words in found.description) == (annotation, True)
-    assert default is None or found.default == default
+    parameter = reference.parameter(key)
+    assert (parameter.annotation, words in parameter.description) == (annotation, True)
+    assert default is None or parameter.default == default
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def leaves(section=schema.Params, above=""):
 
 @pytest.mark.parametrize("key", sorted(set(leaves())))
 def test_every_parameter_has_a_meaning(key):
-    meaning = reference.parameter(key).description
+    meaning = reference.description(key)
     assert 4 < len(meaning) < 200 and meaning[-1] not in ".,;"
 
 

@@ -1,4 +1,4 @@
-"""Runs: where results lie, what a step owes, and the record it leaves."""
+"""Runs: paths of results, files that a step must write, and its record."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lib.core.schema import Params
 
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
-    """Outputs of the test's own."""
+    """An empty folder for the outputs."""
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
 
@@ -24,13 +24,13 @@ def settings(**sections):
 
 
 def fill(run):
-    """Write what a step reads and owes."""
+    """Write the files that a step reads and writes."""
     for name in (*run.step.reads, *run.step.writes):
         run.path(name).parent.mkdir(parents=True, exist_ok=True)
         run.path(name).write_text(f"{name} of {run.step.name}")
 
 
-def test_outputs_are_the_projects_or_what_the_environment_names(monkeypatch, tmp_path):
+def test_outputs_is_a_folder_of_the_project_or_of_the_environment(monkeypatch, tmp_path):
     assert steps.outputs() == tmp_path / "outputs"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", "~/big disk")
@@ -76,7 +76,7 @@ def test_need_names_the_step_to_run(step, name, writer):
     assert run.need(name) == run.path(name)
 
 
-def test_every_file_that_a_step_reads_is_written_by_an_earlier_one_or_by_a_person():
+def test_every_file_that_a_step_reads_is_written_by_an_earlier_step_or_by_the_user():
     written = set(steps.DECISIONS)
     for step in steps.ALL:
         assert set(step.reads) | set(step.reads_of_runs) <= written, step.name
@@ -91,7 +91,7 @@ def test_every_parameter_that_a_step_uses_exists():
         assert not steps.parameters(steps.Run(settings(), step)).empty
 
 
-def test_every_path_of_the_users_own_is_a_parameter_that_its_step_uses():
+def test_every_file_of_the_user_is_a_parameter_that_its_step_uses():
     for step in steps.ALL:
         for key in step.user_files:
             assert reference.parameter(key), key
@@ -102,7 +102,7 @@ def test_every_path_of_the_users_own_is_a_parameter_that_its_step_uses():
 
 
 @pytest.mark.parametrize("missing", steps.TRAIN.writes)
-def test_finish_fails_when_an_owed_file_is_missing(missing):
+def test_finish_fails_if_a_file_is_missing(missing):
     run = steps.start(settings(), steps.TRAIN)
     fill(run)
     run.path(missing).unlink()
@@ -128,7 +128,7 @@ def test_finish_records_how_the_results_were_made():
     assert entry["hardware"]["cores"] == os.cpu_count() and "device" in entry["hardware"]
 
 
-def test_decisions_of_a_person_belong_to_the_photos_and_need_not_be_there(outputs):
+def test_decisions_of_the_user_belong_to_the_photos_and_are_optional(outputs):
     run = steps.start(settings(), steps.CLEAN)
     fill(run)
     for name in steps.DECISIONS:
@@ -195,7 +195,7 @@ def test_git_is_none_outside_a_checkout(monkeypatch, tmp_path):
     assert steps.provenance(run.folder)["steps"]["02_clean"]["git"] is None
 
 
-def test_shared_photos_and_own_results():
+def test_runs_of_a_source_share_its_photos_but_not_their_results():
     one, two = (steps.start(settings(run=name), steps.CLEAN) for name in ("one", "two"))
     assert one.data == two.data and one.folder != two.folder
 
@@ -218,7 +218,7 @@ def test_a_step_in_jupyter_holds_its_run_until_its_end(outputs, monkeypatch):
     monkeypatch.delenv(steps.RUNNER, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(params.ROOT))
     run = steps.start(settings(), steps.CLEAN)
-    assert "another process is at work in outputs/mine" in other_kernel()
+    assert "another process is using outputs/mine" in other_kernel()
     # The kernels of the runner, which holds the lock itself.
     assert other_kernel(**{steps.RUNNER: "1"}) == ""
     fill(run)

@@ -100,7 +100,7 @@ def test_what_was_said_is_kept(tmp_path, once):
     [
         {"rows": [10, 3]},
         {"rows": [3, 10, 7]},
-        {"photos": {"fit": "squash"}},
+        {"photos": {"fit": "stretch"}},
         {"photos": {"side": 8}},
         {"views": inference.views(True, flip="none")},
         {"network": {"scale": 1 / 127}},

@@ -142,7 +142,7 @@ def drawn(tmp_path, **clean):
         {"label": list("abc") * 3, "split": ["train"] * 6 + ["test"] * 3, "sha1": list("123456789")}
     )
     full = np.zeros((9, 8, 8, 3), np.uint8)
-    photos = photoset.Photos(table, full, 4, list("abc"), "squash", tmp_path)
+    photos = photoset.Photos(table, full, 4, list("abc"), "stretch", tmp_path)
     values = {"name": "x", "source": {"kind": "sample", "name": "x"}, "clean": clean}
     return photos, schema.Params.model_validate(values)
 
@@ -156,7 +156,7 @@ def test_similarities_are_those_of_the_training_photos_in_the_cache_of_the_clean
     )
     found = mistakes.class_similarities(photos, settings)
     np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
-    embeddings.of_photos(photos.table.sha1, photos.full, fit="squash", folder=tmp_path)
+    embeddings.of_photos(photos.table.sha1, photos.full, fit="stretch", folder=tmp_path)
     # the arguments that decide the name of the file are those of the cleaning
     assert calls[0][0] is calls[1][0] and calls[0][1] == calls[1][1]
 

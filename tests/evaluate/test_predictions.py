@@ -74,7 +74,7 @@ def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
     photos = make_photos([(f"{index}.jpg", CLASSES[target], "test") for index, target in enumerate(targets)])
     predictions.write(predictions.table(photos, {"test": probabilities}), tmp_path / "predictions.csv")
     rows = pd.read_csv(tmp_path / "predictions.csv")
-    again = rows[[f"p({name})" for name in CLASSES]].to_numpy().clip(metrics.SMALLEST)
+    again = rows[[f"p({name})" for name in CLASSES]].to_numpy().clip(metrics.EPSILON)
     measured = metrics.report(targets, probabilities, classes=CLASSES)
     assert log_loss(rows.label, again / again.sum(axis=1, keepdims=True), labels=CLASSES) == pytest.approx(
         measured["log_loss"], abs=1e-5

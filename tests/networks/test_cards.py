@@ -1,5 +1,7 @@
 """The model card: written and read back whole, or refused with one line that says what to do."""
 
+import json
+
 import pytest
 from shared import model_card
 
@@ -44,6 +46,25 @@ def test_a_card_of_an_earlier_version(tmp_path):
     files.write_json(tmp_path / "model.json", card)
     with pytest.raises(ValueError, match="it has no parameter_count. Run 03_train again"):
         cards.load(tmp_path / "model.json")
+
+
+def test_a_card_with_the_old_names_of_parameters_has_the_new_ones(tmp_path):
+    erasing = {"probability": 0.5, "min_area": 0.1, "max_area": 0.2}
+    settings = params.load(
+        "demo", {"model": {"fit": "stretch", "max_parameters": 10**9}, "augment": {"erasing": erasing}}
+    )
+    trained = {key: params.pick(settings, key) for key in ("model", "augment")}
+    card = model_card(fit="stretch", classes=["squash", "melon"], parameters=trained)
+    text = json.dumps(card)
+    for new, old in (
+        ("max_parameters", "most_parameters"),
+        ("min_area", "smallest"),
+        ("max_area", "largest"),
+    ):
+        text = text.replace(new, old)
+    (tmp_path / "model.json").write_text(text.replace('"fit": "stretch"', '"fit": "squash"'))
+    assert cards.load(tmp_path / "model.json") == card
+    cards.require_parameters(cards.load(tmp_path / "model.json"), settings)
 
 
 @pytest.mark.parametrize(

@@ -126,11 +126,11 @@ def test_measured_scaling_without_measurements_is_refused():
         build(scaling="measured")
 
 
-def test_the_number_of_parameters_stays_below_the_limit():
+def test_the_number_of_parameters_is_at_most_the_limit():
     count = build().count_params()
-    assert build(most_parameters=count + 1).count_params() == count
-    with pytest.raises(ValueError, match=f"fewer than {count:,} parameters. Received: {count:,}, with Tiny"):
-        build(most_parameters=count)
+    assert build(max_parameters=count).count_params() == count
+    with pytest.raises(ValueError, match=f"at most {count - 1:,} parameters. Received: {count:,}, with Tiny"):
+        build(max_parameters=count - 1)
 
 
 def test_the_seed_decides_the_weights():

@@ -140,7 +140,7 @@ def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
 
 
 def test_resize_gives_the_size_asked_for():
-    for fit in ("crop", "squash", "pad"):
+    for fit in ("crop", "stretch", "pad"):
         for width, height in ((100, 40), (40, 100), (7, 7), (1, 300), (300, 1), (33, 64), (64, 63)):
             image = np.full((height, width, 3), 9, np.uint8)
             assert decoding.resize(image, size=64, fit=fit).shape == (64, 64, 3), (fit, width, height)
@@ -154,8 +154,8 @@ def test_resize_crop_keeps_the_centre():
     assert (decoding.resize(image.transpose(1, 0, 2), size=40, fit="crop") == 200).all()
 
 
-def test_resize_squash_keeps_everything():
-    small = decoding.resize(picture(120, 40), size=20, fit="squash")
+def test_resize_stretch_keeps_everything():
+    small = decoding.resize(picture(120, 40), size=20, fit="stretch")
     assert (small == picture(20, 20)).all()
 
 
@@ -172,11 +172,11 @@ def test_resize_averages_areas_where_it_shrinks():
     assert (decoding.resize(stripes, size=32, fit="crop") == 100).all()
     blocks = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     means = blocks.reshape(10, 4, 10, 4, 3).mean(axis=(1, 3))
-    assert np.abs(decoding.resize(blocks, size=10, fit="squash") - means).max() <= 0.51
+    assert np.abs(decoding.resize(blocks, size=10, fit="stretch") - means).max() <= 0.51
 
 
 @pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (2, 100_000)])
-@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 def test_resize_of_a_line_of_pixels_takes_little_memory(shape, fit, monkeypatch):
     whole, largest = cv2.resize, []
 
@@ -259,7 +259,7 @@ def test_scan_describes_every_file(tmp_path):
     (tmp_path / "raw/page.jpg").write_bytes(b"<html>\n</html>")
     paths = [*names, "empty.jpg", "page.jpg"]
     table, images = decoding.scan(
-        tmp_path / "raw", paths, content="abc", folder=tmp_path / "cache", size=32, fit="squash"
+        tmp_path / "raw", paths, content="abc", folder=tmp_path / "cache", size=32, fit="stretch"
     )
     assert list(table.columns) == decoding.COLUMNS and list(table.path) == paths
     for row, path in enumerate(paths):
@@ -267,7 +267,7 @@ def test_scan_describes_every_file(tmp_path):
         assert table.sha1[row] == hashlib.sha1(data).hexdigest()
     for row in range(len(names)):
         assert (table.width[row], table.height[row], table.problem[row]) == (60 + row, 40, "")
-        assert (images[row] == decoding.resize(scene(row, 60 + row, 40), size=32, fit="squash")).all()
+        assert (images[row] == decoding.resize(scene(row, 60 + row, 40), size=32, fit="stretch")).all()
         assert table.phash[row] == decoding.perceptual_hash(scene(row, 60 + row, 40))
     assert list(table.problem[-2:]) == [
         "the file is empty",

@@ -164,7 +164,7 @@ def test_hue_turns_colours_about_grey_by_no_more_than_its_limit():
 
 def test_erasing_covers_the_asked_share_of_some_photos_with_noise():
     before = np.full((400, 50, 50, 3), 300, np.float32)  # no noise has this value
-    after = changed(before, erasing={"probability": 0.25, "smallest": 0.05, "largest": 0.2})
+    after = changed(before, erasing={"probability": 0.25, "min_area": 0.05, "max_area": 0.2})
     erased = (after != 300).any(axis=-1)
     shares = erased.mean(axis=(1, 2))
     assert 0.18 < (shares > 0).mean() < 0.32

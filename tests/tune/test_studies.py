@@ -156,7 +156,7 @@ def test_the_seed_decides_what_is_drawn(tmp_path):
 
 SPACE = {
     "x": {"parameter": "train.batch_size", "low": 1, "high": 3},
-    "y": {"parameter": "model.fit", "choices": ["crop", "squash"]},
+    "y": {"parameter": "model.fit", "choices": ["crop", "stretch"]},
 }
 
 

@@ -219,7 +219,7 @@ def name(photos=None, **options):
     [
         {"space": {"rate": SPACE["rate"] | {"low": 2e-3}, "filters": SPACE["filters"]}},
         {"space": {"rate": SPACE["rate"]}},
-        {"model": {"fit": "squash"}},
+        {"model": {"fit": "stretch"}},
         {"train": {"label_smoothing": 0.2}},
         {"changes": {"augment": {"zoom": 0.3}}},
         {"seed": 2},
