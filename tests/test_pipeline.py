@@ -273,7 +273,7 @@ def test_a_decision_of_a_person_has_02_executed_again(place, fast):
     assert this.reasons(step) == []
     for number, name in enumerate(steps.DECISIONS):
         decide = decisions.exclude if number == 0 else decisions.relabel
-        words = {"reason": "a sketch"} if number == 0 else {"label": "dog", "given": "cat"}
+        words = {"reason": "a sketch"} if number == 0 else {"label": "dog", "source_label": "cat"}
         decide(at.data, "cat/1.jpg", sha1="", **words)
         assert f"{name} has changed" in this.reasons(step)
         record()

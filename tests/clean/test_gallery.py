@@ -1,4 +1,4 @@
-"""The gallery: what a click or a key writes, and what a new kernel shows."""
+"""The gallery: clicks and keys write decisions, and a new kernel shows them."""
 
 from review_builders import clusters, decided, label_issues, manifest, type_in
 
@@ -78,7 +78,7 @@ def test_the_slider_moves_the_cursor(tmp_path, watched):
     assert decided(tmp_path) == {"dog/9.jpg": ("exclude", "")} and gallery.slider.value == 11
 
 
-# What the files say
+# Decisions in the files
 
 
 def test_a_new_kernel_goes_on_where_the_last_one_stopped(tmp_path, watched):
@@ -101,7 +101,7 @@ def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path, watched):
     assert first not in again.decided
 
 
-def test_a_file_broken_by_hand_is_said_and_not_overwritten(tmp_path, watched):
+def test_a_damaged_file_is_reported_and_not_overwritten(tmp_path, watched):
     gallery = label_issues(tmp_path)
     broken = "file;why\ncat/0.jpg;blurred\n"
     (tmp_path / "exclusions.csv").write_text(broken)
@@ -132,7 +132,7 @@ def test_nothing_to_review(tmp_path, watched):
 
 
 def test_keeping_one_of_a_cluster_leaves_its_new_label(tmp_path, watched):
-    decisions.relabel(tmp_path, "cat/2.jpg", sha1=f"{2:040x}", label="dog", given="cat")
+    decisions.relabel(tmp_path, "cat/2.jpg", sha1=f"{2:040x}", label="dog", source_label="cat")
     clusters(tmp_path).cards[1].buttons["only"].click()
     assert decided(tmp_path)["cat/2.jpg"] == ("relabel", "dog")
 
