@@ -194,6 +194,30 @@ def test_later_decisions_win_and_a_photo_is_in_one_file(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_a_decision_writes_no_other_file_than_its_own(tmp_path):
+    decisions.forget(tmp_path, "cat/1.jpg")
+    assert not list(tmp_path.iterdir())
+    exclude(tmp_path, "cat/1.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["exclusions.csv"]
+    exclude(tmp_path, "cat/1.jpg", reason="blurred")
+    decisions.forget(tmp_path, "cat/2.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["exclusions.csv"]
+
+
+def test_the_kinds_of_decisions(tmp_path):
+    relabel(tmp_path, "cat/1.jpg", "dog")
+    relabel(tmp_path, "dog/1.jpg", "cat")
+    relabel(tmp_path, "dog/2.jpg", "dog")
+    exclude(tmp_path, "cat/2.jpg")
+    kinds = {path: decision.kind for path, decision in decisions.of_each(tmp_path, SHA1).items()}
+    assert kinds == {
+        "cat/1.jpg": "relabel",
+        "dog/1.jpg": "relabel",
+        "dog/2.jpg": "keep",
+        "cat/2.jpg": "exclude",
+    }
+
+
 def test_the_files_are_plain_csv(tmp_path):
     relabel(tmp_path, "cat/ä, 1.jpg", "dog", sha1="a" * 40)
     line = '"cat/ä, 1.jpg",' + "a" * 40 + ",dog,cat"
