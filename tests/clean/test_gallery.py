@@ -1,8 +1,36 @@
 """The gallery: clicks and keys write decisions, and a new kernel shows them."""
 
-from review_builders import clusters, decided, label_issues, manifest, type_in
+import cv2
+import numpy as np
+import pytest
+from review_builders import clusters, decided, images, issues, label_issues, manifest, type_in
+from shared import scene
 
-from lib.clean import decisions
+from lib.clean import decisions, review
+from lib.clean.gallery import Card, Item
+
+# Photos
+
+
+@pytest.mark.parametrize(("width", "height", "shape"), [(40, 40, (200, 200)), (400, 100, (50, 200))])
+def test_a_card_shows_the_photo_with_a_longer_side_of_200_pixels(width, height, shape):
+    photo = scene(3, width, height)
+    card = Card(Item("cat/1.jpg", "", "cat", "", "", photo), labels=[], act=print)
+    pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(card.children[0].value, np.uint8), 1), cv2.COLOR_BGR2RGB)
+    assert pixels.shape[:2] == shape
+    expected = cv2.resize(photo, shape[::-1], interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(pixels - expected).mean() < 12 < np.abs(pixels[..., ::-1] - expected).mean()
+
+
+def test_the_cards_are_those_of_the_ranked_photos(tmp_path, watched):
+    table = manifest()
+    ranked = issues(table).iloc[[7, 2, 5]]
+    gallery = review.label_issues(ranked, table, images=images(table), folder=tmp_path, names={})
+    assert [item.path for item in gallery.items] == ["dog/7.jpg", "cat/2.jpg", "dog/5.jpg"]
+    for item, row in zip(gallery.items, [7, 2, 5], strict=True):
+        np.testing.assert_array_equal(item.picture, images(table)[row])
+        assert item.note == f"score {ranked.score[row]:.3f}" and item.suggested == ranked.suggested[row]
+
 
 # Clicks
 
@@ -85,9 +113,9 @@ def test_a_new_kernel_goes_on_where_the_last_one_stopped(tmp_path, watched):
     type_in(label_issues(tmp_path), "ekr")
     again = label_issues(tmp_path)
     assert again.at == 3 and "3 of 12" in again.head.value
-    shown = [card.state.value for card in again.cards.values()]
-    assert "excluded" in shown[0] and "kept" in shown[1] and "relabelled to dog" in shown[2]
-    assert not any(word in shown[3] for word in ("excluded", "kept", "relabelled"))
+    states = [card.state.value for card in again.cards.values()]
+    assert "excluded" in states[0] and "kept" in states[1] and "relabelled to dog" in states[2]
+    assert not any(word in states[3] for word in ("excluded", "kept", "relabelled"))
 
 
 def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path, watched):
