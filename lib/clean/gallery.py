@@ -46,7 +46,7 @@ class Item:
     suggested: str
     note: str
     picture: np.ndarray
-    group: int = -1
+    group: int
 
 
 class Card(widgets.VBox):

@@ -119,7 +119,7 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
-    details = smallest.map("the shorter side is {} pixels".format)
+    details = smallest.map("the shorter side is {} px".format)
     _exclude(table, smallest < settings.clean.minimum_side, status="small", details=details)
     _exclude(table, listed.problem.ne(""), status="mislabelled", details=listed.problem)
     table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))

@@ -15,7 +15,7 @@ from lib.clean.gallery import Card, Item
 @pytest.mark.parametrize(("width", "height", "shape"), [(40, 40, (200, 200)), (400, 100, (50, 200))])
 def test_a_card_shows_the_photo_with_a_longer_side_of_200_pixels(width, height, shape):
     photo = scene(3, width, height)
-    card = Card(Item("cat/1.jpg", "", "cat", "", "", photo), labels=[], act=print)
+    card = Card(Item("cat/1.jpg", "", "cat", "", "", photo, -1), labels=[], act=print)
     pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(card.children[0].value, np.uint8), 1), cv2.COLOR_BGR2RGB)
     assert pixels.shape[:2] == shape
     expected = cv2.resize(photo, shape[::-1], interpolation=cv2.INTER_AREA).astype(float)

@@ -115,7 +115,7 @@ def test_every_photo_has_a_row_and_every_loss_a_reason(raw):
     assert table.sha1.str.fullmatch("[0-9a-f]{40}").all()
     counts = {"kept": 24 + 1 + 3, "corrupt": 4, "small": 1, "duplicate": 2, "conflict": 3}
     assert table.status.value_counts().to_dict() == counts
-    assert table.loc["dog/tiny.png", "reason"] == "the shorter side is 15 pixels"
+    assert table.loc["dog/tiny.png", "reason"] == "the shorter side is 15 px"
     assert (
         table.loc["cat/empty.jpg", "reason"] == "the file is empty"
         and "HTML" in table.loc["cat/page.jpg", "reason"]
