@@ -174,6 +174,11 @@ def test_projected_vectors_keep_their_distances():
     np.testing.assert_allclose(np.mean(shown**2) * shown.shape[1] / 30, 1, rtol=1e-3)
 
 
+def test_at_most_512_components_are_kept():
+    vectors = np.random.default_rng(0).uniform(0, 1, (8, 520)).astype(np.float32)
+    assert label_issues.pca(vectors).shape == (8, 512) and label_issues.pca(vectors[:, :9]).shape == (8, 9)
+
+
 def parts(seed=0):
     """Return training vectors of three classes, their classes, and test vectors of these and of a fourth."""
     vectors, labels = clusters(channels=12, spread=1.5, seed=seed)
@@ -187,8 +192,8 @@ def test_lda_by_the_formulas_of_the_book():
     train, targets, test = parts()
     means = np.stack([train[targets == number].mean(axis=0) for number in range(3)])
     within = train - means[targets]
-    covariance = (1 - label_issues.SHRINKAGE) * within.T @ within / len(train)
-    covariance += label_issues.SHRINKAGE * np.mean(within**2) * np.eye(12)
+    covariance = 0.7 * within.T @ within / len(train)
+    covariance += 0.3 * np.mean(within**2) * np.eye(12)
     weights = np.linalg.solve(covariance, means.T)
     priors = np.log(np.bincount(targets) / len(targets))
     scores = np.exp(test @ weights - (means.T * weights).sum(axis=0) / 2 + priors)
@@ -199,14 +204,13 @@ def test_lda_by_the_formulas_of_the_book():
     assert (probabilities[:, 3:] == -np.inf).all()
 
 
-def test_the_votes_of_neighbours_by_brute_force(monkeypatch):
-    monkeypatch.setattr(label_issues, "NEIGHBOURS", 20)
+def test_the_votes_of_80_neighbours_by_brute_force():
     train, targets, test = parts()
     units, others = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (train, test))
-    votes = np.full((len(test), 5), label_issues.FLOOR)
+    votes = np.full((len(test), 5), 0.001)
     for row, cosines in enumerate(others @ units.T):
-        nearest = np.argsort(-cosines)[:20]
-        weights = np.exp(cosines[nearest] / label_issues.TEMPERATURE)
+        nearest = np.argsort(-cosines)[:80]
+        weights = np.exp(cosines[nearest] / 0.1)
         np.add.at(votes[row], targets[nearest], weights / weights.sum())
     probabilities = label_issues.knn_probabilities(train, targets, test=test, classes=5)
     np.testing.assert_allclose(probabilities, votes / votes.sum(axis=1, keepdims=True), rtol=1e-4)
