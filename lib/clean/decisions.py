@@ -68,9 +68,7 @@ def relabel(folder: Path, path: str, *, sha1: str, label: str, source_label: str
         ValueError: the label is empty, or as `exclude`.
     """
     if not label:
-        raise ValueError(
-            f"expected the new label of {path}. Received: {label!r}. Use `exclude` to leave the photo out"
-        )
+        raise ValueError(f"expected the new label of {path}. Received: {label!r}. `exclude` leaves it out")
     row = {"path": path, "sha1": sha1, "label": label, "from": source_label}
     _decide(folder, path, file=RELABELS, row=row)
 
@@ -135,10 +133,7 @@ def read(folder: Path, file: str) -> pd.DataFrame:
         table[column] = table[column].str.strip()
     table["sha1"] = table.sha1.str.lower()
     if file == RELABELS and (empty := list(table.path[table.label.eq("")])):
-        raise ValueError(
-            f"{file} has no label for {listed(empty)}. Add it, or move the row to {EXCLUSIONS} to leave the "
-            "photo out"
-        )
+        raise ValueError(f"{file} has no label for {listed(empty)}. Add it, or move the rows to {EXCLUSIONS}")
     return table.drop_duplicates("path", keep="last", ignore_index=True)
 
 

@@ -48,12 +48,10 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
         probabilities = label_issues.out_of_fold_probabilities(
             label_issues.pca(vectors[rows]), targets, folds=folds, classes=len(classes)
         )
-        predicted = ~np.isnan(probabilities[:, 0])
-        if not predicted.any():
+        valid = ~np.isnan(probabilities[:, 0])
+        if not valid.any():
             continue
-        report = metrics.report(
-            targets[predicted], probabilities[predicted], classes=classes, seed=settings.seed
-        )
+        report = metrics.report(targets[valid], probabilities[valid], classes=classes, seed=settings.seed)
         values = [model.backbone, model.image_size, vectors.shape[1], report["top_1"]]
         results.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
     return pd.DataFrame(results, columns=COLUMNS).sort_values("log_loss", ignore_index=True)
