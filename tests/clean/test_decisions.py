@@ -374,7 +374,5 @@ def test_a_decision_on_another_file_or_on_a_photo_that_is_gone_does_not_hold(tmp
         exclude(tmp_path, path, sha1=SHA1.get(path, "f" * 40))
     (tmp_path / "relabels.csv").write_text("path,label\ncat/2.jpg,dog\n")
     replaced = SHA1 | {"cat/1.jpg": "e" * 40}
-    assert set(decisions.of_each(tmp_path, replaced)) == {
-        "dog/1.jpg",
-        "cat/2.jpg",
-    }  # one without a SHA-1 always holds
+    # A decision without a SHA-1 always holds.
+    assert set(decisions.of_each(tmp_path, replaced)) == {"dog/1.jpg", "cat/2.jpg"}

@@ -152,7 +152,8 @@ def test_photos_that_all_look_alike_do_not_fill_the_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not duplicates.clusters(pairs, count).any()
-    assert peak < 60e6  # all pairs take 256 MB
+    # All pairs take 256 MB.
+    assert peak < 60e6
 
 
 # Perceptual hashes
@@ -204,9 +205,11 @@ def test_a_part_that_all_have_in_common_is_looked_up_in_portions(monkeypatch):
 
 def test_parts_are_looked_up_if_that_is_less_work(monkeypatch):
     hashes = random_hashes(np.random.default_rng(0), 300, families=30, flips=6)
-    all_pairs, _ = duplicates.perceptual(hashes, bits=20)  # would take 4 x 6,885 look-ups
+    # This would take 4 x 6,885 look-ups.
+    all_pairs, _ = duplicates.perceptual(hashes, bits=20)
     monkeypatch.setattr(duplicates, "_all_pairs", None)
-    pairs, _ = duplicates.perceptual(hashes, bits=6)  # 4 x 17
+    # This takes 4 x 17 look-ups.
+    pairs, _ = duplicates.perceptual(hashes, bits=6)
     assert 0 < len(pairs) < len(all_pairs)
 
 
@@ -232,7 +235,8 @@ def test_frames_of_a_film_do_not_fill_the_memory():
     pairs, _ = duplicates.perceptual(sorted(hashes), bits=6)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 250e6  # all pairs take 900 MB
+    # All pairs take 900 MB.
+    assert peak < 250e6
     assert not duplicates.clusters(pd.DataFrame(pairs, columns=["first", "second"]), len(hashes)).any()
 
 

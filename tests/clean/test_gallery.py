@@ -94,7 +94,8 @@ def test_letters_that_arrive_together_or_are_deleted(tmp_path, watched):
     assert gallery.at == 2 and len(decided(tmp_path)) == 2
     gallery.letters.value = "k"
     assert gallery.at == 3
-    gallery.letters.value = "ee"  # typed over it
+    # The text is replaced.
+    gallery.letters.value = "ee"
     assert gallery.at == 5 and [kind for kind, _ in decided(tmp_path).values()].count("exclude") == 3
 
 
@@ -168,4 +169,5 @@ def test_keeping_one_of_a_cluster_leaves_its_new_label(tmp_path, watched):
 def test_a_photo_that_is_in_no_cluster_cannot_be_the_only_one(tmp_path, watched):
     gallery = label_issues(tmp_path)
     type_in(gallery, "kro")
-    assert len(decided(tmp_path)) == 2 and gallery.at == 2  # the other photos of the review stay as they are
+    # The other photos of the review do not change.
+    assert len(decided(tmp_path)) == 2 and gallery.at == 2

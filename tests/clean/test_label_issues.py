@@ -238,8 +238,7 @@ def test_rare_classes_have_fewer_folds_and_no_warning(recwarn):
 
 def test_random_vectors_have_hardly_any_label_issues():
     random = np.random.default_rng(0)
-    vectors = random.uniform(0, 1, (160, 300)).astype(
-        np.float32
-    )  # four photos of each class, none like another
+    # Four photos of each class, without any similarity.
+    vectors = random.uniform(0, 1, (160, 300)).astype(np.float32)
     table = rank(vectors, [f"class {row % 40}" for row in range(160)])
     assert table.is_label_issue.mean() < 0.02 and table.suggested_probability.max() < 0.5

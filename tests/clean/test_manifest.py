@@ -60,7 +60,8 @@ def put_dirt(raw):
 def test_photos_stay_in_their_split_when_others_are_added(raw):
     two_classes(raw, 15)
     first = build(raw)
-    two_classes(raw, 15, start=100)  # the same names, other photos
+    # The same names, other photos.
+    two_classes(raw, 15, start=100)
     for number in range(15):
         raw.photo(f"cat/old {number}.png", number)
         raw.photo(f"dog/old {number}.png", 500 + number)
@@ -200,8 +201,10 @@ def test_given_splits_are_kept(raw):
 @pytest.mark.parametrize("on_leak", ["drop", "keep"])
 def test_copies_across_given_splits(raw, on_leak):
     put_splits(raw)
-    raw.photo("test/cat/a copy.png", 0)  # of train/cat/0.png
-    raw.photo("val/dog/a copy.png", 520)  # of test/dog/0.png
+    # A copy of train/cat/0.png.
+    raw.photo("test/cat/a copy.png", 0)
+    # A copy of test/dog/0.png.
+    raw.photo("val/dog/a copy.png", 520)
     table = build(raw, settings(split={"on_leak": on_leak}))
     copies = table.loc[
         ["train/cat/0.png", "test/cat/a copy.png", "test/dog/0.png", "val/dog/a copy.png"],
@@ -269,7 +272,8 @@ def test_val_is_taken_from_train_if_the_source_has_only_train_and_test(raw):
 def test_fewer_than_two_classes_left(raw, cats):
     for number in range(4):
         raw.photo(f"cat/{number}.png", number)
-        raw.photo(f"dog/{number}.png", number)  # the same photos: a conflict each
+        # The same photos: a conflict each.
+        raw.photo(f"dog/{number}.png", number)
     for number in range(10, 10 + cats):
         raw.photo(f"cat/{number}.png", number)
     with pytest.raises(ValueError, match=r"expected at least two classes in train .*'conflict': 8"):
@@ -349,7 +353,8 @@ def test_the_photos_are_decoded_once(raw):
     two_classes(raw)
     first = build(raw)
     for path in raw.folder.rglob("*.png"):
-        path.write_bytes(b"")  # the same names: the content's fingerprint says that nothing changed
+        # The names and the fingerprint of the content are the same.
+        path.write_bytes(b"")
     pd.testing.assert_frame_equal(build(raw), first)
 
 
@@ -394,7 +399,8 @@ def decide(raw, file, *rows):
 def test_the_decisions_of_a_person_are_applied(raw):
     two_classes(raw, 12)
     raw.photo("cat/twin.png", 80)
-    raw.photo("dog/twin.png", 80)  # under two labels, until a person says which
+    # Two labels, until a person decides.
+    raw.photo("dog/twin.png", 80)
     decide(raw, "exclusions.csv", "cat/3.png,,a sketch")
     decide(raw, "relabels.csv", "cat/5.png,,dog,cat", "dog/twin.png,,cat,dog")
     table = build(raw)
@@ -485,8 +491,10 @@ def test_flagged_photos_are_excluded_if_the_parameters_name_the_flag(raw):
         "greyscale ("
     )
     assert table.status["dog/dark.png"] == "kept"
-    assert table.split["asked.png"] == "predict"  # it is to be predicted all the same
-    assert manifest.summary(table)["flags"]["greyscale"] == 1  # of those that are kept
+    # Photos to predict are never excluded by a flag.
+    assert table.split["asked.png"] == "predict"
+    # Only kept photos are counted.
+    assert manifest.summary(table)["flags"]["greyscale"] == 1
 
 
 def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
@@ -520,7 +528,8 @@ def test_near_duplicates_name_the_photos_the_surest_first(raw):
     put_dirt(raw)
     cleaned = manifest.build(raw.folder.parent, settings(), content="abc")
     pairs = manifest.near_duplicates(cleaned)
-    assert list(pairs.kind) == sorted(pairs.kind)  # exact, perceptual
+    # First exact, then perceptual.
+    assert list(pairs.kind) == sorted(pairs.kind)
     assert set(pairs[pairs.kind.eq("exact")].labels) == {"cat / cat", "cat / dog"}
     smaller = pairs[pairs.kind.eq("perceptual")]
     assert smaller[["first", "second"]].values.tolist() == [["cat/0 smaller.jpg", "cat/0.png"]]

@@ -50,7 +50,8 @@ def test_statistics_are_of_the_training_photos_as_the_network_takes_them(monkeyp
     full = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
     full[..., 2] //= 4
     table = pd.DataFrame({"split": ["train", "val", "train", "train", "test", "train", "train", "", "val"]})
-    monkeypatch.setattr(photoset, "CHUNK", 2)  # 5 photos in 3 parts
+    # Five photos in three parts.
+    monkeypatch.setattr(photoset, "CHUNK", 2)
     mean, std = photoset.Photos(table, full, 8, ["cat"]).statistics
     seen = full[[0, 2, 3, 5, 6], 2:10, 2:10] / 255
     np.testing.assert_allclose(mean, seen.mean(axis=(0, 1, 2)), rtol=1e-12)

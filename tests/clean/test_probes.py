@@ -77,7 +77,8 @@ def test_a_recipe_without_weights_is_compared_by_those_of_imagenet(own, embedded
 
 def test_photos_that_are_not_kept_do_not_count(embedded, tmp_path):
     clusters = [row if row < 40 else -1 for row in range(COUNT)]
-    wrong = LABELS[:40] + ["dog", "cat"] * 10  # would lower the figure if they counted
+    # They would lower the accuracy.
+    wrong = LABELS[:40] + ["dog", "cat"] * 10
     scores = probes.compare(
         table(cluster=clusters, label=wrong), IMAGES, settings=settings(), folder=tmp_path
     )
@@ -105,12 +106,11 @@ def test_no_backbone_is_compared_twice_and_each_sees_the_centre_that_training_se
         "compute",
         lambda images, **options: sizes.append(images.shape[1]) or original(images, **options),
     )
-    given = settings(image_size=48, resize=64)
-    twice = given.clean.model_copy(update={"compare": ("MobileNetV2", "MobileNetV2")})
-    probes.compare(table(), IMAGES, settings=given.model_copy(update={"clean": twice}), folder=tmp_path)
+    own = settings(image_size=48, resize=64)
+    twice = own.clean.model_copy(update={"compare": ("MobileNetV2", "MobileNetV2")})
+    probes.compare(table(), IMAGES, settings=own.model_copy(update={"clean": twice}), folder=tmp_path)
     assert sizes == [64, 48]
     same = settings(backbone="EfficientNetLite0", image_size=128)
     again = same.clean.model_copy(update={"compare": ("EfficientNetLite0",)})
-    assert (
-        len(probes._models(same.model_copy(update={"clean": again}))) == 2
-    )  # with the recipe's own weights and size
+    # The second has the recipe's own weights and size.
+    assert len(probes._models(same.model_copy(update={"clean": again}))) == 2

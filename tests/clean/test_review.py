@@ -11,7 +11,8 @@ from lib.clean import decisions, review
 def test_what_a_run_has_applied_can_be_undone(tmp_path, watched):
     type_in(label_issues(tmp_path), "er")
     table = manifest()
-    table.loc[1, "label"] = "cat"  # as a later run has it
+    # As in the manifest of a later run.
+    table.loc[1, "label"] = "cat"
     table.loc[0, "status"] = "excluded"
     ranked = issues(table).query("row > 1")
     gallery = review.label_issues(ranked, table, images=images(table), folder=tmp_path, names={})

@@ -200,11 +200,13 @@ def test_a_split_that_lost_its_only_photo_gets_another():
     photos = pd.DataFrame(
         {"label": "a", "sha1": [f"{i:040x}" for i in range(6)], "cluster": range(6)}
     ).assign(split="")
-    earlier = pd.Series(["train"] * 5 + ["test"])  # a person has excluded the photo of val
+    # A person has excluded the photo of val.
+    earlier = pd.Series(["train"] * 5 + ["test"])
     assigned = assign(photos, val=0.15, test=0.15, seed=0, earlier=earlier)
     assert assigned.value_counts().to_dict() == {"train": 4, "val": 1, "test": 1} and assigned[5] == "test"
     two = assign(photos[:2], val=0.15, test=0.15, seed=0, earlier=earlier[:2])
-    assert two.tolist() == ["train", "train"]  # too few to divide
+    # Too few photos for three splits.
+    assert two.tolist() == ["train", "train"]
 
 
 def test_train_never_loses_its_only_cluster_to_an_empty_split():
