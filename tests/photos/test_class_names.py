@@ -63,7 +63,7 @@ def test_names_fit_on_a_line(raw, given, name):
         (b'{"n1": "B\xe4r"}', "is not JSON in UTF-8"),
         (b"[" * 100_000, "is not JSON in UTF-8"),
         (b'["cat"]', "expected a mapping {label: name}. Received: list"),
-        (b'{"n1": "cat", "n2": 7}', "expected a text for each label. Received: int for 'n2'"),
+        (b'{"n1": "cat", "n2": 7}', "expected a string for each label. Received: int for 'n2'"),
         (b'{"n1": {"n2": "cat"}}', "Received: dict for 'n1'"),
         (
             b'"' + b"x" * 10_000_001 + b'"',

@@ -188,7 +188,7 @@ def test_resize_of_a_line_of_pixels_takes_little_memory(shape, fit, monkeypatch)
     image = np.zeros((*shape, 3), np.uint8)
     image[shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 200
     small = decoding.resize(image, size=64, fit=fit)
-    assert small.shape == (64, 64, 3) and max(largest) <= 64 * 64 * decoding.WIDEST
+    assert small.shape == (64, 64, 3) and max(largest) <= 64 * 64 * decoding.LARGEST_ASPECT_RATIO
     if fit == "crop":
         assert small[32, 32].tolist() == [200] * 3  # the middle
 

@@ -114,7 +114,7 @@ def test_loose_photos_beside_class_folders_are_to_be_predicted(raw):
 
 def test_photos_outside_the_split_folders_say_so(raw):
     put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "extra/cat/2.jpg")
-    assert found(raw)["extra/cat/2.jpg"][1:] == ("", "it lies outside the folders train, val and test")
+    assert found(raw)["extra/cat/2.jpg"][1:] == ("", "it is outside the folders train, val and test")
 
 
 def test_nested_files_belong_to_the_outermost_class(raw):
@@ -286,7 +286,7 @@ def test_a_photo_with_two_labels_is_a_problem(raw, rows):
 def test_an_empty_label_is_a_problem(raw):
     put(raw, "photos/1.jpg", "photos/2.jpg", "photos/3.jpg")
     raw.put("labels.csv", b"filename,label\n1.jpg, \n2.jpg,cat\n3.jpg,dog\n")
-    assert found(raw, one())["photos/1.jpg"] == ("", "", "labels.csv gives no label")
+    assert found(raw, one())["photos/1.jpg"] == ("", "", "labels.csv has no label for it")
 
 
 def test_a_table_with_a_header_alone(raw):
@@ -309,14 +309,14 @@ def test_a_table_with_a_header_alone(raw):
         (b"filename,label\n1.jpg,cat,x\n", "labels.csv, row 2: expected 2 columns. Received: 3"),
         (
             b"filename,label\ngone.jpg,cat\n1.jpg,dog\n",
-            "names 1 of 2 files that are not in photos/: gone.jpg",
+            "lists 1 of 2 files that are not in photos/: gone.jpg",
         ),
-        (b"filename,label\n../../etc/passwd,cat\n", "names '../../etc/passwd'"),
-        (b"filename,label\n/etc/passwd,cat\n", "names '/etc/passwd'"),
-        (b"filename,label\n..\\1.jpg,cat\n", "names '..\\\\1.jpg'"),
-        (b"filename,label\n,cat\n", "names ''"),
+        (b"filename,label\n../../etc/passwd,cat\n", "lists '../../etc/passwd'"),
+        (b"filename,label\n/etc/passwd,cat\n", "lists '/etc/passwd'"),
+        (b"filename,label\n..\\1.jpg,cat\n", "lists '..\\\\1.jpg'"),
+        (b"filename,label\n,cat\n", "lists ''"),
         (b"filename,label\nsub,cat\n", "not in photos/: sub"),
-        (b"filename,label\n" + b"x" * 5000 + b",cat\n", "names 1 of 1 files that are not in photos/: xxx"),
+        (b"filename,label\n" + b"x" * 5000 + b",cat\n", "lists 1 of 1 files that are not in photos/: xxx"),
         (b"filename,label,label\n1.jpg,cat,dog\n", "labels.csv has two columns 'label'"),
         (b'""\n""\n', "labels.csv is empty"),
         (b'filename,label\n1.jpg,"' + b"x" * 200_000, "labels.csv cannot be read as a table: field larger"),
@@ -384,7 +384,7 @@ def test_a_part_of_the_classes_of_a_table_keeps_what_has_no_label(raw):
 def test_a_class_that_there_is_not(raw):
     put(raw, "n01629819/1.jpg", "n01644900/1.jpg", "n02000000/1.jpg")
     message = refusal(raw, part("n01644900", "n0162981"))
-    assert "`source.classes` names 'n0162981', which is the label of no photo" in message
+    assert "`source.classes` contains 'n0162981', which is the label of no photo" in message
     assert "the 3 labels, such as n01629819" in message
     assert "such as n01629819, n01644900, n02000000" in refusal(raw, part("x"))
     assert "at least two classes. Received: n02000000" in refusal(raw, part("n02000000"))

@@ -118,14 +118,14 @@ def test_sharpness_falls_as_details_widen_and_does_not_depend_on_the_size():
     ],
 )
 def test_photos_are_measured_at_one_side_and_never_enlarged(shape, small):
-    assert quality._small(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
+    assert quality._shrink(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
 
 
 def test_a_photo_is_shrunk_by_averages_of_whole_blocks():
     image = np.random.default_rng(2).integers(0, 256, (256, 384, 3), np.uint8)
     # By 3, then no more: 85 x 128.
     blocks = image[:255].reshape(85, 3, 128, 3, 3).mean(axis=(1, 3))
-    assert np.abs(quality._small(image) - blocks).max() <= 0.5 + 1e-6
+    assert np.abs(quality._shrink(image) - blocks).max() <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.25, 0.5, 0.99, 1.0])
