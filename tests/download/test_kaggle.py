@@ -69,7 +69,7 @@ def test_kaggle_with_a_key(kaggle_server, folder, monkeypatch):
     [
         (403, b"{}", "Received: 403 Forbidden."),
         (404, b"{}", "Received: 404 Not Found."),
-        (401, b"{}", "Received: 401, Kaggle asks for a key"),
+        (401, b"{}", "Received: 401, Kaggle requires a key"),
         (403, b'{"code": 403, "message": "no access for %s"}' % KEY.encode(), "Received: no access for ***."),
     ],
 )
@@ -88,7 +88,7 @@ def test_kaggle_refuses(kaggle_server, folder, monkeypatch, status, body, reason
 
 def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):
     message = refusal(ValueError, source("kaggle", competition="dogs"), folder)
-    assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle asks for a key" in message
+    assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle requires a key" in message
     assert message.endswith("accept the rules first, at kaggle.com/c/dogs/rules.") and not kaggle_server.seen
 
 

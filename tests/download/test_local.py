@@ -79,7 +79,7 @@ def test_the_home_folder_and_a_whole_disk_are_not_copied(folder, tmp_path, monke
     (home / "1.jpg").write_bytes(PHOTO)
     monkeypatch.setenv("HOME", str(home))
     message = refusal(ValueError, source("folder", folder=text.format(home=home)), folder)
-    assert "expected a folder of photos" in message and "holds the home folder or a whole disk" in message
+    assert "expected a folder of photos" in message and "contains the home folder or a whole disk" in message
 
 
 def test_a_folder_inside_the_home_folder_is_copied(folder, photos, monkeypatch):

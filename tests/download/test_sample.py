@@ -154,7 +154,7 @@ def test_the_photo_with_two_labels_has_those_of_neighbours(tmp_path, monkeypatch
     def noise(species, catalogue, *, random):
         return random.integers(0, 256, (16, 16, 3), np.uint8), np.ones((16, 16), bool)
 
-    monkeypatch.setattr(scenes, "paint_photo", noise)
+    monkeypatch.setattr(scenes, "draw_photo", noise)
     sample.write(tmp_path, seed=seed, photos_per_class=8)
     labels = sorted(path.name for path in (tmp_path / "raw" / "train").iterdir())
     places = collections.defaultdict(set)

@@ -60,9 +60,7 @@ def test_paths_start_here_in_the_project_or_at_home(folder, archive, tmp_path, m
 
 def test_a_missing_archive_is_named_as_typed(folder):
     message = refusal(FileNotFoundError, source("archive", archive="~/Downloads/no.zip"), folder)
-    assert (
-        "source.archive: expected the path of something that exists. Received: ~/Downloads/no.zip" in message
-    )
+    assert "source.archive: expected a path that exists. Received: ~/Downloads/no.zip" in message
     assert "ARCHIVE=path" in message and str(Path.home() / "Downloads") not in message
 
 

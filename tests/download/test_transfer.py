@@ -74,7 +74,6 @@ def test_a_download_that_does_not_fit_is_not_begun(server, folder, archive, monk
 
 
 def test_only_http_is_downloaded(folder):
-    message = refusal(
-        ValueError, source("archive", archive="ftp://user:pass@host/a.zip", sha256="0" * 64), folder
-    )
-    assert "an http or https URL" in message and "pass" not in message
+    ftp = source("archive", archive="ftp://user:pass@host/a.zip", sha256="0" * 64)
+    message = refusal(FileNotFoundError, ftp, folder)
+    assert "Check the path or the URL (http or https)" in message and "pass" not in message

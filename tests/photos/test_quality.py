@@ -97,6 +97,27 @@ def test_photos_of_any_shape_are_measured(shape):
     assert list(values) == quality.COLUMNS and all(np.isfinite(list(values.values())))
 
 
+def test_sharpness_compares_derivatives_in_the_quarter_with_the_strongest_edges():
+    random = np.random.default_rng(4)
+    contrast = cv2.resize(random.uniform(0.05, 1, (8, 8)), (128, 96), interpolation=cv2.INTER_NEAREST)
+    grey = (random.integers(0, 256, (96, 128)) * contrast).astype(np.uint8)
+    around = np.pad(grey.astype(float), 1, mode="edge")
+    rows, columns = np.indices(grey.shape)
+    # The photo moved by each step down and to the right.
+    moved = {(y, x): around[rows + 1 + y, columns + 1 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    second = moved[0, 1] + moved[0, -1] + moved[1, 0] + moved[-1, 0] - 4 * moved[0, 0]
+    weights = {-1: 1, 0: 2, 1: 1}
+    across = sum(weights[y] * (moved[y, 1] - moved[y, -1]) for y in weights)
+    down = sum(weights[x] * (moved[1, x] - moved[-1, x]) for x in weights)
+    fine, coarse = (
+        energy.reshape(8, 12, 8, 16).mean(axis=(1, 3)).ravel() for energy in (second**2, across**2 + down**2)
+    )
+    strongest = np.argsort(coarse)[-16:]
+    expected = np.sqrt(64 * fine[strongest].sum() / coarse[strongest].sum())
+    measured = quality.measure(np.dstack([grey] * 3))["sharpness"]
+    assert measured == pytest.approx(expected, abs=6e-4)
+
+
 def test_sharpness_falls_as_details_widen_and_does_not_depend_on_the_size():
     large = cv2.resize(SHARP, (1280, 960), interpolation=cv2.INTER_CUBIC)
     blurred = [quality.measure(cv2.GaussianBlur(large, (0, 0), sigma))["sharpness"] for sigma in (1, 8, 16)]
