@@ -140,7 +140,7 @@ def _from_folders(raw: Path) -> list[Row]:
     """Return the rows of photos whose folders are their labels."""
     paths = files(raw)
     depth = _shared_depth(paths)
-    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in paths if len(path.parts) > depth + 1)
+    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in paths)
     return [_row_of_folder(path, path.parts[depth:], fixed=fixed) for path in paths]
 
 

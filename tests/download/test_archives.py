@@ -193,6 +193,15 @@ def test_a_big_member_that_shrinks_as_a_bomb_does_is_refused(tmp_path):
     assert "expected a compression of at most 100:1. Received: " in refusal(tmp_path, archive)
 
 
+def test_a_big_member_that_shrinks_as_photos_do_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "BIG_ARCHIVE", 10**6)
+    content = os.urandom(200_000) + bytes(11 * 10**6)
+    archive = make_zip(tmp_path / "a.zip", [("a.bmp", content)])
+    assert 50 < len(content) / archive.stat().st_size < 100
+    assert archives.extract(archive, tmp_path / "raw") == ["a.bmp"]
+    assert (tmp_path / "raw/a.bmp").read_bytes() == content
+
+
 def test_a_small_member_may_shrink(tmp_path):
     archive = make_zip(tmp_path / "a.zip", [("labels.csv", bytes(10**6))])
     assert archives.extract(archive, tmp_path / "raw") == ["labels.csv"]

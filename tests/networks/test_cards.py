@@ -21,7 +21,7 @@ def test_the_numbers_of_the_scaling_are_optional(tmp_path):
 
 def test_without_a_card(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="no model.json. Expected: the model card that 03_train writes"
+        FileNotFoundError, match="model.json does not exist. Expected: the model card that 03_train writes"
     ):
         cards.load(tmp_path / "model.json")
 

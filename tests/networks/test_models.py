@@ -121,7 +121,7 @@ def test_scaling(scaling):
 
 def test_measured_scaling_without_measurements_is_refused():
     with pytest.raises(
-        ValueError, match="measured needs the mean and standard deviation.*`training.network`"
+        ValueError, match="measured requires the mean and standard deviation.*`training.network`"
     ):
         build(scaling="measured")
 

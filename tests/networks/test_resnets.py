@@ -271,7 +271,7 @@ def test_half_a_file_of_an_earlier_download_is_replaced(server, tmp_path):
 @pytest.mark.parametrize(
     ("content", "longer", "message"),
     [
-        (b"<html>Log in</html>", 0, "has another SHA-256 than its name says"),
+        (b"<html>Log in</html>", 0, "differs from its name"),
         (CONTENT[:-7], 7, "retrieval incomplete"),
         (None, 0, "404"),
     ],

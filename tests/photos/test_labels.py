@@ -114,7 +114,8 @@ def test_loose_photos_beside_class_folders_are_to_be_predicted(raw):
 
 def test_photos_outside_the_split_folders_say_so(raw):
     put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "extra/cat/2.jpg")
-    assert found(raw)["extra/cat/2.jpg"][1:] == ("", "it is outside the folders train, val and test")
+    reason = "it is outside the folders train, val and test"
+    assert found(raw)["extra/cat/2.jpg"] == ("extra", "", reason)
 
 
 def test_nested_files_belong_to_the_outermost_class(raw):

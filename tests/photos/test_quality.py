@@ -1,4 +1,4 @@
-"""Quality: each flag on a photo that has it and on none that has not, and outliers that are strangers."""
+"""Quality: each flag is set on a photo with the issue only, and foreign photos are outliers."""
 
 import cv2
 import numpy as np
