@@ -167,7 +167,10 @@ ARCHIVES = {
     "tar.gz with a header of 40 MB": (long_header, "a header of 40,000,000 bytes"),
     "tar.gz with an endless header": (endless, "a sparse file"),
     "encrypted zip": (encrypted, f"{PLAIN}an encrypted file, '1.jpg'"),
-    "zip with a name twice": (lambda: zipped(("1.jpg", PHOTO), ("./1.jpg", b"x")), "two called '1.jpg'"),
+    "zip with a name twice": (
+        lambda: zipped(("1.jpg", PHOTO), ("./1.jpg", b"x")),
+        "two members named",
+    ),
     "a page instead": (lambda: b"<!DOCTYPE html><title>Sign in</title>", "Received: an HTML page"),
 }
 
@@ -262,7 +265,7 @@ def test_a_table_that_names_a_file_outside(raw, name):
     raw.put("../../secret.txt", PHOTO)
     with pytest.raises(ValueError) as caught:
         build(raw, f"{TABLE}\n{name},cat\n".encode())
-    assert f"labels.csv names {name!r}. Expected: the path of a file inside photos" in str(caught.value)
+    assert f"labels.csv lists {name!r}. Expected: the path of a file inside photos" in str(caught.value)
     assert not (raw.folder.parent / "cache").exists()
 
 

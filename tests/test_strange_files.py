@@ -256,8 +256,8 @@ def excluded_files():
         for form, data in whole.items()
         for tenth in range(1, 10)
     }
-    unknown = "not a photo in a known format, which are JPEG, PNG, WEBP, BMP, GIF, TIFF"
-    text = "not a photo: the file holds a text such as HTML"
+    unknown = "not a photo in a supported format (JPEG, PNG, WEBP, BMP, GIF, TIFF"
+    text = "not a photo: the file contains text such as HTML"
     float_tiff = encoded(np.ones((20, 20), np.float32), "TIFF")
     wide_tiff = encoded(np.arange(400, dtype=np.int32).reshape(20, 20) * 10**6, "TIFF")
     line = encoded(np.zeros((1, 20_000, 3), np.uint8))

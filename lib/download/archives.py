@@ -55,7 +55,7 @@ BEGINNINGS = {
     b"PK": "a zip that is cut off or damaged: download it again",
     b"Rar!": "a RAR archive",
     b"7z\xbc\xaf": "a 7z archive",
-    b"\x1f\x8b": "a gzip file without a tar in it, or a damaged one",
+    b"\x1f\x8b": "a gzip file that is damaged or contains no tar",
 }
 
 
@@ -106,7 +106,6 @@ def extract(path: Path, folder: Path) -> list[str]:
             or bytes; or if its compression ratio is that of a decompression bomb.
         NoSpace: a ValueError, if the content does not fit on the disk.
     """
-    path, folder = Path(path), Path(folder)
     require_file(path)
     if folder.exists():
         raise ValueError(
@@ -129,7 +128,7 @@ def extract(path: Path, folder: Path) -> list[str]:
         if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise ValueError(
-            f"{path.name}: expected an undamaged archive. Received: one that cannot be read to its end "
+            f"{path.name}: expected an intact archive. Received: an archive that cannot be read to its end "
             f"({str(error) or type(error).__name__}). Download it again"
         ) from error
     finally:
@@ -230,7 +229,7 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
         on_disk = total + count * BLOCK
         _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, title="all in all")
         if name in files and not member.is_folder:
-            raise _refusal(path, "one member of each name", f"two called {name!r}")
+            raise _refusal(path, "members of different names", f"two members named {name!r}")
         if member.is_folder:
             folders.add(name)
         else:

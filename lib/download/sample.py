@@ -72,7 +72,7 @@ class File:
     mask: np.ndarray | None
 
 
-def write(folder: Path, *, seed: int = 0, photos_per_class: int = 36) -> None:
+def write(folder: Path, *, seed: int, photos_per_class: int) -> None:
     """Write the sample data set to a folder; the same arguments write the same bytes.
 
     The folder then contains:

@@ -41,8 +41,8 @@ def fetch(source: schema.Source, folder: Path) -> SourceRecord:
             without photos; if the disk is too full; or if the folder contains other photos. Earlier photos
             are then unchanged, and no incomplete `raw/` exists.
     """
-    with locks.source(Path(folder)):
-        return _fetch(source, Path(folder))
+    with locks.source(folder):
+        return _fetch(source, folder)
 
 
 def _fetch(source: schema.Source, folder: Path) -> SourceRecord:

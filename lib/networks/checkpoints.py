@@ -68,7 +68,7 @@ class _Tensor:
     def array(self) -> np.ndarray:
         if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
             raise ValueError(
-                f"a tensor's offset, shape and stride must be whole numbers from 0 up. Received: {self}"
+                f"a tensor's offset, shape and stride must be integers, 0 or more. Received: {self}"
             )
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if 0 not in self.shape and (last >= self.storage.numel or math.prod(self.shape) > self.storage.numel):
@@ -122,7 +122,7 @@ class _Unpickler(pickle.Unpickler):
         kind, storage_type, key, _location, numel, *view = identity
         if kind != "storage" or storage_type not in DTYPES or any(v is not None for v in view):
             raise pickle.UnpicklingError(
-                f"it refers to {identity!r}, which is not a whole storage of numbers"
+                f"it refers to {identity!r}, which is not a complete storage of numbers"
             )
         return self.load_storage(np.dtype(DTYPES[storage_type]), str(key), int(numel))
 
@@ -219,7 +219,7 @@ def assign(
     sources: Iterable[tuple[keras.layers.Layer, str]],
     tensors: dict[str, np.ndarray],
     *,
-    ignored: tuple[str, ...] = (),
+    ignored: tuple[str, ...],
 ) -> None:
     """Copy a checkpoint's tensors into Keras layers.
 
@@ -244,7 +244,7 @@ def assign(
     if unused:
         raise ValueError(
             "the checkpoint is of another network: "
-            f"this one has no tensor {next(iter(unused))} ({len(unused)} such tensors)"
+            f"this network has no tensor {next(iter(unused))} ({len(unused)} such tensors)"
         )
 
 

@@ -124,11 +124,11 @@ def _reason(data: bytes, error: Exception) -> str:
         return str(error)
     start = data[:256].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        return "not a photo: the file holds a text such as HTML"
+        return "not a photo: the file contains text such as HTML"
     if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in HEIC_BRANDS):
         return "a HEIC photo, which is not read here: save it as JPEG"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a photo in a known format, which are {', '.join(FORMATS)}"
+        return f"not a photo in a supported format ({', '.join(FORMATS)})"
     return f"damaged: {str(error).strip() or type(error).__name__}"
 
 

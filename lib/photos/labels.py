@@ -58,12 +58,12 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
 
 def _choose(table: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
     """Return the rows of the chosen classes and those without a label; all rows if no class is chosen."""
-    known = classes(table.label)
-    if unknown := sorted(set(chosen) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known) or known[:3]
+    available = classes(table.label)
+    if unknown := sorted(set(chosen) - set(available)):
+        similar = difflib.get_close_matches(unknown[0], available) or available[:3]
         raise ValueError(
             f"`source.classes` contains {unknown[0]!r}, which is the label of no photo. "
-            f"Expected some of the {len(known)} labels, such as {', '.join(near) or 'none'}"
+            f"Expected some of the {len(available)} labels, such as {', '.join(similar) or 'none'}"
         )
     kept = table.label.isin([*chosen, ""]) | (not chosen)
     result = table[kept].reset_index(drop=True)

@@ -290,8 +290,8 @@ def test_the_memory_of_a_zip_bomb_is_bounded_by_what_the_pickle_says(tmp_path, m
 # Tensors into Keras layers
 
 
-def filled(change=None, **options):
-    """Return a small network whose weights a checkpoint has given."""
+def filled(change=None, ignored=()):
+    """Return a small network with the weights of a checkpoint."""
     network = keras.Sequential(
         [
             keras.Input((5, 5, 4)),
@@ -308,7 +308,7 @@ def filled(change=None, **options):
     tensors |= change or {}
     prefixes = {"conv": "c.0", "norm": "n", "dense": "d"}
     sources = [(network.get_layer(name), prefix) for name, prefix in prefixes.items()]
-    checkpoints.assign(sources, {k: v for k, v in tensors.items() if v is not None}, **options)
+    checkpoints.assign(sources, {k: v for k, v in tensors.items() if v is not None}, ignored=ignored)
     return network, tensors
 
 

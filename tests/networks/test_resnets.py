@@ -102,7 +102,10 @@ def test_statistics_follow_the_photos_as_in_pytorch():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer1.2.conv1.weight": np.ones((64, 64, 3, 3))}, "this one has no tensor layer1.2.conv1.weight"),
+        (
+            {"layer1.2.conv1.weight": np.ones((64, 64, 3, 3))},
+            "has no tensor layer1.2.conv1.weight",
+        ),
         (
             {"layer2.0.conv1.weight": np.ones((128, 64, 1, 1))},
             r"its tensor layer2.0.conv1.weight must have the shape \(128, 64, 3, 3\). "

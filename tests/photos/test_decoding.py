@@ -109,7 +109,7 @@ def test_a_truncated_jpeg_is_refused_even_where_it_would_be_decoded_small(tenth,
 
 def test_no_other_program_is_asked_to_read_a_file(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was asked"))
-    assert "not a photo in a known format" in refusal(saved(picture(), "EPS"))
+    assert "not a photo in a supported format" in refusal(saved(picture(), "EPS"))
 
 
 def test_a_reason_is_never_empty(monkeypatch):
@@ -271,7 +271,7 @@ def test_scan_describes_every_file(tmp_path):
         assert table.phash[row] == decoding.perceptual_hash(scene(row, 60 + row, 40))
     assert list(table.problem[-2:]) == [
         "the file is empty",
-        "not a photo: the file holds a text such as HTML",
+        "not a photo: the file contains text such as HTML",
     ]
     assert list(table.phash[-2:]) == ["", ""] and not images[-2:].any() and not table.width[-2:].any()
     assert images.shape == (len(paths), 32, 32, 3) and images.dtype == np.uint8 and not images.flags.writeable
