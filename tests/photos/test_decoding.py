@@ -193,6 +193,12 @@ def test_resize_of_a_line_of_pixels_takes_little_memory(shape, fit, monkeypatch)
         assert small[32, 32].tolist() == [200] * 3  # the middle
 
 
+def test_the_centre_of_squares_is_a_view():
+    images = np.random.default_rng(0).integers(0, 256, (2, 7, 7, 3), np.uint8)
+    small = decoding.centre(images, 4)
+    assert np.array_equal(small, images[:, 1:5, 1:5]) and np.shares_memory(small, images)
+
+
 def test_resize_of_a_panorama_keeps_the_middle():
     image = scene(9, 3000, 100)
     small = decoding.resize(image, size=50, fit="crop").astype(int)
