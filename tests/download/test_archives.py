@@ -1,4 +1,4 @@
-"""Archives from strangers: the good ones arrive whole, the others leave nothing behind."""
+"""Archives of unknown origin: unpacked completely, or refused without leaving files."""
 
 import io
 import os
@@ -176,7 +176,7 @@ def test_an_unknown_compression_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("declared", [100, 200_000])
-def test_a_header_that_lies_about_the_size_is_refused(tmp_path, declared):
+def test_a_header_with_a_wrong_size_is_refused(tmp_path, declared):
     archive = make_zip(tmp_path / "bad.zip", [("a.jpg", b"x" * 1000)])
     patched(archive, signature=b"PK\x01\x02", offset=24, value=struct.pack("<I", declared))
     message = refusal(tmp_path, archive)
@@ -227,7 +227,7 @@ def test_limits(tmp_path, monkeypatch, make, limit, value, message):
     assert message in refusal(tmp_path, archive)
 
 
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(0, 0, 100))
     message = refusal(tmp_path, make_zip(tmp_path / "a.zip", [("1.jpg", PHOTO)]))
@@ -245,7 +245,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
         (b"\xff\xd8\xff\xe0" + b"x" * 600, "a file that begins with b'\\xff\\xd8\\xff\\xe0xxxx'"),
     ],
 )
-def test_what_is_no_archive_is_named(tmp_path, content, message):
+def test_other_files_are_described(tmp_path, content, message):
     path = tmp_path / "download.zip"
     path.write_bytes(content)
     assert f"download.zip: expected a zip or tar archive. Received: {message}" in refusal(tmp_path, path)

@@ -26,8 +26,8 @@ def leaf(**changes) -> np.ndarray:
     """Draw a leaf of 60 by 20 pixels along x in the middle of an opaque black RGBA image."""
     image = np.zeros((80, 100, 4), np.uint8)
     image[..., 3] = 255
-    given = {"centre": np.array([50.0, 40.0]), "axis": np.array([60.0, 0.0]), "width": 20.0} | changes
-    painting.draw_leaf(image, GREEN, **given)
+    arguments = {"centre": np.array([50.0, 40.0]), "axis": np.array([60.0, 0.0]), "width": 20.0} | changes
+    painting.draw_leaf(image, GREEN, **arguments)
     return image
 
 
@@ -68,7 +68,7 @@ def test_a_leaf_is_pointed_and_lighter_along_its_middle():
     assert image[40, 50, 1] > image[34, 50, 1] > image[31, 50, 1] > 0
 
 
-def test_a_leaf_hides_what_is_under_it():
+def test_a_leaf_covers_the_image():
     image = leaf()
     assert image[40, 50, 3] == 0
     assert image[5, 5].tolist() == [0, 0, 0, 255]

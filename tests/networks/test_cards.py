@@ -1,4 +1,4 @@
-"""The model card: written and read back whole, or refused with one line that says what to do."""
+"""The model card: written and read, or refused with a message on how to continue."""
 
 import pytest
 from shared import model_card

@@ -38,7 +38,7 @@ def assert_same_as_torchvision(network, case):
     expected, tensors = reference(case)
     resnets.assign(network, tensors)
     photo = torchvision_resnets.photo(torchvision_resnets.SIZES[case])
-    # A graph fuses a convolution with what follows it.
+    # A graph fuses a convolution with the operations after it.
     for call in (network, tf.function(network)):
         np.testing.assert_allclose(call(photo, training=False), expected, rtol=0, atol=1e-4 * expected.std())
     trainable = sum(weight.shape.num_elements() for weight in network.trainable_weights)
@@ -280,14 +280,14 @@ def test_half_a_file_of_an_earlier_download_is_replaced(server, tmp_path):
     ],
     ids=["something else", "cut off", "not there"],
 )
-def test_what_is_not_the_file_is_not_kept(server, tmp_path, content, longer, message):
+def test_a_file_with_another_hash_is_removed(server, tmp_path, content, longer, message):
     server.files[f"/models/{FILE}"], server.longer = content, longer
     with pytest.raises(ValueError, match=f"fetch failure: .*{server.address}{FILE}.*{message}"):
         resnets.download(FILE)
     assert kept(tmp_path) == []
 
 
-def test_weights_that_cannot_be_downloaded_say_what_to_do(server):
+def test_a_failed_download_of_weights_has_advice(server):
     with pytest.raises(
         ValueError,
         match="the ImageNet weights of ResNet18 could not be downloaded: "

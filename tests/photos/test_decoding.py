@@ -30,9 +30,9 @@ def picture(width=48, height=32):
     return pixels
 
 
-def saved(image, form, **options):
+def saved(image, kind, **options):
     buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -218,9 +218,9 @@ def test_perceptual_hash_is_the_sign_of_the_lowest_frequencies():
         grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
         low = fft.dctn(grey.astype(np.float64), norm="ortho")[:8, :8]
         bits = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
-        found = decoding.perceptual_hash(image)
-        assert len(found) == 16
-        assert bits_between(found, f"{int(bits, 2):016x}") <= 1  # float32 may move one bit across the median
+        phash = decoding.perceptual_hash(image)
+        assert len(phash) == 16
+        assert bits_between(phash, f"{int(bits, 2):016x}") <= 1  # float32 may move one bit across the median
 
 
 def bits_between(one, two):
@@ -390,7 +390,7 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
         assert not list((tmp_path / "cache").rglob("scan.csv"))
 
 
-def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_the_photos_are_read(tmp_path, monkeypatch):
     fill(tmp_path, ["1.png"])
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
     with pytest.raises(ValueError, match="writing photos.npy: expected 192 bytes of free disk space"):
@@ -423,7 +423,7 @@ def test_a_pool_of_threads_leaves_opencv_as_it_was(tmp_path):
         decoding.cv2.setNumThreads(before)
 
 
-def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
+def test_first_of_each_skips_unreadable_files(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(saved(scene(number), "PNG"))
@@ -439,7 +439,7 @@ def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
     )
 
 
-def test_what_was_released_is_read_again(tmp_path):
+def test_released_pages_are_read_again(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), np.uint8)
     np.save(tmp_path / "photos.npy", pixels)
     mapped = np.load(tmp_path / "photos.npy", mmap_mode="r")

@@ -42,7 +42,7 @@ def test_each_kind(kind, image):
     assert tuple(plain) == ("", "") and kind in odd.flags.split(",") and f"{kind} (" in odd.quality
 
 
-def test_a_flag_says_what_was_measured():
+def test_a_flag_has_its_measure():
     assert flags(SHARP[:40]) == ["small (shorter side 40); elongated (sides as 1 to 4)"]
     assert list(quality.flags(table(SHARP[:40]))["flags"]) == ["small,elongated"]
     grey = np.full((60, 60, 3), 90, np.uint8)
@@ -69,8 +69,8 @@ def test_limits_are_as_documented(kind, column, flagged, plain):
     photos.iloc[1, photos.columns.get_loc(column)] = flagged
     photos.iloc[2, photos.columns.get_loc(column)] = plain
     photos.index = [5, 3, 8]
-    found = quality.flags(photos)
-    assert list(found["flags"]) == ["", kind, ""] and list(found.index) == [5, 3, 8]
+    flagged_photos = quality.flags(photos)
+    assert list(flagged_photos["flags"]) == ["", kind, ""] and list(flagged_photos.index) == [5, 3, 8]
 
 
 def test_outliers_are_flagged_only_if_they_were_measured():
@@ -78,7 +78,7 @@ def test_outliers_are_flagged_only_if_they_were_measured():
     assert quality.flags(table(SHARP).assign(outlier=5.0)).quality.tolist() == ["outlier (deviations 5)"]
 
 
-def test_what_most_photos_have_in_common_is_no_flag(monkeypatch):
+def test_an_issue_of_most_photos_is_no_flag(monkeypatch):
     monkeypatch.undo()
     grey = np.repeat(SHARP[..., :1], 3, axis=2)
     assert not any(flags(grey, grey, SHARP))
@@ -86,7 +86,7 @@ def test_what_most_photos_have_in_common_is_no_flag(monkeypatch):
     assert [bool(text) for text in flags(grey, SHARP)] == [True, False]
 
 
-def test_what_could_not_be_read_has_no_flag():
+def test_an_unreadable_photo_has_no_flag():
     values = pd.concat([table(SHARP), pd.DataFrame({"width": [0], "height": [0]})], ignore_index=True)
     assert list(quality.flags(values).quality) == ["", ""]
 
@@ -178,7 +178,7 @@ def vectors(seed=0, count=60):
     return np.maximum(centre + random.normal(0, 0.3, (count, 32)), 0).astype(np.float32)
 
 
-def test_a_stranger_stands_out_in_its_class_alone():
+def test_a_foreign_photo_has_the_highest_score_of_its_class():
     values = vectors()
     values[7] = np.roll(values[7], 16)
     labels = ["cat"] * 30 + ["dog"] * 30
