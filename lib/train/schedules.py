@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from lib.core import schema
-from lib.networks.device import keras
+from lib.networks.device import keras, tf
 
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
@@ -55,12 +55,42 @@ def learning_rate(stage: schema.Stage, epochs: float) -> float:
     return stage.learning_rate
 
 
+class SGD(keras.optimizers.SGD):
+    """SGD whose weight decay is an L2 term of the gradient, as in PyTorch.
+
+    Keras's own `weight_decay` is decoupled: it bypasses the momentum. Here, `gradient + weight_decay * weight`
+    replaces the gradient of every trainable weight, biases and normalizations included
+    (https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html). The momentum is Keras's: it contains
+    the learning rate, so that a changed rate affects the past gradients less than in PyTorch.
+
+    Args:
+        learning_rate: the initial learning rate.
+        momentum: from 0 to below 1.
+        l2: the weight decay.
+    """
+
+    def __init__(self, learning_rate: float, *, momentum: float, l2: float):
+        super().__init__(learning_rate, momentum=momentum)
+        self.l2 = l2
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Update a variable by its gradient."""
+        super().update_step(gradient + self.l2 * variable, variable, learning_rate)
+
+
 def optimizer(settings: schema.Optimizer, rate: float) -> keras.optimizers.Optimizer:
-    """Build the optimizer that the parameters name, with a learning rate to start with."""
+    """Build the optimizer that the parameters name.
+
+    The weight decay of `sgd` is that of PyTorch, see `SGD`. That of `adamw` is decoupled in Keras as in PyTorch:
+    each step first subtracts `rate * weight_decay * weight`. But while PyTorch decays all weights, biases and
+    the scales and offsets of normalizations are excluded here.
+
+    Args:
+        settings: the algorithm, its weight decay and momentum.
+        rate: the initial learning rate.
+    """
     if settings.kind == "sgd":
-        return keras.optimizers.SGD(
-            rate, momentum=settings.momentum, weight_decay=settings.weight_decay or None
-        )
+        return SGD(rate, momentum=settings.momentum, l2=settings.weight_decay)
     if settings.kind == "adam":
         return keras.optimizers.Adam(rate)
     adamw = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
