@@ -1,6 +1,6 @@
 """The trainer: the best weights are kept, a seed repeats every bit, and an interruption changes nothing.
 
-Most tests run eagerly: tracing the steps of a training takes seconds and changes nothing that they look at.
+Most tests run eagerly: tracing takes seconds and changes no result that they check.
 """
 
 import dataclasses
@@ -65,13 +65,65 @@ def assert_same(one, other):
 def test_history_has_one_row_per_epoch_over_all_stages(uninterrupted, eager):
     _, trained = uninterrupted("two", make_settings(), make_photos())
     history = trained.history
-    assert list(history.columns) == trainer.COLUMNS
+    assert list(history.columns) == trainer.COLUMNS and not {"top_3", "val_top_3"} & set(history)
     assert history.epoch.tolist() == [1, 2, 3, 4]
     assert history.stage.tolist() == ["head"] * 2 + ["fine_tune"] * 2
     # a cosine over 2 epochs: at its start 0.01, in its middle half of it
     assert history.learning_rate.tolist() == pytest.approx([0.03, 0.03, 0.01, 0.005], rel=1e-6)
     assert history[["loss", "accuracy", "val_loss", "val_accuracy"]].notna().all(axis=None)
     assert (history.seconds >= 0).all()
+
+
+@pytest.mark.parametrize(("k", "hits"), [(1, [0, 1, 0]), (2, [1, 1, 0]), (3, [1, 1, 1])])
+def test_top_accuracy_counts_labels_among_the_most_probable_classes(k, hits):
+    probabilities = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.1, 0.7], [0.3, 0.2, 0.4, 0.1]])
+    labels = np.eye(4)[[1, 3, 1]]
+    for rows in ([0], [1], [2], [0, 1, 2]):
+        metric = trainer.TopAccuracy(k, "name")
+        metric.update_state(labels[rows], probabilities[rows])
+        assert float(metric.result()) == pytest.approx(np.take(hits, rows).mean())
+
+
+def test_top_accuracy_ignores_padding_and_class_weights():
+    metric = trainer.TopAccuracy(1, "name")
+    labels = np.array([[0.0, 1.0], [0.9, 0.1], [0.0, 0.0], [0.0, 0.0]])
+    probabilities = np.array([[0.6, 0.4], [0.8, 0.2], [0.9, 0.1], [0.9, 0.1]])
+    metric.update_state(labels, probabilities, sample_weight=np.array([9.0, 1.0, 0.0, 0.0]))
+    assert float(metric.result()) == 0.5
+
+
+MANY = [f"class {letter}" for letter in "abcdefghijk"]
+
+
+def test_the_history_has_top_3_accuracy_if_there_are_more_than_ten_classes(tmp_path, eager):
+    photos = make_photos(count=35, classes=MANY, train=22, val=11)
+    trained = training.fit(make_settings(ONE_EPOCH), photos, folder=tmp_path)
+    assert list(trained.history.columns) == [*trainer.COLUMNS, "top_3", "val_top_3"]
+    assert list(trained.history.columns) == trainer.columns(11)
+    probabilities = trained.model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
+    best = np.argsort(-probabilities, axis=1)[:, :3]
+    expected = (best == photos.targets("val")[:, None]).any(axis=1).mean()
+    assert trained.history.val_top_3[0] == pytest.approx(expected)
+    assert 0 <= trained.history.accuracy[0] <= trained.history.top_3[0] <= 1
+
+
+def test_ten_classes_have_no_top_3_accuracy():
+    assert trainer.columns(10) == trainer.COLUMNS
+
+
+def test_the_parent_of_an_earlier_version_has_no_top_3_accuracy(tmp_path, eager):
+    photos = make_photos(count=35, classes=MANY, train=22, val=11)
+    first = training.fit(make_settings(ONE_EPOCH), photos, folder=tmp_path)
+    folder = tmp_path / first.key
+    old = state.State.load(folder)
+    old.history = [row[:8] for row in old.history]
+    old.save(folder, state.variables(folder))
+    settings = make_settings(ONE_EPOCH, resume_stages=["head"])
+    resumed = training.fit(settings, photos, folder=tmp_path, finished=first.key)
+    assert resumed.history.val_top_3.isna().tolist() == [True, False]
+    pd.testing.assert_frame_equal(
+        resumed.history.loc[:0, trainer.COLUMNS], first.history.loc[:0, trainer.COLUMNS]
+    )
 
 
 NAN = math.nan
@@ -328,7 +380,9 @@ def test_the_parent_of_an_earlier_version_is_measured_anew(tmp_path, monkeypatch
 
 def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model={"backbone": "Broken"})
-    with pytest.raises(ValueError, match="the loss of epoch 1 is nan: lower the learning rate of stage head"):
+    with pytest.raises(
+        ValueError, match="the loss of epoch 1 is nan. Lower `train.stages.head.learning_rate`"
+    ):
         training.fit(settings, make_photos(), folder=tmp_path)
     assert not list(tmp_path.glob("*/finished.json"))
 
@@ -377,7 +431,7 @@ def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch
     assert trained.batch_size == 4 and small[1].batch_size == 4
     record = files.read_json(tmp_path / trained.key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 4}]
-    assert Watched.last.lines[0] == "memory ran out with a batch size of 9: continuing with 4"
+    assert Watched.last.lines[0] == "out of memory with a batch size of 9: continuing with 4"
     assert Watched.last.done == Watched.last.total == 3 * 14
 
 
@@ -427,7 +481,7 @@ def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, unin
 def test_memory_that_cannot_hold_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
-        ValueError, match="batch size of 1: lower `model.image_size`.*`model.backbone` than Tiny"
+        ValueError, match="batch size of 1 and Tiny. Lower `model.image_size` or.*smaller `model.backbone`"
     ):
         training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
     assert steps == [4, 2, 1]

@@ -146,7 +146,7 @@ def test_resuming_another_model_or_other_photos_is_refused(tmp_path, other):
     key = finished_by_hand(tmp_path, make_settings(), make_photos())
     model, photos = ({"scaling": "unit"}, make_photos()) if other == "model" else ({}, make_photos(seed=1))
     with pytest.raises(
-        ValueError, match="of another model or of other photos.*only with the same `model` and data"
+        ValueError, match="needs the model and the photos of the finished training.*another `model` or other"
     ):
         training.fit(
             make_settings(model=model, resume_stages=["head"]), photos, folder=tmp_path, finished=key
@@ -157,7 +157,8 @@ def test_resuming_another_model_or_other_photos_is_refused(tmp_path, other):
 def test_resuming_without_a_finished_training_is_refused(tmp_path, finished):
     settings = make_settings(resume_stages=["head"])
     with pytest.raises(
-        ValueError, match="no finished training to go on from.*without `train.resume_stages` first"
+        ValueError,
+        match="`train.resume_stages` needs a finished training.*without `train.resume_stages` first",
     ):
         training.fit(settings, make_photos(), folder=tmp_path, finished=finished)
 
@@ -172,10 +173,11 @@ def test_of_run_reads_the_key_from_the_model_card(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "missing"), [({"val": 0}, "none in val"), ({"train": 0, "val": 0}, "none in train and val")]
+    ("counts", "missing"),
+    [({"val": 0}, "no photos in val"), ({"train": 0, "val": 0}, "no photos in train and val")],
 )
 def test_photos_to_train_on_and_to_choose_by_are_needed(tmp_path, counts, missing):
-    with pytest.raises(ValueError, match=f"in train and in val. Received: {missing}.*02_clean"):
+    with pytest.raises(ValueError, match=f"photos in train and val. Received: {missing}.*02_clean"):
         training.fit(make_settings(), make_photos(**counts), folder=tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -60,7 +60,8 @@ def drawn(space, count=40, seed=0):
 
 def test_an_empty_space_says_how_to_write_one():
     message = refusal({})
-    assert message.startswith("`tune.space` is empty: say in params/mine.yaml")
+    assert message.startswith("`tune.space` needs at least one parameter. Received: an empty space. Add")
+    assert "params/mine.yaml" in message
     example = message.partition("\n")[2]
     written = yaml.safe_load(example)["tune"]
     space = {name: schema.Dimension.model_validate(one) for name, one in written["space"].items()}
@@ -73,19 +74,19 @@ def test_an_empty_space_says_how_to_write_one():
     [
         (
             dimension("model.simple_cnn.filtres", low=1, high=2),
-            ["no parameter model.simple_cnn.filtres", "`filters`?"],
+            ["unknown parameter model.simple_cnn.filtres", "`filters`?"],
         ),
-        (dimension("train.stages.head.epochs", low=1, high=2), ["Instead of head there are: all"]),
-        (dimension("model.backbone.name", low=1, high=2), ["There is nothing below model.backbone"]),
+        (dimension("train.stages.head.epochs", low=1, high=2), ["Expected instead of head: all"]),
+        (dimension("model.backbone.name", low=1, high=2), ["model.backbone has no parameters of its own"]),
         (dimension("model", low=1, high=2), ["`tune.space.x`: model is not a number", "`choices`"]),
         (dimension("model.fit", low=1, high=2), ["model.fit is not a number", "`choices`"]),
         (dimension("train.class_weights", low=0, high=1), ["train.class_weights is not a number"]),
         (
             dimension("seed", low=1, high=2),
-            ["varies seed. A search may vary what is in model, augment, train"],
+            ["must vary a parameter of model, augment, train. Received: seed"],
         ),
-        (dimension("split.val", low=0.1, high=0.2), ["varies split.val"]),
-        (dimension("train.batch_size", low=1.5, high=2), ["train.batch_size is a whole number", "1.5, 2.0"]),
+        (dimension("split.val", low=0.1, high=0.2), ["Received: split.val"]),
+        (dimension("train.batch_size", low=1.5, high=2), ["must be a whole number", "1.5, 2.0"]),
         (dimension("train.batch_size", low=1, high=2, step=0.5), ["a whole number", "0.5"]),
         (dimension("train.batch_size", low=0, high=2), ["tune.space: `train.batch_size`", "Received: 0"]),
         (dimension("train.batch_size", low=1, high=5000), ["`train.batch_size`", "Received: 5000"]),
@@ -94,8 +95,8 @@ def test_an_empty_space_says_how_to_write_one():
         (dimension("model.fit", choices=["crop", "stretch"]), ["`model.fit`", "'stretch'"]),
         (dimension("augment.erasing.probability", low=0, high=2), ["`augment.erasing.probability`", "2.0"]),
         (MAMMALS | {"again": RATE}, ["varies train.stages.all.learning_rate twice"]),
-        ({"value": RATE}, ["`tune.space.value` is called as a column"]),
-        ({"batch_size": RATE}, ["`tune.space.batch_size` is called as a column"]),
+        ({"value": RATE}, ["`tune.space.value` has the name of a column"]),
+        ({"batch_size": RATE}, ["`tune.space.batch_size` has the name of a column"]),
     ],
 )  # fmt: skip
 def test_wrong_spaces_are_refused(space, words):
@@ -128,7 +129,7 @@ def test_changes_are_checked_and_part_of_what_all_trials_share():
 def test_a_dimension_may_name_what_only_the_changes_add():
     space = dimension("train.stages.new.epochs", low=1, high=2)
     new = {"trainable": "all", "epochs": 1, "learning_rate": 0.1}
-    assert "there is no parameter train.stages.new.epochs" in refusal(space)
+    assert "unknown parameter train.stages.new.epochs" in refusal(space)
     spaces.shared(settings(space, changes={"train": {"stages": {"new": new}}}))
 
 
@@ -148,7 +149,7 @@ def test_every_corner_of_a_large_space_is_looked_at_in_reasonable_time(monkeypat
     corners = [values for values in seen if len(values) == 8]
     assert len(corners) == 2**8 == len({tuple(values.values()) for values in corners})
     seen.clear()
-    monkeypatch.setattr(spaces, "MOST_CORNERS", 100)
+    monkeypatch.setattr(spaces, "MAX_CORNERS", 100)
     spaces.shared(settings(big))
     corners = [values for values in seen if len(values) == 8]
     assert len(corners) < 50

@@ -104,7 +104,7 @@ def test_interruptions_that_the_process_sees_do_not_count(tmp_path):
 
     def interrupted(trial):
         objective(trial)
-        studies.again(study, study.get_trials(deepcopy=False)[trial.number])
+        studies.requeue(study, study.get_trials(deepcopy=False)[trial.number])
         raise KeyboardInterrupt
 
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_values_that_were_tried_are_drawn_again(tmp_path, sampler, seed):
     with opened(tmp_path / "whole", seed=seed, sampler=sampler, space=SPACE) as study:
         study.optimize(objective, n_trials=6)
         whole = [attempt.params for attempt in studies.latest(study).values()]
-        assert len(studies.tried(study, space)) == 6 == spaces.size(space)
+        assert len(studies.combinations(study, space)) == 6 == spaces.size(space)
         study.optimize(objective, n_trials=1)
         assert study.trials[6].params in whole
     with pytest.raises(Killed), opened(tmp_path / "cut", seed=seed, sampler=sampler, space=SPACE) as study:
@@ -300,7 +300,7 @@ def test_a_trial_that_kills_two_of_the_machines_is_left_alone_by_the_others(tmp_
 def test_a_storage_that_is_no_lasting_database(tmp_path, url):
     with (
         pytest.raises(
-            ValueError, match="`tune.storage` must be the URL of a database that lasts.*sqlite:///file"
+            ValueError, match="`tune.storage` must be the URL of a persistent database.*sqlite:///file"
         ),
         studies._database(url or " ", tmp_path),
     ):

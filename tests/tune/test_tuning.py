@@ -44,7 +44,7 @@ def test_every_trial_is_tracked_and_the_best_is_the_least(fit):
         "filters",
         "problem",
     ]
-    assert [*table.columns] == [*spaces.TAKEN[:-1], *SPACE, spaces.TAKEN[-1]]
+    assert [*table.columns] == [*spaces.COLUMNS[:-1], *SPACE, spaces.COLUMNS[-1]]
     assert table.number.tolist() == list(range(6)) and set(table.state) == {"complete"}
     for row in table.itertuples():
         value = (math.log10(row.rate) + 2) ** 2 + 1 / row.filters + 1 / 3
@@ -101,7 +101,7 @@ def test_values_that_were_tried_are_not_trained_again(fit):
 
 
 def test_a_value_is_taken_over_if_no_new_one_is_drawn(fit, monkeypatch):
-    monkeypatch.setattr(studies, "DRAWS", 1)
+    monkeypatch.setattr(studies, "MAX_SAMPLES", 1)
     found = search(space={"filters": SPACE["filters"]}, trials=6)
     repeated = found.trials[found.trials.epochs.eq(0)]
     assert len(repeated) and len(fit.settings) == found.trials.filters.nunique()
@@ -189,7 +189,7 @@ def test_a_smaller_batch_size_than_the_parameters_is_recorded(fit):
     assert found.trials.batch_size.fillna(0).tolist() == [0, 3]
     smaller = search(trials=1, seed=3)
     assert smaller.best["batch_size"] == 3 == results.record(smaller)["best"]["batch_size"]
-    assert "# memory ran out: it was trained with a batch size of 3" in results.fragment(smaller).splitlines()
+    assert "# memory ran out: the batch size of this trial was 3" in results.fragment(smaller).splitlines()
 
 
 def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
@@ -197,7 +197,7 @@ def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
     fit.fits = 8
     found = search(space=space, trials=2)
     failed = found.trials[found.trials.state.eq("failed")]
-    assert failed.problem.tolist() == ["32 photos do not fit into memory; 8 were used"]
+    assert failed.problem.tolist() == ["out of memory with a batch size of 32; 8 would fit"]
     assert failed.batch.tolist() == [32] and found.best["parameters"] == {"train.batch_size": 8}
     # It ends after its first epoch.
     assert len(fit.ran) == 4 and "batch_size" not in found.trials
@@ -311,14 +311,14 @@ def test_all_trials_failed(fit):
     fit.loss = lambda settings, epoch: math.nan
     with pytest.raises(
         ValueError,
-        match=r"no trial of the search is complete: 2 failed. The last failure: the loss of epoch 1 is nan",
+        match="at least one complete trial. Received: 2 failed. The last failure: the loss of epoch 1 is",
     ):
         search(trials=2)
     assert fit.ran == []
 
 
 def test_nothing_is_trained_in_a_wrong_space(fit):
-    with pytest.raises(ValueError, match=r"`tune.space` is empty"):
+    with pytest.raises(ValueError, match=r"`tune.space` needs at least one parameter"):
         search(space={})
     with pytest.raises(ValueError, match=r"tune.space: `train.batch_size`.*Received: 0"):
         search(space={"batch": {"parameter": "train.batch_size", "low": 0, "high": 9}})
