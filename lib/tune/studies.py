@@ -54,7 +54,7 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
     Raises:
         ValueError: the shared database cannot be used.
     """
-    with quiet(), _database(settings.storage, folder) as storage:
+    with _quiet(), _database(settings.storage, folder) as storage:
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -72,7 +72,7 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Suppress the log lines of Optuna and TensorFlow, so that the notebook has no error output."""
     loggers = [logging.getLogger(name) for name in ("optuna", "tensorflow")]
     before = [logger.level for logger in loggers]
