@@ -229,7 +229,8 @@ def _address(url: str) -> sqlalchemy.URL:
     """Return the address of a shared database. The path of a file is resolved as in all parameters."""
     try:
         address = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except ValueError:
+        # The port is not a number.
         address = None
     if address is None or not address.database or address.database == ":memory:":
         raise ValueError(

@@ -41,7 +41,7 @@ def search(run: steps.Run, photos: photoset.Photos) -> results.Search:
     settings = run.settings
     base = spaces.shared(settings)
     with studies.opened(
-        f"{settings.name}-{_key(base, photos)}",
+        f"{settings.name}-{key(base, photos)}",
         monitor=base.train.monitor,
         seed=settings.seed,
         settings=settings.tune,
@@ -55,7 +55,7 @@ def search(run: steps.Run, photos: photoset.Photos) -> results.Search:
     return result
 
 
-def _key(base: Params, photos: photoset.Photos) -> str:
+def key(base: Params, photos: photoset.Photos) -> str:
     """Return the fingerprint of everything that the trials of a study share."""
     weights = {"weights": backbones.weights_identity(base.model.weights)}
     return cache.fingerprint(
