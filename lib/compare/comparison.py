@@ -280,8 +280,9 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Paired:
         1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
     """
     n = len(first)
-    one, other = (rows["label"].eq(rows["predicted"]).to_numpy() for rows in (first, second.loc[first.index]))
-    both, only_first, only_second = (int(hits.sum()) for hits in (one & other, one & ~other, ~one & other))
+    correct = [rows["label"].eq(rows["predicted"]).to_numpy() for rows in (first, second.loc[first.index])]
+    both = int((correct[0] & correct[1]).sum())
+    only_first, only_second = (int(hits.sum()) - both for hits in correct)
     neither = n - both - only_first - only_second
     low, high = newcombe(both=both, first=only_first, second=only_second, neither=neither)
     different = only_first + only_second

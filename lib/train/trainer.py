@@ -94,7 +94,7 @@ class Trainer:
             train.label_smoothing,
         )
         # Trainings of earlier versions have no top-3 accuracy.
-        unknown = [math.nan] * len(self.columns)
+        unknown: list[int | str | float] = [math.nan] * len(self.columns)
         self.state = state.State(
             learned=finished.learned,
             history=[row + unknown[len(row) :] for row in finished.history],

@@ -1,4 +1,4 @@
-"""Schedules: the rate of each epoch, the named optimizer, and counters that outlive an interruption."""
+"""Schedules: the learning rate of each epoch, the optimizers, and counters that survive an interruption."""
 
 import pytest
 
@@ -18,11 +18,11 @@ def test_an_exponential_rate_falls_once_per_epoch():
     assert rates == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.025])
 
 
-def test_a_cosine_is_that_of_keras():
-    theirs = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=4 * 10)
+def test_a_cosine_schedule_equals_that_of_keras():
+    reference = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=4 * 10)
     for step in (0, 1, 17, 20, 39, 40):
-        ours = schedules.learning_rate(stage("cosine"), step / 10)
-        assert ours == pytest.approx(float(theirs(step)), abs=1e-7)
+        rate = schedules.learning_rate(stage("cosine"), step / 10)
+        assert rate == pytest.approx(float(reference(step)), abs=1e-7)
 
 
 def updated(options, gradients, *, rate=0.1):
