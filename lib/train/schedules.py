@@ -61,11 +61,6 @@ class SGD(keras.optimizers.SGD):
     the gradient of every trainable weight, including biases and normalizations
     (https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html). The momentum is that of Keras: past
     gradients keep the learning rate of their time, while PyTorch multiplies them by the current rate.
-
-    Args:
-        learning_rate: the initial learning rate.
-        momentum: from 0 to below 1.
-        l2: the weight decay.
     """
 
     def __init__(self, learning_rate: float, *, momentum: float, l2: float):
@@ -73,7 +68,6 @@ class SGD(keras.optimizers.SGD):
         self.l2 = l2
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Update a variable by its gradient."""
         super().update_step(gradient + self.l2 * variable, variable, learning_rate)
 
 
@@ -83,10 +77,6 @@ def optimizer(settings: schema.Optimizer, rate: float) -> keras.optimizers.Optim
     The weight decay of `sgd` is described in `SGD`. That of `adamw` is decoupled: as in PyTorch, each step
     first subtracts `rate * weight_decay * weight`. PyTorch does so for all weights; here, biases and the
     scales and offsets of normalizations are excluded.
-
-    Args:
-        settings: the algorithm, its weight decay and momentum.
-        rate: the initial learning rate.
     """
     if settings.kind == "sgd":
         return SGD(rate, momentum=settings.momentum, l2=settings.weight_decay)
@@ -127,9 +117,7 @@ def counters(callbacks: Sequence[keras.callbacks.Callback]) -> list[dict[str, fl
     ]
 
 
-def restore_counters(
-    callbacks: Sequence[keras.callbacks.Callback], values: Sequence[dict[str, float]]
-) -> None:
+def restore_counters(callbacks: Sequence[keras.callbacks.Callback], values: list[dict[str, float]]) -> None:
     """Set the counters of callbacks. Without values they keep their initial ones."""
     for callback, counts in zip(callbacks, values, strict=False):
         for name, value in counts.items():

@@ -19,6 +19,7 @@ COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "le
 # Columns of the history if there are more than `MANY` classes.
 TOP_3 = ["top_3", "val_top_3"]
 MANY = 10
+METRICS = {1: "accuracy", 3: "top_3"}
 
 
 class Trainer:
@@ -41,7 +42,7 @@ class Trainer:
         folder: Path,
         build: Callable[[], keras.Model],
         bar: progress.Bar,
-        watch: Callable[[dict, int], None] | None = None,
+        watch: Callable[[dict, int], None] | None,
     ):
         self.settings, self.photos, self.folder = settings, photos, folder
         self.build, self.bar, self.watch = build, bar, watch
@@ -59,11 +60,7 @@ class Trainer:
         self.seeds = [(variable, variable.numpy()) for variable in seeds]
 
     def train(self, parent: Path | None) -> None:
-        """Run the remaining stages.
-
-        Args:
-            parent: the folder of the finished training to resume, if any.
-        """
+        """Run the remaining stages, after those of the finished training in the folder `parent`, if any."""
         if state.exists(self.folder):
             self.state = state.State.load(self.folder)
         elif parent:
@@ -138,7 +135,7 @@ class Trainer:
         stage, batch_size = self.stages[name], self.state.batch_size
         steps = math.ceil(len(self.photos.rows("train")) / batch_size)
         callbacks = schedules.callbacks(self.settings.train, stage)
-        tensorboard = keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)
+        log = keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)
         # The recorder is the last callback: it saves the counters that the others have updated. The data
         # set is shuffled already.
         self.compiled.fit(
@@ -154,12 +151,7 @@ class Trainer:
             initial_epoch=self.state.epoch,
             steps_per_epoch=steps,
             validation_data=self._validation(),
-            callbacks=[
-                tensorboard,
-                *callbacks,
-                schedules.Schedule(stage, steps),
-                _Recorder(self, name, callbacks),
-            ],
+            callbacks=[log, *callbacks, schedules.Schedule(stage, steps), _Recorder(self, name, callbacks)],
             shuffle=False,
             verbose=0,
         )
@@ -185,14 +177,10 @@ class Trainer:
             self.compiled.compile(
                 optimizer=schedules.optimizer(train.optimizer, stage.learning_rate),
                 loss=keras.losses.CategoricalCrossentropy(label_smoothing=train.label_smoothing),
-                metrics=self._metrics(),
+                metrics=[TopAccuracy(k, metric) for k, metric in METRICS.items() if metric in self.columns],
                 jit_compile="auto" if device.GPUS else False,
             )
             self.compiled.optimizer.build(self.compiled.trainable_variables)
-
-    def _metrics(self) -> list[keras.metrics.Metric]:
-        top_3 = [TopAccuracy(3, "top_3")] if "top_3" in self.columns else []
-        return [TopAccuracy(1, "accuracy"), *top_3]
 
     def _head_only(self, stage: Stage) -> keras.Model | None:
         """Return the head if the stage can be trained on embeddings, otherwise `None`.

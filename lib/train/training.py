@@ -173,8 +173,7 @@ def _load(settings: Params, photos: photoset.Photos, *, folder: Path) -> Trainin
 
 
 def _parent(settings: Params, photos: photoset.Photos, *, folder: Path, finished: str | None) -> str | None:
-    """Return the key of the training to resume: the run's last training, or its parent if the last training
-    is already the result of these parameters."""
+    """Return the key of the training to resume: the last, or its parent if this training is the last."""
     if not settings.train.resume_stages:
         return None
     last = state.Finished.load(folder / str(finished))

@@ -67,17 +67,13 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict:
     Returns:
         The values by short name, as the result of `values`.
     """
-    for name, distribution in distributions(space).items():
-        if isinstance(distribution, CategoricalDistribution):
-            trial.suggest_categorical(name, distribution.choices)
-        elif isinstance(distribution, IntDistribution):
-            trial.suggest_int(
-                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
-        elif isinstance(distribution, FloatDistribution):
-            trial.suggest_float(
-                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
+    for name, domain in distributions(space).items():
+        if isinstance(domain, CategoricalDistribution):
+            trial.suggest_categorical(name, domain.choices)
+        elif isinstance(domain, IntDistribution):
+            trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
+        elif isinstance(domain, FloatDistribution):
+            trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
     return values(space, trial.params)
 
 
@@ -149,10 +145,7 @@ def _check(base: Params, name: str, dimension: Dimension) -> None:
 
 
 def _unknown(section: object, key: str) -> str:
-    """Explain which part of a dotted key is unknown.
-
-    Return an empty text if the key is a parameter, or belongs to a section that is disabled.
-    """
+    """Explain which part of a key is unknown; return "" for a parameter, or a key of a disabled section."""
     for part in key.split("."):
         if section is None:
             return ""
@@ -197,11 +190,8 @@ def _rounded(dimension: Dimension, value: int | float | str | bool) -> int | flo
 
 
 def _corners(space: Mapping[str, Dimension]) -> Iterator[dict]:
-    """Yield the combinations of limits and choices, by dotted key.
-
-    If there are more than `MAX_CORNERS`, yield only those that differ in a single dimension from the first or
-    from the last.
-    """
+    """Yield the combinations of limits and choices, by dotted key; if there are more than `MAX_CORNERS`, only
+    those that differ in a single dimension from the first or the last."""
     edges = {
         dimension.parameter: [_rounded(dimension, value) for value in dimension.choices or _limits(dimension)]
         for dimension in space.values()

@@ -54,7 +54,8 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
     Raises:
         ValueError: the shared database cannot be used.
     """
-    with _quiet(), _database(settings.storage, folder) as storage:
+    with _quiet():
+        storage = _database(settings.storage, folder)
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -211,18 +212,12 @@ class _Sampler(optuna.samplers.BaseSampler):
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-@contextlib.contextmanager
-def _database(url: str | None, folder: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Open the shared database of a URL, or the private database of a folder.
-
-    The private database is an SQLite file, which the lock of the run protects from other processes. If a kill
-    interrupts a write, it is undone when the file is opened next.
-    """
+def _database(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
+    """Open the shared database of a URL, or the SQLite file of a folder, protected by the lock of the run."""
     if url:
-        yield _connected(_address(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        return
+        return _connected(_address(url), shared=True)
     folder.mkdir(parents=True, exist_ok=True)
-    yield _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")))
+    return _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")), shared=False)
 
 
 def _address(url: str) -> sqlalchemy.URL:
@@ -242,13 +237,7 @@ def _address(url: str) -> sqlalchemy.URL:
     return address
 
 
-def _connected(
-    address: sqlalchemy.URL,
-    *,
-    tries: int = 2,
-    heartbeat_interval: int | None = None,
-    grace_period: int | None = None,
-) -> optuna.storages.RDBStorage:
+def _connected(address: sqlalchemy.URL, *, shared: bool, tries: int = 2) -> optuna.storages.RDBStorage:
     """Connect to a database. The second try succeeds if two processes created it at the same time.
 
     Raises:
@@ -263,18 +252,13 @@ def _connected(
         return optuna.storages.RDBStorage(
             address.render_as_string(hide_password=False),
             engine_kwargs=options,
-            heartbeat_interval=heartbeat_interval,
-            grace_period=grace_period,
+            heartbeat_interval=HEARTBEAT if shared else None,
+            grace_period=GRACE if shared else None,
             heartbeat_stale_trial_callback=requeue_killed,
         )
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         if tries > 1:
             time.sleep(1)
-            return _connected(
-                address,
-                tries=tries - 1,
-                heartbeat_interval=heartbeat_interval,
-                grace_period=grace_period,
-            )
+            return _connected(address, shared=shared, tries=tries - 1)
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).split("\n")[0]
         raise ValueError(f"`tune.storage` ({kind}) cannot be used: {reason}. Check its URL") from None

@@ -27,6 +27,11 @@ def test_a_state_is_read_back_to_the_last_bit(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_new_state_is_before_the_first_epoch_of_the_first_stage():
+    new = state.State()
+    assert (new.stage, new.epoch, new.stopped, new.inherited, new.best, new.kept) == (0, 0, False, 0, None, 0)
+
+
 def test_saving_removes_the_weights_of_earlier_epochs(tmp_path):
     at = state.State(kept=1)
     at.keep(tmp_path, [np.ones(2)])

@@ -145,6 +145,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, monitor, losses,
         folder=tmp_path / "key",
         build=lambda: training.network(settings, photos),
         bar=progress.Bar(1, ""),
+        watch=None,
     )
     loop.network.compile(optimizer="sgd")
     bias = loop.network.get_layer(models.LOGITS).bias
