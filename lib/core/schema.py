@@ -379,9 +379,7 @@ class Optimizer(Section):
     """The optimizer of all stages."""
 
     kind: Literal["adamw", "adam", "sgd"] = Field("adamw", description="algorithm")
-    weight_decay: float = Field(
-        1.0e-4, ge=0, description="weight decay: decoupled for adamw, an L2 term of the gradient for sgd"
-    )
+    weight_decay: float = Field(1.0e-4, ge=0, description="weight decay, decoupled in adamw, L2 in sgd")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")
