@@ -1,4 +1,4 @@
-"""Schedules: the rate of each epoch, the named optimizer, and counters that outlive an interruption."""
+"""Schedules: the learning rate of each epoch, the optimizers, and counters that survive an interruption."""
 
 import pytest
 
@@ -18,27 +18,48 @@ def test_an_exponential_rate_falls_once_per_epoch():
     assert rates == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.025])
 
 
-def test_a_cosine_is_that_of_keras():
-    theirs = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=4 * 10)
+def test_a_cosine_schedule_equals_that_of_keras():
+    reference = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=4 * 10)
     for step in (0, 1, 17, 20, 39, 40):
-        ours = schedules.learning_rate(stage("cosine"), step / 10)
-        assert ours == pytest.approx(float(theirs(step)), abs=1e-7)
+        rate = schedules.learning_rate(stage("cosine"), step / 10)
+        assert rate == pytest.approx(float(reference(step)), abs=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("options", "kind", "decay"),
-    [
-        ({"kind": "sgd", "momentum": 0.8, "weight_decay": 0.0}, keras.optimizers.SGD, None),
-        ({"kind": "adam"}, keras.optimizers.Adam, None),
-        ({"kind": "adamw", "weight_decay": 0.01}, keras.optimizers.AdamW, 0.01),
-    ],
-)
-def test_the_optimizer_is_the_named_one(options, kind, decay):
-    optimizer = schedules.optimizer(schema.Optimizer(**options), 0.01)
-    assert type(optimizer) is kind and optimizer.weight_decay == decay
-    assert float(optimizer.learning_rate) == pytest.approx(0.01)
-    if kind is keras.optimizers.SGD:
-        assert optimizer.momentum == 0.8
+def updated(options, gradients, *, rate=0.1):
+    """Return the values of four weights, 1.0 each, by name after each of the updates."""
+    weights = [keras.Variable([1.0], name=name) for name in ("kernel", "bias", "gamma", "beta")]
+    optimizer = schedules.optimizer(schema.Optimizer(**options), rate)
+    optimizer.build(weights)
+    values = []
+    for gradient in gradients:
+        optimizer.apply([keras.ops.array([gradient])] * len(weights))
+        values.append({weight.name: float(weight.numpy()[0]) for weight in weights})
+    return values
+
+
+def test_sgd_adds_the_weight_decay_to_the_gradient_before_the_momentum():
+    # velocity = momentum * velocity + (gradient + weight_decay * weight); weight -= rate * velocity:
+    # 1.5; 0.5 * 1.5 + 0.2 + 0.5 * 0.85; 0.5 * 1.375 + 0 + 0.5 * 0.7125
+    options = {"kind": "sgd", "momentum": 0.5, "weight_decay": 0.5}
+    values = updated(options, [1.0, 0.2, 0.0])
+    for weight in ("kernel", "bias", "gamma", "beta"):
+        assert [value[weight] for value in values] == pytest.approx([0.85, 0.7125, 0.608125])
+
+
+def test_adamw_subtracts_the_decay_from_kernels_only():
+    options = {"kind": "adamw", "weight_decay": 0.5}
+    # as in PyTorch, weight *= 1 - rate * weight_decay
+    idle = updated(options, [0.0, 0.0])[-1]
+    assert idle == pytest.approx({"kernel": 0.95**2, "bias": 1, "gamma": 1, "beta": 1})
+    # the decay comes first; then the first step of Adam is as large as the rate
+    assert updated(options, [3.0])[0] == pytest.approx(
+        {"kernel": 0.85, "bias": 0.9, "gamma": 0.9, "beta": 0.9}
+    )
+
+
+def test_adam_does_not_decay():
+    assert updated({"kind": "adam"}, [0.0])[0]["kernel"] == 1
+    assert updated({"kind": "adam"}, [3.0], rate=0.01)[0]["kernel"] == pytest.approx(0.99)
 
 
 @pytest.mark.parametrize(("schedule", "kinds"), [("constant", 2), ("cosine", 1)])
