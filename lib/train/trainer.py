@@ -13,7 +13,7 @@ from lib.core import progress
 from lib.core.schema import Params, Stage
 from lib.networks import device, models
 from lib.networks.device import keras, tf
-from lib.train import batches, schedules, state
+from lib.train import batches, dataset, schedules, state
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
 
@@ -118,7 +118,8 @@ class Trainer:
 
     def _measure(self) -> float:
         """Return the monitored value of the network on val, such that less is better."""
-        logs = self.learner.evaluate(self._validation(), verbose=0, return_dict=True)
+        with self._validation() as validation:
+            logs = self.learner.evaluate(validation, verbose=0, return_dict=True)
         return self._signed({f"val_{name}": value for name, value in logs.items()})
 
     def _fit(self, name: str) -> None:
@@ -127,27 +128,29 @@ class Trainer:
         steps = math.ceil(len(self.photos.rows("train")) / batch_size)
         chosen = schedules.callbacks(self.settings.train, stage)
         log = keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)
-        # The recorder comes last: each epoch is recorded after the other callbacks have seen it. The stream
-        # has been shuffled already.
-        self.learner.fit(
-            batches.training(
-                self.photos,
-                self.settings,
-                stage=stage,
-                embeddings=self.embeddings,
-                batch_size=batch_size,
-                first_epoch=len(self.state.history),
-            ),
-            epochs=stage.epochs,
-            initial_epoch=self.state.epoch,
-            steps_per_epoch=steps,
-            validation_data=self._validation(),
-            callbacks=[log, *chosen, schedules.Schedule(stage, steps), _Recorder(self, name, chosen)],
-            shuffle=False,
-            verbose=0,
+        training = batches.training(
+            self.photos,
+            self.settings,
+            stage=stage,
+            embeddings=self.embeddings,
+            batch_size=batch_size,
+            first_epoch=len(self.state.history),
         )
+        # The recorder comes last: each epoch is recorded after the other callbacks have seen it. The photos
+        # have been shuffled already.
+        with training, self._validation() as validation:
+            self.learner.fit(
+                training,
+                epochs=stage.epochs,
+                initial_epoch=self.state.epoch,
+                steps_per_epoch=steps,
+                validation_data=validation,
+                callbacks=[log, *chosen, schedules.Schedule(stage, steps), _Recorder(self, name, chosen)],
+                shuffle=False,
+                verbose=0,
+            )
 
-    def _validation(self) -> tf.data.Dataset:
+    def _validation(self) -> dataset.Batches:
         return batches.validation(self.photos, embeddings=self.embeddings, batch_size=self.state.batch_size)
 
     def _start_from_best(self) -> None:
