@@ -34,8 +34,8 @@ def images(
 
     Returns:
         `float32` of shape `(n, size, size, 3)`, 0 to 255. Outside of its borders, a photo continues as its
-        mirror image. OpenCV interpolates `uint8` bilinearly: before the changes of colour, a pixel is off by
-        half a level, and its position by at most 1/32 pixel.
+        mirror image. OpenCV interpolates `uint8` bilinearly: before the changes of colour, a value is rounded
+        to a whole number, and its position is off by at most 1/32 pixel.
     """
     size = size or photos.shape[1]
     result = np.empty((len(rows), size, size, 3), np.float32)
