@@ -48,7 +48,10 @@ def images(
         if transforms is None:
             photo = decoding.centre(photo, size)
         else:
+            # OpenCV interpolates four channels in half the time of three.
+            photo = cv2.cvtColor(photo, cv2.COLOR_RGB2RGBA)
             photo = cv2.warpAffine(photo, transforms[index], (size, size), flags=FLAGS, borderMode=BORDER)
+            photo = cv2.cvtColor(photo, cv2.COLOR_RGBA2RGB)
         mean = np.mean(cv2.mean(photo)[:3]) if settings.contrast else 0
         # A table of 256 values makes both changes and the conversion to float32 a single operation.
         values = ((VALUES - mean) * contrast[index] + mean) * brightness[index]
