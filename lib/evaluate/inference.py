@@ -109,9 +109,10 @@ def _predict(
     done = 0
     while done < len(rows):
         try:
-            for batch in dataset.evaluation(images, rows[done:], batch_size=batch_size):
-                parts.append(_mean(network, batch, views=views))
-                done += len(parts[-1])
+            with dataset.evaluation(images, rows[done:], batch_size=batch_size) as batches:
+                for batch in batches:
+                    parts.append(_mean(network, batch, views=views))
+                    done += len(parts[-1])
         except tf.errors.ResourceExhaustedError:
             if batch_size == 1:
                 raise ValueError(
@@ -123,7 +124,7 @@ def _predict(
     return np.concatenate(parts)
 
 
-def _mean(network: keras.Model, batch: tf.Tensor, *, views: Sequence[tuple[float, bool]]) -> np.ndarray:
+def _mean(network: keras.Model, batch: np.ndarray, *, views: Sequence[tuple[float, bool]]) -> np.ndarray:
     """Return the mean probabilities over the views, `float32` of shape `(len(batch), classes)`."""
     outputs = [
         network(_view(batch, fraction, mirrored=mirrored), training=False) for fraction, mirrored in views
@@ -132,7 +133,7 @@ def _mean(network: keras.Model, batch: tf.Tensor, *, views: Sequence[tuple[float
     return np.asarray(np.mean(probabilities, axis=0, dtype=np.float32))
 
 
-def _view(batch: tf.Tensor, fraction: float, *, mirrored: bool) -> tf.Tensor:
+def _view(batch: np.ndarray, fraction: float, *, mirrored: bool) -> np.ndarray | tf.Tensor:
     """Return the middle of each photo, at the size of the whole, and its mirror image if asked for."""
     if fraction < 1:
         size = batch.shape[1]

@@ -7,7 +7,6 @@ import numpy as np
 from lib.clean import photoset
 from lib.core.schema import Params, Stage
 from lib.networks import device
-from lib.networks.device import tf
 from lib.train import dataset
 
 
@@ -19,8 +18,8 @@ def training(
     embeddings: np.ndarray | None,
     batch_size: int,
     first_epoch: int,
-) -> tf.data.Dataset:
-    """Make the endless stream of the training batches of a stage.
+) -> dataset.Batches:
+    """Return the endless training batches of a stage.
 
     Args:
         photos: the run's photos.
@@ -29,15 +28,15 @@ def training(
         embeddings: `float32` of shape `(rows of the manifest, channels)` to train on instead of photos;
             `None` for photos.
         batch_size: the batch size; the last batch of an epoch may be smaller.
-        first_epoch: the epoch that the stream starts with, from 0 over all stages.
+        first_epoch: the epoch of the first batch, from 0 over all stages.
 
     Returns:
-        Batches as `dataset.training` makes them, padded to one size if several devices share them.
+        Batches as those of `dataset.training`, padded to one size if several devices divide them.
     """
     targets, classes = photos.targets("train"), len(photos.classes)
     images = photos.full if stage.augment else photos.images
     weights = dataset.class_weights(targets, classes) if settings.train.class_weights else np.ones(classes)
-    stream = dataset.training(
+    made = dataset.training(
         images if embeddings is None else embeddings,
         photos.rows("train"),
         targets=targets,
@@ -49,14 +48,14 @@ def training(
         first_epoch=first_epoch,
     )
     size = _shared_size(len(targets), batch_size)
-    return dataset.filled(stream, size) if size else stream
+    return dataset.filled(made, size) if size else made
 
 
-def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_size: int) -> tf.data.Dataset:
-    """Make one pass over the photos of val, with arguments as `training`."""
+def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_size: int) -> dataset.Batches:
+    """Return the batches of one pass over the photos of val, with arguments as `training`."""
     rows = photos.rows("val")
     size = _shared_size(len(rows), batch_size)
-    stream = dataset.evaluation(
+    made = dataset.evaluation(
         photos.images if embeddings is None else embeddings,
         rows,
         targets=photos.targets("val"),
@@ -64,10 +63,10 @@ def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_
         batch_size=size or batch_size,
     )
     if not size:
-        return stream
+        return made
     # Keras averages over all rows of the batches, padding included: this weight makes each photo count once.
     padded = math.ceil(len(rows) / size) * size
-    return dataset.filled(stream, size, weight=padded / len(rows))
+    return dataset.filled(made, size, weight=padded / len(rows))
 
 
 def _shared_size(count: int, batch_size: int) -> int | None:

@@ -1,14 +1,88 @@
-"""Feed photos to the network: batches that depend on the seed and the epoch, and on nothing else."""
+"""Feed photos to the network: batches that depend only on the seed and on their number.
 
-from collections.abc import Sequence
+Threads prepare the next batches with NumPy and OpenCV while the network computes, on any backend of Keras.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import numpy as np
 
 from lib.core.schema import Augment
-from lib.networks.device import tf
+from lib.networks.device import keras
+from lib.photos import decoding
 from lib.train import augmentation
+from lib.train.draws import Draws
 
-AUTOTUNE = tf.data.AUTOTUNE
+THREADS = min(os.cpu_count() or 1, 8)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches by number, of which threads prepare the next few ahead of their use.
+
+    Pass them to Keras's `fit` and `evaluate`, read them in a loop, or read a single batch, as `batches[3]`.
+    Besides the batch in use, at most `threads` batches are in memory. A `with` block ends the threads, and
+    keeps OpenCV from starting more of its own.
+
+    Args:
+        make: returns the batch of a number from 0 up; called in several threads.
+        count: the number of batches; `None` if they never end.
+        threads: the number of threads.
+    """
+
+    def __init__(self, make: Callable[[int], Any], *, count: int | None = None, threads: int = THREADS):
+        super().__init__()
+        self.make, self.count, self.threads = make, count, threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+        self._prepared: dict[int, Future] = {}
+        self._lock, self._exits = threading.Lock(), contextlib.ExitStack()
+        self._error: Exception | None = None
+
+    @property
+    def num_batches(self) -> int | None:
+        """The number of batches, by the name that Keras uses."""
+        return self.count
+
+    def __getitem__(self, number: int) -> Any:
+        """Return a batch, and begin to prepare those that follow.
+
+        Raises:
+            IndexError: there are fewer batches.
+        """
+        end = number + self.threads + 1
+        window = range(number, end if self.count is None else min(end, self.count))
+        if not window:
+            raise IndexError(f"there are {self.count} batches. Received: number {number}")
+        with self._lock:
+            for other in set(self._prepared).difference(window):
+                self._prepared.pop(other).cancel()
+            for other in window:
+                if other not in self._prepared:
+                    self._prepared[other] = self._pool.submit(self.make, other)
+            batch = self._prepared.pop(number)
+        try:
+            return batch.result()
+        except Exception as error:
+            self._error = error
+            raise
+
+    def __enter__(self) -> Self:
+        self._exits.enter_context(decoding.single_thread())
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """End the threads; raise the error of a batch itself instead of that in which TensorFlow wraps it."""
+        self._exits.close()
+        self._pool.shutdown(cancel_futures=True)
+        original, self._error = self._error, None
+        if original and error is not original and str(original) in str(error):
+            raise original from None
 
 
 def training(
@@ -22,54 +96,60 @@ def training(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
-) -> tf.data.Dataset:
-    """Make the endless stream of training batches.
+    threads: int = THREADS,
+) -> Batches:
+    """Return the endless training batches.
 
-    The order of the photos and every random change follow from `(seed, epoch, batch)`: a stream that
-    starts at epoch 7 has the batches of the stream from epoch 0 there, so that an interrupted training
-    continues with the batches that it would have seen.
+    The order of the photos depends on the seed and the epoch, and the changes of a photo on these and its row
+    only. Batches from epoch 7 on are thus those that follow when batches begin at epoch 0: an interrupted
+    training continues with the batches that it would have seen. With MixUp, photos are blended in the pairs
+    that follow one another in the order of the epoch.
 
     Args:
         images: `uint8` of shape `(all, side, side, 3)`, RGB, or `float32` embeddings of shape
-            `(all, channels)`; a memory map is read a batch at a time.
+            `(all, channels)`; a memory map is read a row at a time.
         rows: the rows of `images` to train on.
         targets: the class of each of these, from 0.
-        size: side of the photos in the batches, in pixels: what is left of a larger one after its crop.
+        size: side of the photos in the batches, in pixels, at most that of `images`.
         class_weights: weight of each class in the loss.
         settings: the random changes; `None` for none, which embeddings need.
         batch_size: photos in a batch; the last of an epoch may be smaller.
         seed: a whole number from 0 up.
-        first_epoch: the epoch that the stream starts with, from 0.
+        first_epoch: the epoch of the first batch, from 0.
+        threads: the number of threads; it does not change the batches.
 
     Returns:
         Batches `(photos, labels, weights)`: `float32` `(n, size, size, 3)` from 0 to 255, or embeddings,
         `float32` `(n, classes)` one-hot or blended, `float32` `(n,)`. An epoch has
         `ceil(len(rows) / batch_size)`.
     """
-    all_rows, all_targets = tf.constant(rows, tf.int64), tf.constant(targets, tf.int64)
-    weights = tf.constant(class_weights, tf.float32)
+    # A plain view: the rows of a memory map are slow to make.
+    images, rows, targets = np.asarray(images), np.asarray(rows), np.asarray(targets)
+    weights, steps = np.asarray(class_weights, np.float32), math.ceil(len(rows) / batch_size)
+    pairs = settings is not None and settings.mixup > 0
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(rows)), [seed, number])
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
-        return batches.map(lambda index, picks: (tf.random.fold_in([seed, number], index), picks))
+    @functools.lru_cache(2)
+    def order(epoch: int) -> np.ndarray:
+        return np.argsort(Draws(seed, epoch, rows).uniform("order"), kind="stable")
 
-    def finish(seed_of_batch: tf.Tensor, picks: tf.Tensor, photos: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        seeds = tf.random.split(seed_of_batch, 2)
-        labels = tf.one_hot(tf.gather(all_targets, picks), len(class_weights))
+    def make(number: int) -> tuple[np.ndarray, ...]:
+        epoch, batch = first_epoch + number // steps, number % steps
+        start, end = batch * batch_size, min((batch + 1) * batch_size, len(rows))
+        # A batch that begins or ends within a pair needs its other photo too.
+        first, last = (start - start % 2, end + end % 2) if pairs else (start, end)
+        picks = order(epoch)[first:last]
+        labels = _one_hot(targets[picks], len(weights))
         if settings is None:
-            photos = tf.cast(photos, tf.float32)
+            photos = images[rows[picks]].astype(np.float32, copy=False)
         else:
-            photos = augmentation.images(photos, settings, seed=seeds[0], size=size)
-        if settings and settings.mixup:
-            photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, seed=seeds[1])
-        return photos, labels, tf.linalg.matvec(labels, weights)
+            draws = Draws(seed, epoch, rows[picks])
+            photos = augmentation.images(images, rows[picks], settings=settings, draws=draws, size=size)
+            if pairs:
+                photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, draws=draws)
+        own = slice(start - first, end - first)
+        return photos[own], labels[own], labels[own] @ weights
 
-    stream = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch)
-    stream = stream.map(
-        lambda seed_of_batch, picks: (seed_of_batch, picks, _read(images, tf.gather(all_rows, picks)))
-    )
-    return stream.map(finish, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
+    return Batches(make, threads=threads)
 
 
 def evaluation(
@@ -79,8 +159,8 @@ def evaluation(
     targets: Sequence[int] | np.ndarray | None = None,
     classes: int = 0,
     batch_size: int,
-) -> tf.data.Dataset:
-    """Make one pass over photos in the order given, never shuffled or changed.
+) -> Batches:
+    """Return the batches of one pass over photos in the order given, without shuffling and changes.
 
     Args:
         images, rows, targets, batch_size: as `training`.
@@ -89,16 +169,18 @@ def evaluation(
     Returns:
         Batches of photos, `float32` `(n, size, size, 3)` from 0 to 255, or of `(photos, one-hot labels)`.
     """
-    stream = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64)).batch(batch_size)
-    stream = stream.map(lambda picks: tf.cast(_read(images, picks), tf.float32))
-    if targets is not None:
-        labels = tf.data.Dataset.from_tensor_slices(np.eye(classes, dtype=np.float32)[np.asarray(targets)])
-        stream = tf.data.Dataset.zip(stream, labels.batch(batch_size))
-    return stream.prefetch(AUTOTUNE)
+    images, rows = np.asarray(images), np.asarray(rows, np.int64)
+
+    def make(number: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        part = slice(number * batch_size, (number + 1) * batch_size)
+        photos = images[rows[part]].astype(np.float32, copy=False)
+        return photos if targets is None else (photos, _one_hot(np.asarray(targets[part]), classes))
+
+    return Batches(make, count=math.ceil(len(rows) / batch_size))
 
 
-def filled(batches: tf.data.Dataset, size: int, *, weight: float | None = None) -> tf.data.Dataset:
-    """Pad every batch to one size with photos that do not count, as several devices that share it need.
+def filled(batches: Batches, size: int, *, weight: float | None = None) -> Batches:
+    """Pad every batch to one size with photos that do not count, as several devices that divide it need.
 
     Args:
         batches: `(photos, labels, weights)`, or `(photos, labels)` with weights of 1, the results of
@@ -111,29 +193,23 @@ def filled(batches: tf.data.Dataset, size: int, *, weight: float | None = None) 
         that are 0 for every class and weight 0.
     """
 
-    def fill(photos: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None) -> tuple[tf.Tensor, ...]:
-        count = tf.shape(photos)[0]
-        own, picks = tf.range(size) < count, tf.range(size) % count
-        weights = tf.ones([size]) if weights is None else tf.gather(weights, picks)
-        factor = tf.cast(size / count, tf.float32) if weight is None else weight
-        parts = (
-            tf.gather(photos, picks),
-            tf.where(own[:, None], tf.gather(labels, picks), 0.0),
-            tf.where(own, weights * factor, 0.0),
-        )
-        return tuple(tf.ensure_shape(part, [size, *part.shape[1:]]) for part in parts)
+    def make(number: int) -> tuple[np.ndarray, ...]:
+        photos, labels, *weights = batches.make(number)
+        count, picks = len(photos), np.arange(size) % len(photos)
+        own = (np.arange(size) < count).astype(np.float32)
+        factor = own * np.float32(size / count if weight is None else weight)
+        return photos[picks], labels[picks] * own[:, None], weights[0][picks] * factor if weights else factor
 
-    return batches.map(fill, num_parallel_calls=AUTOTUNE).prefetch(AUTOTUNE)
-
-
-def _read(images: np.ndarray, picks: tf.Tensor) -> tf.Tensor:
-    """Read rows of the photo cache, which may be larger than memory."""
-    photos = tf.numpy_function(lambda numbers: images[numbers], [picks], images.dtype, stateful=False)
-    photos.set_shape([None, *images.shape[1:]])
-    return photos
+    return Batches(make, count=batches.count)
 
 
 def class_weights(targets: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
     """Return `float32` weights inverse to the classes' numbers of photos, whose mean over the photos is 1."""
     counts = np.bincount(targets, minlength=classes)
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+    labels = np.zeros((len(targets), classes), np.float32)
+    labels[np.arange(len(targets)), targets] = 1
+    return labels

@@ -13,7 +13,7 @@ from lib.core import progress
 from lib.core.schema import Params, Stage
 from lib.networks import device, models
 from lib.networks.device import keras, tf
-from lib.train import batches, schedules, state
+from lib.train import batches, dataset, schedules, state
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
 # Columns of the history if there are more than `MANY` classes.
@@ -127,7 +127,8 @@ class Trainer:
 
     def _measure(self) -> float:
         """Return the monitored value on val, negated if higher is better."""
-        logs = self.compiled.evaluate(self._validation(), verbose=0, return_dict=True)
+        with self._validation() as validation:
+            logs = self.compiled.evaluate(validation, verbose=0, return_dict=True)
         return self._signed({f"val_{name}": value for name, value in logs.items()})
 
     def _fit(self, name: str) -> None:
@@ -136,27 +137,29 @@ class Trainer:
         steps = math.ceil(len(self.photos.rows("train")) / batch_size)
         callbacks = schedules.callbacks(self.settings.train, stage)
         log = keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)
-        # The recorder is the last callback: it saves the counters that the others have updated. The data
-        # set is shuffled already.
-        self.compiled.fit(
-            batches.training(
-                self.photos,
-                self.settings,
-                stage=stage,
-                embeddings=self.embeddings,
-                batch_size=batch_size,
-                first_epoch=len(self.state.history),
-            ),
-            epochs=stage.epochs,
-            initial_epoch=self.state.epoch,
-            steps_per_epoch=steps,
-            validation_data=self._validation(),
-            callbacks=[log, *callbacks, schedules.Schedule(stage, steps), _Recorder(self, name, callbacks)],
-            shuffle=False,
-            verbose=0,
+        training = batches.training(
+            self.photos,
+            self.settings,
+            stage=stage,
+            embeddings=self.embeddings,
+            batch_size=batch_size,
+            first_epoch=len(self.state.history),
         )
+        # The recorder is the last callback: it saves the counters that the others have updated. The photos
+        # are shuffled already.
+        with training, self._validation() as validation:
+            self.compiled.fit(
+                training,
+                epochs=stage.epochs,
+                initial_epoch=self.state.epoch,
+                steps_per_epoch=steps,
+                validation_data=validation,
+                callbacks=[log, *callbacks, schedules.Schedule(stage, steps), _Recorder(self, name, callbacks)],
+                shuffle=False,
+                verbose=0,
+            )
 
-    def _validation(self) -> tf.data.Dataset:
+    def _validation(self) -> dataset.Batches:
         return batches.validation(self.photos, embeddings=self.embeddings, batch_size=self.state.batch_size)
 
     def _start_from_best(self) -> None:
