@@ -10,17 +10,17 @@ import time
 import numpy as np
 
 from lib.core import schema
-from lib.networks import device, models
+from lib.networks import backend, models
 
 BATCH, SIZE, CLASSES, STEPS, ROUNDS = 64, 224, 100, 20, 5
 
 
 def main() -> int:
     """Print the figures and return the exit code."""
-    if not device.GPUS:
+    if not backend.GPUS:
         print("TensorFlow sees no GPU. Expected: an NVIDIA GPU and its driver (nvidia-smi -L lists it)")
         return 1
-    print(device.prepare(seed=0))
+    print(backend.prepare(seed=0))
     settings = schema.Model(backbone="MobileNetV2", weights=None, image_size=SIZE)
     network = models.build(settings, classes=CLASSES, seed=0)
     network.compile("adam", "categorical_crossentropy")

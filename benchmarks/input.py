@@ -27,7 +27,7 @@ import numpy as np
 from lib.core import params
 from lib.core.schema import Augment
 from lib.download import archives
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 from lib.photos import decoding, labels
 from lib.train import dataset
 

@@ -23,7 +23,7 @@ from lib.clean import manifest
 from lib.core import params, schema, tables
 from lib.download import archives, sources
 from lib.networks import models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 PHOTO = encoded(scene(0))
 

@@ -11,7 +11,7 @@ from lib.core import params
 TESTS = {
     "test_plain.py": "def test_a():\n    import numpy\n",
     "test_at_its_top.py": "import keras\n\ndef test_a():\n    pass\n",
-    "test_through_lib.py": "from lib.networks import device\n\ndef test_a():\n    pass\n",
+    "test_through_lib.py": "from lib.networks import backend\n\ndef test_a():\n    pass\n",
     "test_inside.py": """
 import subprocess
 import sys

@@ -16,8 +16,8 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
 from lib.core import cache, progress, schema
-from lib.networks import backbones, models
-from lib.networks.device import keras, tf
+from lib.networks import backbones, backend, models
+from lib.networks.backend import keras
 from lib.photos import decoding
 
 # Pixels.
@@ -121,15 +121,12 @@ def network(settings: schema.Model) -> keras.Model:
 def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
     """Write the embeddings of photos to an `.npy` file, a batch at a time."""
     size, model = settings.image_size, network(settings)
-    # The signature has one trace for batches of all lengths.
-    signature = [tf.TensorSpec((None, size, size, 3), tf.uint8)]
-    call = tf.function(lambda batch: model(tf.cast(batch, tf.float32), training=False), signature)
     with path.open("wb") as file, progress.Bar(len(images), "embed") as bar:
         cache.begin_array(file, (len(images), *model.output_shape[1:]), dtype=np.float32)
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
             batch = np.stack([decoding.resize(image, size=size, fit="stretch") for image in batch])
-            file.write(call(batch).numpy().tobytes())
+            file.write(backend.outputs(model, batch).tobytes())
             decoding.release(images)
             bar.step(len(batch))
 

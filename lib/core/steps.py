@@ -16,10 +16,9 @@ from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
-from lib.core import files, locks, params, schema
+from lib.core import engine, files, locks, params, schema
 
 PACKAGES = (
-    "tensorflow",
     "keras",
     "numpy",
     "opencv-python-headless",
@@ -236,7 +235,7 @@ class Run:
             "outputs": self.sha256((*self.step.writes, *more)),
             "git": _git(),
             "python": platform.python_version(),
-            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "packages": {name: metadata.version(name) for name in (engine.name(), *PACKAGES)},
             "hardware": _hardware(),
         }
 
@@ -297,11 +296,11 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 def _hardware() -> dict[str, Any]:
     # Steps without TensorFlow do not import it for the record.
-    device = sys.modules.get("lib.networks.device")
+    backend = sys.modules.get("lib.networks.backend")
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "device": device.describe() if device else None,
+        "device": backend.describe() if backend else None,
     }
 
 

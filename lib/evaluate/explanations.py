@@ -11,7 +11,7 @@ from lib.core import metrics, params, schema, steps
 from lib.evaluate import heatmaps
 from lib.figures import photo_grids
 from lib.networks import cards
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.photos import class_names, decoding
 
 # Photos whose heat is measured against masks: enough for two digits of a mean.

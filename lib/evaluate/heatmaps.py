@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from lib.networks import models
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 from lib.photos import decoding
 
 # Photos that are explained at a time.

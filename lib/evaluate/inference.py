@@ -12,7 +12,7 @@ import pandas as pd
 from lib.clean import photoset
 from lib.core import cache, files, metrics, progress
 from lib.networks import cards, models
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 from lib.photos import decoding, labels
 from lib.train import dataset
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib.core import files, params, schema
 from lib.networks import efficientnet_lite, resnets, simple_cnn
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 Channels = tuple[float, float, float]
 # Name of the layer that scales the pixels.

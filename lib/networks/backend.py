@@ -54,12 +54,15 @@ keras.config.disable_interactive_logging()
 __all__ = [
     "ENGINE",
     "GPUS",
+    "JIT_COMPILE",
     "describe",
+    "device_count",
     "distribution",
     "gradient",
     "grouped_convolution",
     "is_out_of_memory",
     "keras",
+    "outputs",
     "prepare",
     "quiet",
 ]
@@ -78,6 +81,9 @@ def _gpus() -> list[str]:
 
 with quiet():
     GPUS = _gpus()
+
+# On a CPU XLA makes TensorFlow slower; JAX computes nothing without it.
+JIT_COMPILE: str | bool = "auto" if GPUS or ENGINE == "jax" else False
 
 
 def prepare(seed: int) -> str:
@@ -151,6 +157,28 @@ def distribution() -> contextlib.AbstractContextManager:
     if ENGINE == "jax" and native.local_device_count() > 1:
         return keras.distribution.DataParallel().scope()
     return contextlib.nullcontext()
+
+
+def device_count() -> int:
+    """Return how many devices divide a batch between them."""
+    if ENGINE == "tensorflow":
+        return max(len(GPUS), 1)
+    return native.local_device_count() if ENGINE == "jax" else 1
+
+
+def outputs(network: keras.Model, batch: np.ndarray) -> Any:
+    """Compute the outputs of a network in inference mode.
+
+    Args:
+        network: any network; compiled at its first call.
+        batch: `uint8` or `float32`, as its input.
+
+    Returns:
+        `float32`, or a list of them if the network has several outputs.
+    """
+    if network.jit_compile and not JIT_COMPILE:
+        network.jit_compile = False
+    return network.predict_on_batch(np.asarray(batch, np.float32))
 
 
 def gradient(score: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import resources
 
 from lib.networks import checkpoints
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 layers = keras.layers
 

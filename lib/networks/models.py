@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib.core import files, schema
 from lib.networks import backbones, cards, resnets
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 BACKBONE = "backbone"
 LOGITS = "logits"

@@ -7,7 +7,6 @@ padding of Keras is at the bottom and on the right only. The names of the layers
 tensors, with `_` instead of `.`.
 """
 
-import functools
 import os
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.core import files
-from lib.networks import checkpoints
-from lib.networks.device import keras, tf
+from lib.networks import backend, checkpoints
+from lib.networks.backend import keras
 
 layers = keras.layers
 
@@ -159,14 +158,12 @@ def _normalize(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def compute_groups_natively(model: keras.Model) -> keras.Model:
-    """Compute grouped convolutions with TensorFlow's own operation, if TensorFlow supports their gradients.
+    """Replace the computation of a network's grouped convolutions if the backend has a faster one.
 
-    Keras compiles grouped convolutions with XLA instead, because TensorFlow has no gradient of them on some
-    CPUs. Outside a graph, each call compiles again, and on 2 CPU cores the gradient took 400 times as long.
-    The layers are saved as Keras's `Conv2D`: call this function again after a network was loaded.
+    The layers stay Keras's `Conv2D`, and are saved as such: a network that was loaded needs this again.
 
     Args:
-        model: any network, including nested networks.
+        model: any network; the networks inside it count too.
 
     Returns:
         The same model.
@@ -174,51 +171,9 @@ def compute_groups_natively(model: keras.Model) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             compute_groups_natively(layer)
-        elif isinstance(layer, layers.Conv2D) and layer.groups > 1 and _has_native_groups():
-            layer.convolution_op = partial(
-                tf.nn.convolution,
-                strides=layer.strides,
-                padding=layer.padding.upper(),
-                dilations=layer.dilation_rate,
-            )
+        elif isinstance(layer, layers.Conv2D) and layer.groups > 1:
+            layer.convolution_op = backend.grouped_convolution(layer) or layer.convolution_op
     return model
-
-
-@functools.cache
-def _has_native_groups() -> bool:
-    """Compare TensorFlow's grouped convolution and its gradients with separate convolutions of the groups."""
-    random = np.random.default_rng(0)
-    photos = tf.constant(random.normal(size=(2, 7, 7, 8)), tf.float32)
-    kernel = tf.constant(random.normal(size=(3, 3, 4, 6)), tf.float32)
-    try:
-        native = tf.function(_convolution_and_gradients)(_convolve_natively, photos, kernel)
-    except tf.errors.OpError:
-        return False
-    expected = _convolution_and_gradients(_convolve_groups, photos, kernel)
-    return all(
-        np.abs(values - other).max() < 0.01 * np.abs(other).max()
-        for values, other in zip(native, expected, strict=True)
-    )
-
-
-def _convolution_and_gradients(
-    convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], photos: tf.Tensor, kernel: tf.Tensor
-) -> list[tf.Tensor]:
-    """Return a convolution, with the bias and the ReLU that a graph fuses with it, and both gradients."""
-    with tf.GradientTape() as tape:
-        tape.watch((photos, kernel))
-        x = tf.nn.relu(tf.nn.bias_add(convolve(photos, kernel), tf.ones(6)))
-        score = tf.reduce_sum(x**2)
-    return [x, *tape.gradient(score, (photos, kernel))]
-
-
-def _convolve_natively(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    return tf.nn.convolution(photos, kernel, 2, "VALID")
-
-
-def _convolve_groups(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    groups = zip(tf.split(photos, 2, axis=-1), tf.split(kernel, 2, axis=-1), strict=True)
-    return tf.concat([tf.nn.conv2d(part, filters, 2, "VALID") for part, filters in groups], axis=-1)
 
 
 def _load(model: keras.Model, weights: str | None, *, published: str) -> keras.Model:

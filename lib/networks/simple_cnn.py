@@ -1,7 +1,7 @@
 """Build a small network: blocks of convolution, ReLU and max-pooling, with random weights."""
 
 from lib.core import schema
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 layers = keras.layers
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lib.clean import photoset
 from lib.core.schema import Params, Stage
-from lib.networks import device
+from lib.networks import backend
 from lib.train import dataset
 
 
@@ -71,5 +71,5 @@ def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_
 
 def _shared_size(count: int, batch_size: int) -> int | None:
     """Return the size of every batch that gives several devices equal parts; `None` for a single device."""
-    devices = device.strategy().num_replicas_in_sync
+    devices = backend.device_count()
     return math.ceil(min(batch_size, count) / devices) * devices if devices > 1 else None

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from lib.core.schema import Augment
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.photos import decoding
 from lib.train import augmentation
 from lib.train.draws import Draws

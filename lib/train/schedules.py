@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lib.core import schema
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
@@ -67,7 +68,7 @@ class SGD(keras.optimizers.SGD):
         super().__init__(learning_rate, momentum=momentum)
         self.l2 = l2
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         super().update_step(gradient + self.l2 * variable, variable, learning_rate)
 
 

@@ -5,14 +5,15 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lib.clean import photoset
 from lib.core import progress
 from lib.core.schema import Params, Stage
-from lib.networks import device, models
-from lib.networks.device import keras, tf
+from lib.networks import backend, models
+from lib.networks.backend import keras
 from lib.train import batches, dataset, schedules, state
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
@@ -53,7 +54,7 @@ class Trainer:
         self._build()
 
     def _build(self) -> None:
-        with device.strategy().scope():
+        with backend.distribution():
             self.network = self.compiled = self.build()
         weights = {id(variable) for variable in self.network.weights}
         seeds = [variable for variable in self.network.variables if id(variable) not in weights]
@@ -108,7 +109,9 @@ class Trainer:
             self._prepare(self.stages[name])
             if not self.state.stopped:
                 self._fit(name)
-        except tf.errors.ResourceExhaustedError:
+        except Exception as error:
+            if not backend.is_out_of_memory(error):
+                raise
             return False
         self.state.stopped, self.state.callbacks = False, []
         self._save(stage=self.state.stage + 1, epoch=0)
@@ -136,7 +139,6 @@ class Trainer:
         stage, batch_size = self.stages[name], self.state.batch_size
         steps = math.ceil(len(self.photos.rows("train")) / batch_size)
         callbacks = schedules.callbacks(self.settings.train, stage)
-        log = keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)
         training = batches.training(
             self.photos,
             self.settings,
@@ -154,10 +156,21 @@ class Trainer:
                 initial_epoch=self.state.epoch,
                 steps_per_epoch=steps,
                 validation_data=validation,
-                callbacks=[log, *callbacks, schedules.Schedule(stage, steps), _Recorder(self, name, callbacks)],
+                callbacks=[
+                    *self._logs(name),
+                    *callbacks,
+                    schedules.Schedule(stage, steps),
+                    _Recorder(self, name, callbacks),
+                ],
                 shuffle=False,
                 verbose=0,
             )
+
+    def _logs(self, name: str) -> list[keras.callbacks.Callback]:
+        """Return the callback that writes logs for TensorBoard, which Keras does with TensorFlow only."""
+        if backend.ENGINE != "tensorflow":
+            return []
+        return [keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)]
 
     def _validation(self) -> dataset.Batches:
         return batches.validation(self.photos, embeddings=self.embeddings, batch_size=self.state.batch_size)
@@ -176,12 +189,12 @@ class Trainer:
         head = self._head_only(stage)
         self.compiled = head or self.network
         self.embeddings = self.photos.embed(self.settings.model) if head else None
-        with device.strategy().scope():
+        with backend.distribution():
             self.compiled.compile(
                 optimizer=schedules.optimizer(train.optimizer, stage.learning_rate),
                 loss=keras.losses.CategoricalCrossentropy(label_smoothing=train.label_smoothing),
                 metrics=[TopAccuracy(k, metric) for k, metric in METRICS.items() if metric in self.columns],
-                jit_compile="auto" if device.GPUS else False,
+                jit_compile=backend.JIT_COMPILE,
             )
             self.compiled.optimizer.build(self.compiled.trainable_variables)
 
@@ -312,9 +325,7 @@ class TopAccuracy(keras.metrics.Mean):
         super().__init__(name)
         self.k = k
 
-    def update_state(
-        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
-    ) -> None:
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         labels = keras.ops.argmax(y_true, axis=-1, keepdims=True)
         correct = keras.ops.any(keras.ops.top_k(y_pred, self.k)[1] == labels, axis=-1)
         super().update_state(correct, sample_weight=keras.ops.any(y_true > 0, axis=-1))

@@ -15,7 +15,7 @@ from lib.clean import photoset
 from lib.core import cache, files, progress
 from lib.core.schema import Params
 from lib.networks import backbones, models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.train import state, trainer
 
 

@@ -7,7 +7,7 @@ from shared import scene
 
 from lib.clean import embeddings
 from lib.core import files, schema
-from lib.networks import device, efficientnet_lite
+from lib.networks import backend, efficientnet_lite
 
 SETTINGS = schema.Model(image_size=32)
 
@@ -18,7 +18,7 @@ class Means:
     output_shape = (None, 3)
 
     def __call__(self, batch, training):
-        return device.tf.reduce_mean(batch, axis=(1, 2))
+        return backend.tf.reduce_mean(batch, axis=(1, 2))
 
 
 @pytest.fixture(scope="module")

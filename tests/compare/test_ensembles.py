@@ -11,7 +11,7 @@ from lib.compare import comparison, ensembles
 from lib.core import files, metrics
 from lib.evaluate import inference, predictions
 from lib.networks import models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.photos import decoding
 
 

@@ -10,7 +10,7 @@ from lib.core import metrics, schema, steps
 from lib.evaluate import explanations
 from lib.figures import photo_grids
 from lib.networks import models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 SIZE = 8
 CLASSES = ["ant", "bee", "cat"]

@@ -10,7 +10,7 @@ from PIL import Image
 from lib.core import schema
 from lib.evaluate import heatmaps
 from lib.networks import backbones, models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 SIZE = 8
 layers = keras.layers

@@ -13,7 +13,7 @@ from lib.clean import photoset
 from lib.core import files, metrics
 from lib.evaluate import inference, predictions
 from lib.networks import models
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 from lib.photos import decoding
 from lib.train import dataset
 

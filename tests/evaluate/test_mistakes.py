@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from lib.clean import embeddings, photoset
 from lib.core import files, metrics, schema
 from lib.evaluate import inference, mistakes, predictions
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 
 def table(classes, *said):

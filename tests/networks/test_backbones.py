@@ -8,7 +8,7 @@ import pytest
 
 from lib.core import schema
 from lib.networks import backbones
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 # The constructors of all models of keras.applications.
 CONSTRUCTORS = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lib.networks import checkpoints
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 KNOWN = {

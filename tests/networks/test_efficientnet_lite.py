@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib.networks import checkpoints, efficientnet_lite
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "efficientnet_lite0.npy"
 

@@ -9,7 +9,7 @@ import pytest
 
 from lib.core import schema
 from lib.networks import backbones, cards, models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 SIZE = 32
 HEAD = {

@@ -13,7 +13,7 @@ from reference import torchvision_resnets
 
 from lib.core import schema
 from lib.networks import backbones, checkpoints, resnets
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SLIM = partial(

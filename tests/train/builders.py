@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib.clean import photoset
 from lib.core import schema
-from lib.networks.device import keras
+from lib.networks.backend import keras
 
 SIZE = 32
 NO_AUGMENT = {"flip": "none", "rotation": 0, "zoom": 0, "translation": 0, "contrast": 0, "brightness": 0}

@@ -3,8 +3,8 @@
 import pytest
 from builders import Broken, Tiny
 
-from lib.networks import backbones, device
-from lib.networks.device import tf
+from lib.networks import backbones, backend
+from lib.networks.backend import tf
 from lib.train import training
 
 
@@ -14,7 +14,7 @@ def tiny(monkeypatch):
     for constructor in (Tiny, Broken):
         entry = backbones.Backbone(constructor, backbones.SIGNED)
         monkeypatch.setitem(backbones.REGISTRY, constructor.__name__, entry)
-    device.prepare(0)
+    backend.prepare(0)
 
 
 @pytest.fixture

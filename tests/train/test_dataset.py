@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lib.core.schema import Augment
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.train import augmentation, dataset
 from lib.train.draws import Draws
 

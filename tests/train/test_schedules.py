@@ -3,7 +3,7 @@
 import pytest
 
 from lib.core import schema
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.train import schedules
 
 

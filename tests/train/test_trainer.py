@@ -19,7 +19,7 @@ from builders import DROPOUT_HEAD, ONE_EPOCH, SHORT_STAGES, kept_weights, make_p
 from lib.clean import manifest, photoset
 from lib.core import files, progress
 from lib.networks import backbones, models
-from lib.networks.device import keras, tf
+from lib.networks.backend import keras
 from lib.train import dataset, state, trainer, training
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -655,17 +655,17 @@ TWO_DEVICES = """
     import test_trainer
     from builders import Tiny
     from pathlib import Path
-    from lib.networks import backbones, device
+    from lib.networks import backbones, backend
     from lib.train import training
-    from lib.networks.device import tf
+    from lib.networks.backend import tf
 
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    device.strategy = lambda: mirrored
+    backend.strategy = lambda: mirrored
     backbones.REGISTRY["Tiny"] = backbones.Backbone(Tiny, backbones.SIGNED)
-    device.prepare(0)
+    backend.prepare(0)
     trained = training.fit(*test_trainer.uneven(Path(sys.argv[2])), folder=Path(sys.argv[2]) / "two")
     print(mirrored.num_replicas_in_sync, trained.history.to_json())
 """

@@ -10,7 +10,7 @@ from builders import ONE_EPOCH, SHORT_STAGES, kept_weights, make_photos, make_se
 from lib.clean import photoset
 from lib.core import files
 from lib.networks import backbones, models
-from lib.networks.device import keras
+from lib.networks.backend import keras
 from lib.train import training
 
 pytestmark = pytest.mark.usefixtures("tiny")

@@ -7,8 +7,8 @@ import pytest
 from search_builders import SPACE, STAGE, loss, make_photos, make_run, search
 
 from lib.clean import photoset
-from lib.networks import backbones, device
-from lib.networks.device import keras, tf
+from lib.networks import backbones, backend
+from lib.networks.backend import keras
 from lib.train import trainer
 from lib.tune import results, spaces, studies, tuning
 
@@ -359,7 +359,7 @@ def Tiny(weights, input_shape):
 def eager(monkeypatch):
     """A small network and training steps without tracing."""
     monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.SIGNED))
-    device.prepare(0)
+    backend.prepare(0)
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
