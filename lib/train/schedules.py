@@ -10,49 +10,27 @@ from lib.networks.backend import keras
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
-class Schedule(keras.callbacks.Callback):
-    """Set the learning rate of each batch by the schedule of a stage.
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of each batch of a stage.
+
+    A cosine schedule follows half a cosine to 0 at the end of the last epoch (Loshchilov and Hutter, 2016,
+    https://arxiv.org/abs/1608.03983). An exponential schedule multiplies the rate by `decay` after each
+    epoch.
 
     Args:
-        stage: the stage.
+        stage: the stage; its schedule is not constant.
         batches: batches per epoch.
     """
 
-    def __init__(self, stage: schema.Stage, batches: int):
-        super().__init__()
-        self.stage, self.batches, self.epoch = stage, batches, 0
+    def __init__(self, stage: schema.Stage, *, batches: int):
+        self.stage, self.batches = stage, batches
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Set the learning rate at the start of an epoch."""
-        self.epoch = epoch
-        self._set_rate(epoch)
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Set the learning rate of a batch."""
-        self._set_rate(self.epoch + batch / self.batches)
-
-    def _set_rate(self, epochs: float) -> None:
-        # ReduceLROnPlateau may change a constant rate.
-        if self.stage.schedule != "constant":
-            self.model.optimizer.learning_rate = learning_rate(self.stage, epochs)
-
-
-def learning_rate(stage: schema.Stage, epochs: float) -> float:
-    """Compute the learning rate of a stage's schedule.
-
-    It depends only on the completed epochs. Neither an interruption nor another batch size changes it.
-
-    Args:
-        stage: the stage. A cosine schedule follows half a cosine to 0 at the end of the last epoch
-            (Loshchilov and Hutter, 2016, https://arxiv.org/abs/1608.03983); an exponential schedule
-            multiplies the rate by `decay` after each epoch.
-        epochs: completed epochs of the stage, including the fraction of the current epoch.
-    """
-    if stage.schedule == "cosine":
-        return stage.learning_rate * (1 + math.cos(math.pi * epochs / stage.epochs)) / 2
-    if stage.decay is not None:
-        return stage.learning_rate * stage.decay ** math.floor(epochs)
-    return stage.learning_rate
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of a batch, counted from 0, as a tensor without dimensions."""
+        epochs = keras.ops.cast(step, "float32") / self.batches
+        if self.stage.schedule == "cosine":
+            return self.stage.learning_rate * (1 + keras.ops.cos(math.pi * epochs / self.stage.epochs)) / 2
+        return self.stage.learning_rate * self.stage.decay ** keras.ops.floor(epochs)
 
 
 class SGD(keras.optimizers.SGD):
@@ -64,26 +42,39 @@ class SGD(keras.optimizers.SGD):
     gradients keep the learning rate of their time, while PyTorch multiplies them by the current rate.
     """
 
-    def __init__(self, learning_rate: float, *, momentum: float, l2: float):
-        super().__init__(learning_rate, momentum=momentum)
+    def __init__(self, learning_rate: Any, *, momentum: float, l2: float, accumulate: int | None):
+        super().__init__(learning_rate, momentum=momentum, gradient_accumulation_steps=accumulate)
         self.l2 = l2
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         super().update_step(gradient + self.l2 * variable, variable, learning_rate)
 
 
-def optimizer(settings: schema.Optimizer, rate: float) -> keras.optimizers.Optimizer:
-    """Build the optimizer that the parameters name.
+def optimizer(
+    settings: schema.Optimizer, stage: schema.Stage, *, batches: int, accumulate: int = 1
+) -> keras.optimizers.Optimizer:
+    """Build the optimizer that the parameters name, with the learning rate of a stage.
 
     The weight decay of `sgd` is described in `SGD`. That of `adamw` is decoupled: as in PyTorch, each step
     first subtracts `rate * weight_decay * weight`. PyTorch does so for all weights; here, biases and the
     scales and offsets of normalizations are excluded.
+
+    Args:
+        settings: the optimizer.
+        stage: the stage. If its schedule is constant, the rate can be changed between epochs.
+        batches: batches per epoch.
+        accumulate: number of batches whose mean gradient makes a step.
     """
+    rate = stage.learning_rate if stage.schedule == "constant" else Schedule(stage, batches=batches)
+    # Keras takes `None` for a step per batch.
+    several = accumulate if accumulate > 1 else None
     if settings.kind == "sgd":
-        return SGD(rate, momentum=settings.momentum, l2=settings.weight_decay)
+        return SGD(rate, momentum=settings.momentum, l2=settings.weight_decay, accumulate=several)
     if settings.kind == "adam":
-        return keras.optimizers.Adam(rate)
-    adamw = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        return keras.optimizers.Adam(rate, gradient_accumulation_steps=several)
+    adamw = keras.optimizers.AdamW(
+        rate, weight_decay=settings.weight_decay, gradient_accumulation_steps=several
+    )
     # Decay pulls weights towards 0, but the scale of a normalization should stay near 1.
     adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return adamw

@@ -137,7 +137,6 @@ class Trainer:
     def _fit(self, name: str) -> None:
         """Fit the network for the remaining epochs of a stage."""
         stage, batch_size = self.stages[name], self.state.batch_size
-        steps = math.ceil(len(self.photos.rows("train")) / batch_size)
         callbacks = schedules.callbacks(self.settings.train, stage)
         training = batches.training(
             self.photos,
@@ -154,12 +153,11 @@ class Trainer:
                 training,
                 epochs=stage.epochs,
                 initial_epoch=self.state.epoch,
-                steps_per_epoch=steps,
+                steps_per_epoch=self._batches_per_epoch(),
                 validation_data=validation,
                 callbacks=[
                     *self._logs(name),
                     *callbacks,
-                    schedules.Schedule(stage, steps),
                     _Recorder(self, name, callbacks),
                 ],
                 shuffle=False,
@@ -191,12 +189,24 @@ class Trainer:
         self.embeddings = self.photos.embed(self.settings.model) if head else None
         with backend.distribution():
             self.compiled.compile(
-                optimizer=schedules.optimizer(train.optimizer, stage.learning_rate),
+                optimizer=schedules.optimizer(
+                    train.optimizer,
+                    stage,
+                    batches=self._batches_per_epoch(),
+                    accumulate=self._accumulate(),
+                ),
                 loss=keras.losses.CategoricalCrossentropy(label_smoothing=train.label_smoothing),
                 metrics=[TopAccuracy(k, metric) for k, metric in METRICS.items() if metric in self.columns],
                 jit_compile=backend.JIT_COMPILE,
             )
             self.compiled.optimizer.build(self.compiled.trainable_variables)
+
+    def _batches_per_epoch(self) -> int:
+        return math.ceil(len(self.photos.rows("train")) / self.state.batch_size)
+
+    def _accumulate(self) -> int:
+        """Return the number of batches whose mean gradient makes a step, more than one if memory ran out."""
+        return self.settings.train.batch_size // self.state.batch_size
 
     def _head_only(self, stage: Stage) -> keras.Model | None:
         """Return the head if the stage can be trained on embeddings, otherwise `None`.
@@ -210,7 +220,11 @@ class Trainer:
         return models.head(self.network, model) if frozen and pretrained and self.photos.folder else None
 
     def _halve_batch_size(self) -> None:
-        """Return to the end of the last completed epoch, with half the batch size."""
+        """Return to the end of the last completed epoch, with half the batch size.
+
+        Gradients are accumulated from then on, so that each step of the optimizer is still the mean over
+        `train.batch_size` photos.
+        """
         size = self.state.batch_size
         if size == 1:
             raise ValueError(
@@ -235,8 +249,14 @@ class Trainer:
 
     def _restore(self) -> None:
         """Set all variables to their values at the end of the last completed epoch."""
-        for variable, value in zip(self._variables(), state.variables(self.folder), strict=True):
+        variables, values = self._variables(), state.variables(self.folder)
+        if len(variables) > len(values):
+            # The batch size was halved since: no gradients have been accumulated yet.
+            variables = [variable for variable in variables if "gradient_accumulator" not in variable.path]
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        # The optimizer counts batches, of which an epoch has more since then.
+        self.compiled.optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
 
     def _save(self, *, stage: int, epoch: int) -> None:
         self.state.stage, self.state.epoch = stage, epoch
