@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lib import commands, pipeline
 
@@ -19,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
         prog="chrysalis", description="Train an image classifier on a folder of labelled photos."
     )
     add = functools.partial(_add, main.add_subparsers(dest="command", required=True, metavar="COMMAND"))
-    add("run", "run the pipeline, from the photos to the report")
-    resume = add("resume", "continue the training of a finished run")
+    add("run", text="run the pipeline, from the photos to the report")
+    resume = add("resume", text="continue the training of a finished run")
     resume.add_argument(
         "--epochs",
         type=number,
@@ -33,28 +34,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="RATE",
         help="learning rate of the added epochs; default: the learning rate of the stage",
     )
-    add("evaluate", "evaluate and explain the trained model, without training")
-    add("tune", "search for better parameters")
-    compare = add("compare", "compare the runs in outputs/ and evaluate their ensemble", argument="")
+    add("evaluate", text="evaluate and explain the trained model, without training")
+    add("tune", text="search for better parameters")
+    compare = add("compare", text="compare the runs in outputs/ and evaluate their ensemble", argument="")
     compare.add_argument("--set", default="", metavar='"KEY=VALUE ..."', help="changed parameters")
-    predict = add("predict", "predict a folder of photos", argument=RUN)
+    predict = add("predict", text="predict a folder of photos", argument=RUN)
     predict.add_argument("--photos", required=True, metavar="DIR", help="folder of photos")
     predict.add_argument(
         "--output", default="", metavar="FILE", help="CSV file; default: photo_predictions.csv of the run"
     )
-    add("why", "explain why steps are out of date")
-    add("report", "write the report of a run again")
-    add("remove", "delete a run; the photos are kept", argument=RUN)
+    add("why", text="explain why steps are out of date")
+    add("report", text="write the report of a run again")
+    add("remove", text="delete a run; the photos are kept", argument=RUN)
     return main
 
 
-def _add(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    text: str,
-    *,
-    argument: str = FILE,
-) -> argparse.ArgumentParser:
+def _add(subparsers: Any, name: str, *, text: str, argument: str = FILE) -> argparse.ArgumentParser:
     """Add a command whose argument is the name of a parameter file or a run, or that has no argument."""
     command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.add_argument("--outputs", default="", metavar="DIR", help="folder of all runs; default: outputs")

@@ -127,9 +127,9 @@ class Runner:
             return
         if sys.stdout.isatty():
             print(f"{step.name:<12} ...", end="\r", flush=True)
-        print(f"{step.name:<12} {_duration(self.execute(step))}", flush=True)
+        print(f"{step.name:<12} {_duration(self._execute(step))}", flush=True)
 
-    def execute(self, step: steps.Step) -> float:
+    def _execute(self, step: steps.Step) -> float:
         """Execute the notebook of a step and return the duration in seconds.
 
         The notebook is written to a temporary name. If the execution succeeds, it replaces the previous

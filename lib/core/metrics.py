@@ -99,14 +99,11 @@ def report_without(
     classes: Sequence[str],
     seed: int = 0,
 ) -> Report | None:
-    """Compute the metrics of predictions without some photos, such as leaks.
+    """Compute the metrics without some photos, such as leaks; None if no photo or every photo is left out.
 
     Args:
         left_out: photos to leave out, `bool` of shape `(n,)`.
         targets, probabilities, classes, seed: as in `report`.
-
-    Returns:
-        As `report`; None if no photo or every photo is left out.
     """
     if not 0 < left_out.sum() < len(left_out):
         return None
