@@ -83,8 +83,8 @@ def original(kind, random):
             for name in names:
                 archive.writestr(name, random.bytes(40) * 3)
     elif kind == "tar":
-        mode, form = random.choice(["w", "w:gz", "w:bz2", "w:xz"]), int(random.integers(1, 3))
-        with tarfile.open(fileobj=buffer, mode=str(mode), format=form) as archive:
+        mode, tar_format = random.choice(["w", "w:gz", "w:bz2", "w:xz"]), int(random.integers(1, 3))
+        with tarfile.open(fileobj=buffer, mode=str(mode), format=tar_format) as archive:
             for name in names:
                 entry = tarfile.TarInfo("very/" * int(random.choice([0, 60])) + name)
                 entry.size = 120
@@ -197,8 +197,10 @@ def read_table(data, folder):
         raw.put(f"photos/{number}.jpg")
     raw.put("labels.csv", data)
     table = {"file": "labels.csv", "photos": "photos", "label": "label"}
-    found = labels.find(folder, Sample(kind="sample", tables={"t": table}))
-    assert list(found.columns) == labels.COLUMNS and set(found.path) == {f"photos/{n}.jpg" for n in range(4)}
+    listed = labels.find(folder, Sample(kind="sample", tables={"t": table}))
+    assert list(listed.columns) == labels.COLUMNS and set(listed.path) == {
+        f"photos/{n}.jpg" for n in range(4)
+    }
 
 
 def read_parameters(data, folder):
@@ -222,7 +224,7 @@ READERS = dict.fromkeys(PHOTOS, read_photo) | {
 
 @contextlib.contextmanager
 def a_limit():
-    """End what takes too long; its own computing counts, not that of others on the machine."""
+    """Interrupt a call that takes too much processor time of this process."""
 
     def stop(*_):
         raise TimeoutError(f"no end after {SECONDS} seconds")

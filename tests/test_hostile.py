@@ -30,7 +30,7 @@ PHOTO = encoded(scene(0))
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder with an outputs folder in it; what lies beside that must stay as it is."""
+    """A folder with an outputs folder; the files beside the outputs folder must not change."""
     (tmp_path / "secret.txt").write_text("root:x:0:0")
     (tmp_path / "outputs/data").mkdir(parents=True)
     return tmp_path
@@ -167,7 +167,10 @@ ARCHIVES = {
     "tar.gz with a header of 40 MB": (long_header, "a header of 40,000,000 bytes"),
     "tar.gz with an endless header": (endless, "a sparse file"),
     "encrypted zip": (encrypted, f"{PLAIN}an encrypted file, '1.jpg'"),
-    "zip with a name twice": (lambda: zipped(("1.jpg", PHOTO), ("./1.jpg", b"x")), "two called '1.jpg'"),
+    "zip with a name twice": (
+        lambda: zipped(("1.jpg", PHOTO), ("./1.jpg", b"x")),
+        "two members named",
+    ),
     "a page instead": (lambda: b"<!DOCTYPE html><title>Sign in</title>", "Received: an HTML page"),
 }
 
@@ -262,7 +265,7 @@ def test_a_table_that_names_a_file_outside(raw, name):
     raw.put("../../secret.txt", PHOTO)
     with pytest.raises(ValueError) as caught:
         build(raw, f"{TABLE}\n{name},cat\n".encode())
-    assert f"labels.csv names {name!r}. Expected: the path of a file inside photos" in str(caught.value)
+    assert f"labels.csv lists {name!r}. Expected: the path of a file inside photos" in str(caught.value)
     assert not (raw.folder.parent / "cache").exists()
 
 
@@ -316,7 +319,7 @@ def test_weights_that_carry_code(tmp_path):
         zipped(("archive/data.pkl", pickle.dumps(Call(f"touch '{mark}'"), 2)))
     )
     settings = schema.Model(backbone="EfficientNetLite0", weights=str(tmp_path / "evil.pth"), image_size=64)
-    with pytest.raises(ValueError, match=r"evil\.pth .* it asks for posix\.system"):
+    with pytest.raises(ValueError, match=r"evil\.pth .* it contains posix\.system"):
         models.build(settings, classes=2, seed=0)
     assert not mark.exists()
 
@@ -366,16 +369,16 @@ def refused_model(tmp_path, members):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["layer", "activation", "initializer"])
+@pytest.mark.parametrize("position", ["layer", "activation", "initializer"])
 @pytest.mark.parametrize("case", LAYERS)
-def test_models_that_carry_code(tmp_path, model, case, place):
+def test_models_that_carry_code(tmp_path, model, case, position):
     config = json.loads(model["config.json"])
     evil = json.loads(json.dumps(LAYERS[case]).replace("{mark}", str(tmp_path / "was run")))
     layer = config["config"]["layers"][1]
-    if place == "layer":
+    if position == "layer":
         layer.update(evil)
     else:
-        layer["config"]["activation" if place == "activation" else "kernel_initializer"] = evil
+        layer["config"]["activation" if position == "activation" else "kernel_initializer"] = evil
     refused_model(tmp_path, model | {"config.json": json.dumps(config)})
 
 
@@ -404,12 +407,12 @@ def test_weights_that_read_another_file(tmp_path, model):
         file = tmp_path / f"{number}.h5"
         file.write_bytes(model["model.weights.h5"])
         with h5py.File(file, "a") as weights:
-            place = "layers/dense/vars/0"
-            del weights[place]
+            dataset = "layers/dense/vars/0"
+            del weights[dataset]
             if number:
-                weights[place] = h5py.ExternalLink(str(tmp_path / "numbers"), "x")
+                weights[dataset] = h5py.ExternalLink(str(tmp_path / "numbers"), "x")
             else:
-                weights.create_dataset(place, (2, 2), "f4", external=[(str(tmp_path / "numbers"), 0, 16)])
+                weights.create_dataset(dataset, (2, 2), "f4", external=[(str(tmp_path / "numbers"), 0, 16)])
         folder = tmp_path / f"in {number}"
         folder.mkdir()
         assert "External" in refused_model(folder, model | {"model.weights.h5": file.read_bytes()}).title()

@@ -1,6 +1,6 @@
 """Every strange file that people keep among their photos: kept and right, or excluded with its reason.
 
-All of them lie in one source, which is read once: what is wrong with one must not reach another.
+All of them are in the same source, which is read once: an issue of a file must not affect another.
 """
 
 import io
@@ -37,9 +37,9 @@ SETTINGS = Params.model_validate(
 )
 
 
-def saved(image, form, **options):
+def saved(image, codec, **options):
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, codec, **options)
     return buffer.getvalue()
 
 
@@ -75,10 +75,10 @@ STORED = {
 }
 
 
-def stored(pixels, orientation, form, **options):
+def stored(pixels, orientation, codec, **options):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(np.ascontiguousarray(STORED[orientation](pixels)), form, exif=exif, **options)
+    return encoded(np.ascontiguousarray(STORED[orientation](pixels)), codec, exif=exif, **options)
 
 
 def in_cmyk(pixels, transform=0):
@@ -92,10 +92,10 @@ def as_opencv_sees_it(data):
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def frames(pixels, form):
+def frames(pixels, codec):
     """Write an animation whose first frame is the picture."""
     first, *others = (Image.fromarray(value) for value in (pixels, 255 - pixels, pixels // 2))
-    return saved(first, form, save_all=True, append_images=others, duration=100)
+    return saved(first, codec, save_all=True, append_images=others, duration=100)
 
 
 def on_white(pixels, alpha):
@@ -114,11 +114,11 @@ def kept_files():
 
     files = {}
     for orientation in STORED:
-        for form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        for codec in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
             pixels = draw()
-            options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
-            content = stored(pixels, orientation, form, **options)
-            files[f"EXIF orientation {orientation}, {form}"] = f"{orientation}.{form}", content, pixels
+            options = {"quality": 95} if codec in ("JPEG", "WEBP", "AVIF") else {}
+            content = stored(pixels, orientation, codec, **options)
+            files[f"EXIF orientation {orientation}, {codec}"] = f"{orientation}.{codec}", content, pixels
     alpha = np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH, 1).round().astype(np.uint8)
 
     pixels = draw()
@@ -151,10 +151,10 @@ def kept_files():
     files["16-bit RGB with alpha"] = "rgba16.png", png(both, 6), on_white(pixels, alpha)
 
     files["black and white"] = "ink.png", saved(Image.fromarray(draw()).convert("1", dither=0), "PNG"), None
-    for form, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
+    for codec, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
         pixels = draw()
-        content = encoded(np.dstack([pixels, alpha]), form, **options)
-        files[f"alpha, {form}"] = f"alpha.{form}", content, on_white(pixels, alpha)
+        content = encoded(np.dstack([pixels, alpha]), codec, **options)
+        files[f"alpha, {codec}"] = f"alpha.{codec}", content, on_white(pixels, alpha)
     grey = draw()[..., :1]
     content = saved(Image.fromarray(np.dstack([grey, alpha]), "LA"), "PNG")
     files["grey with alpha"] = "la.png", content, on_white(grey, alpha).repeat(3, axis=2)
@@ -183,14 +183,14 @@ def kept_files():
         colours,
     )
 
-    for form in ("GIF", "WEBP", "PNG", "AVIF"):
+    for codec in ("GIF", "WEBP", "PNG", "AVIF"):
         pixels = draw()
-        files[f"animated {form}"] = f"film.{form}", frames(pixels, form), pixels
+        files[f"animated {codec}"] = f"film.{codec}", frames(pixels, codec), pixels
     pixels = draw()
     files["TIFF of several pages"] = "pages.tif", frames(pixels, "TIFF"), pixels
     files["JPEG of several pictures"] = "pictures.jpg", frames(pixels := draw(), "MPO"), pixels
 
-    for name, form, options in (
+    for name, codec, options in (
         ("progressive JPEG", "JPEG", {"progressive": True, "quality": 95}),
         ("WebP", "WEBP", {"quality": 95}),
         ("TIFF", "TIFF", {}),
@@ -198,10 +198,16 @@ def kept_files():
         ("BMP", "BMP", {}),
         ("AVIF", "AVIF", {"quality": 95}),
     ):
-        files[name] = f"{name}.{form}", encoded(pixels := draw(), form, **options), pixels
-    for form, suffix in (("PNG", "jpg"), ("JPEG", "png"), ("WEBP", "gif"), ("AVIF", "JPEG"), ("BMP", "tiff")):
-        content = encoded(pixels := draw(), form, **({} if form in ("PNG", "BMP") else {"quality": 95}))
-        files[f"{form} called .{suffix}"] = f"other.{suffix}", content, pixels
+        files[name] = f"{name}.{codec}", encoded(pixels := draw(), codec, **options), pixels
+    for codec, suffix in (
+        ("PNG", "jpg"),
+        ("JPEG", "png"),
+        ("WEBP", "gif"),
+        ("AVIF", "JPEG"),
+        ("BMP", "tiff"),
+    ):
+        content = encoded(pixels := draw(), codec, **({} if codec in ("PNG", "BMP") else {"quality": 95}))
+        files[f"{codec} called .{suffix}"] = f"other.{suffix}", content, pixels
 
     for name in (
         "a b.jpg",
@@ -252,12 +258,12 @@ def excluded_files():
         "AVIF": encoded(photo, "AVIF"),
     }
     files = {
-        f"{form} cut at {tenth}/10": (f"{form}{tenth}.jpg", data[: len(data) * tenth // 10], "corrupt", "")
-        for form, data in whole.items()
+        f"{codec} cut at {tenth}/10": (f"{codec}{tenth}.jpg", data[: len(data) * tenth // 10], "corrupt", "")
+        for codec, data in whole.items()
         for tenth in range(1, 10)
     }
-    unknown = "not a photo in a known format, which are JPEG, PNG, WEBP, BMP, GIF, TIFF"
-    text = "not a photo: the file holds a text such as HTML"
+    unknown = "not a photo in a supported format (JPEG, PNG, WEBP, BMP, GIF, TIFF"
+    text = "not a photo: the file contains text such as HTML"
     float_tiff = encoded(np.ones((20, 20), np.float32), "TIFF")
     wide_tiff = encoded(np.arange(400, dtype=np.int32).reshape(20, 20) * 10**6, "TIFF")
     line = encoded(np.zeros((1, 20_000, 3), np.uint8))
@@ -265,7 +271,7 @@ def excluded_files():
         "empty": (b"", "the file is empty"),
         "HTML": (b"<!DOCTYPE html><html><body>404</body></html>", text),
         "HTML after a blank line": (b"\n  <html>sign in</html>", text),
-        "JSON": (b'{"error": "not found"}', text),
+        "JSON": (b'{"error": "not listed"}', text),
         "SVG": (b'<?xml version="1.0"?><svg/>', text),
         "zeros": (bytes(500), unknown),
         "words": (b"plain words", unknown),
@@ -291,7 +297,7 @@ KEPT, EXCLUDED = kept_files(), excluded_files()
 
 
 def put_others(raw):
-    """Lay beside the photos what is no photo; return how many of each."""
+    """Write files other than photos beside the photos; return the number of each kind."""
     for path in ("cat/._1.jpg", "cat/.hidden.jpg", ".trash/1.jpg", "__MACOSX/cat/1.jpg"):
         raw.photo(path, 1)
     for path in ("cat/notes.txt", "readme.TXT", "cat/Thumbs.db", "cat/IMG_0001"):
@@ -308,7 +314,7 @@ def put_others(raw):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """All the files in one source, and what 02_clean makes of them."""
+    """A source of all the files, and the result of 02_clean."""
     raw = Drawing(tmp_path_factory.mktemp("strange") / "source/raw")
     for number in range(4):
         raw.photo(f"cat/{number}.png", number)
@@ -357,10 +363,10 @@ def test_the_counts_add_up(source):
     assert len(source.table) == 9 + len(KEPT) + len(EXCLUDED)
     assert sum(summary["status"].values()) == summary["photos"] == len(source.table)
     assert summary["status"]["kept"] == 9 + len(KEPT)
-    found = labels.find(source.raw, SETTINGS.source)
-    assert labels.others(source.raw, found) == source.others
+    listed = labels.find(source.raw, SETTINGS.source)
+    assert labels.others(source.raw, listed) == source.others
     files = sum(path.is_symlink() or not path.is_dir() for path in source.raw.rglob("*"))
-    assert len(found) + sum(source.others.values()) - source.others["empty folder"] == files
+    assert len(listed) + sum(source.others.values()) - source.others["empty folder"] == files
 
 
 def test_classes_of_one_photo_and_of_none(source):
@@ -374,7 +380,7 @@ def test_the_same_name_in_two_classes(source):
     assert (source.images[rows[0]] != source.images[rows[1]]).any()
 
 
-def test_what_is_kept_training_can_read(source):
+def test_training_can_read_the_kept_photos(source):
     run = photoset.Photos(source.table, source.images, SIZE, ["alone", "cat", "dog"])
     rows = run.rows("train")
     stream = dataset.training(

@@ -1,4 +1,4 @@
-"""Unpack an archive of unknown origin: all of it as plain files in a new folder, or nothing."""
+"""Unpack an archive of unknown origin into a new folder of plain files, completely or not at all."""
 
 import errno
 import lzma
@@ -20,20 +20,20 @@ from lib.core import files
 
 MAX_MEMBERS = 2_000_000
 MAX_BYTES = 200 * 10**9
-# Unpacked to packed size; photos are hardly compressed, a bomb a thousandfold.
+# Ratio of the unpacked to the packed size: photos reach hardly more than 1, a decompression bomb 1,000.
 MAX_RATIO = 100
-# The ratio of smaller members does not count: that of a table of labels is 200.
+# Sizes in bytes from which the ratio is checked: a small table of labels may reach 200.
 BIG_MEMBER = 10 * 10**6
 BIG_ARCHIVE = 10**9
-# The least size of a file on a disk.
+# Minimum size of a file on a disk.
 BLOCK = 4096
-# So many photos have more bytes on average than the second number.
+# If an archive has more files than the first number, their mean size must reach the second, in bytes.
 MANY_MEMBERS = 100_000
 SMALLEST_MEAN = 64
-# Bytes of a header of a tar with names and comments, which is read as a whole.
+# Maximum size of a header of names and comments in a tar, which is read as a whole, in bytes.
 LONGEST_HEADER = 10**6
 CHUNK = 2**20
-# RecursionError: tarfile reads headers that follow one another by recursion.
+# RecursionError: tarfile reads successive headers by recursion.
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -55,19 +55,19 @@ BEGINNINGS = {
     b"PK": "a zip that is cut off or damaged: download it again",
     b"Rar!": "a RAR archive",
     b"7z\xbc\xaf": "a 7z archive",
-    b"\x1f\x8b": "a gzip file without a tar in it, or a damaged one",
+    b"\x1f\x8b": "a gzip file that is damaged or contains no tar",
 }
 
 
 class Member(NamedTuple):
-    """One member of an archive, as its header describes it."""
+    """A member of an archive, as its header describes it."""
 
     name: str
     is_folder: bool
     size: int
-    # None in a tar, which is packed as a whole.
+    # None in a tar, which is compressed as a whole.
     packed: int | None
-    # Kind of a member that is neither a plain file nor a folder.
+    # Kind of the member if it is neither a plain file nor a folder.
     problem: str | None
     open: Callable[[], IO[bytes]]
 
@@ -76,8 +76,8 @@ def require_file(path: Path) -> None:
     """Check that an archive is a file.
 
     Raises:
-        FileNotFoundError: it does not exist.
-        ValueError: it is a folder, a device or a pipe.
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is a folder, a device or a pipe.
     """
     if not path.exists():
         raise FileNotFoundError(f"expected an archive. Received: {path.name}, which does not exist")
@@ -89,24 +89,23 @@ def require_file(path: Path) -> None:
 def extract(path: Path, folder: Path) -> list[str]:
     """Unpack a zip or tar (plain, gz, bz2, xz), recognised by its content, into a new folder.
 
-    Permissions and dates in the archive are ignored, and a name that is not UTF-8 is read as Latin-1. On
-    any failure nothing is left at `folder`.
+    Permissions and dates in the archive are ignored, and names that are not UTF-8 are read as Latin-1. When
+    unpacking fails, `folder` does not exist.
 
     Args:
         path: the archive.
-        folder: the folder for its content, which must not exist. `<folder>.partial` is used while unpacking.
+        folder: the folder to create. Files are unpacked to `<folder>.partial` first.
 
     Returns:
         The paths of the files written, relative to `folder`, with `/`, sorted.
 
     Raises:
-        FileNotFoundError: there is no such archive.
-        ValueError: it is no file, no zip or tar, or damaged; it holds a path that leaves the folder, a
-            link, a device, an encrypted member, two members with one name, too many members or bytes, or is
-            compressed as a bomb is.
-        NoSpace: a ValueError; its content does not fit on the disk.
+        FileNotFoundError: if the archive does not exist.
+        ValueError: if it is not a file, not a zip or tar, or damaged; if it contains a path outside the
+            folder, a link, a device, an encrypted member, two members of the same name, or too many members
+            or bytes; or if its compression ratio is that of a decompression bomb.
+        NoSpace: a ValueError, if the content does not fit on the disk.
     """
-    path, folder = Path(path), Path(folder)
     require_file(path)
     if folder.exists():
         raise ValueError(
@@ -120,16 +119,16 @@ def extract(path: Path, folder: Path) -> list[str]:
             _write(path, members, folder=unfinished)
         unfinished.replace(folder)
     except FileExistsError as error:
-        names = f"{Path(error.filename).name!r}, which this disk takes for another's"
+        names = f"{Path(error.filename).name!r}, which is equal to another name on this disk"
         raise _refusal(path, "names that differ on this disk", names) from error
     except NotImplementedError as error:
         raise _refusal(path, "a common compression", str(error)) from error
     except (*DAMAGE, OSError) as error:
-        # An error of the disk, not of the archive.
+        # The disk failed; the archive may be sound.
         if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise ValueError(
-            f"{path.name}: expected an undamaged archive. Received: one that cannot be read to its end "
+            f"{path.name}: expected an intact archive. Received: an archive that cannot be read to its end "
             f"({str(error) or type(error).__name__}). Download it again"
         ) from error
     finally:
@@ -138,7 +137,7 @@ def extract(path: Path, folder: Path) -> list[str]:
 
 
 def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    """Open by content: a zip begins with PK (`is_zipfile` also takes a tar whose last member is a zip)."""
+    """Open an archive by its first bytes: `is_zipfile` also accepts a tar whose last member is a zip."""
     with path.open("rb") as file:
         beginning = file.read(512)
     try:
@@ -153,7 +152,7 @@ def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar, refused if reading it could fill the memory or never end."""
+    """A header of a tar; headers that could fill the memory, or take forever to read, are refused."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -167,7 +166,7 @@ class _Header(tarfile.TarInfo):
 
 
 def _kind(beginning: bytes) -> str:
-    """Return what a file is by its first bytes."""
+    """Describe a file by its first bytes."""
     if not beginning:
         return "an empty file"
     if re.match(rb"\s*<(!doctype|html)", beginning, re.IGNORECASE):
@@ -177,7 +176,7 @@ def _kind(beginning: bytes) -> str:
 
 
 def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:
-    """Yield the members of an archive in their order."""
+    """Yield the members of an archive in order."""
     if isinstance(archive, zipfile.ZipFile):
         for info in archive.infolist():
             sizes = info.file_size, info.compress_size
@@ -187,7 +186,7 @@ def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:
     for entry in archive:
         content = partial(tarfile.ExFileObject, archive, entry)
         yield Member(entry.name, entry.isdir(), entry.size, None, _tar_problem(entry), content)
-    # tarfile takes a broken header, or a cut between two members, for the end.
+    # For tarfile, a damaged header or a cut between two members is the end of the archive.
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("its end is missing")
@@ -212,12 +211,12 @@ def _zip_problem(entry: zipfile.ZipInfo) -> str | None:
 
 
 def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, Member]:
-    """Return the files by their paths after all checks that are possible before writing."""
+    """Check an archive as far as its headers allow, and return its files by path."""
     files: dict[str, Member] = {}
     folders: set[str] = set()
     total, packed = 0, path.stat().st_size
     for count, member in enumerate(_members(archive), 1):
-        parts = _parts(path, member)
+        name = _path(path, member)
         if member.problem:
             raise _refusal(path, "plain files and folders only", f"{member.problem}, {member.name!r}")
         total += member.size
@@ -226,19 +225,18 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
         if total > MAX_BYTES:
             raise _refusal(path, f"at most {MAX_BYTES / 1e9:g} GB unpacked", f"{total / 1e9:.1f} GB or more")
         _check_ratio(path, member.size, packed=member.packed, big=BIG_MEMBER, title=repr(member.name))
-        # A few bytes of a tar are a thousand empty files.
+        # Empty files are hardly anything in a tar, but take blocks on the disk.
         on_disk = total + count * BLOCK
         _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, title="all in all")
-        name = "/".join(parts)
         if name in files and not member.is_folder:
-            raise _refusal(path, "one member of each name", f"two called {name!r}")
+            raise _refusal(path, "members of different names", f"two members named {name!r}")
         if member.is_folder:
             folders.add(name)
         else:
             files[name] = member
-    above = (parent for name in (*files, *folders) for parent in _parents(name))
-    if clash := next((name for name in chain(folders, above) if name in files), None):
-        raise _refusal(path, "each name to be a file or a folder", f"{clash!r}, which is both")
+    parents = (parent for name in (*files, *folders) for parent in _parents(name))
+    if conflict := next((name for name in chain(folders, parents) if name in files), None):
+        raise _refusal(path, "each name to be a file or a folder", f"{conflict!r}, which is both")
     if not files:
         raise _refusal(path, "an archive of photos", "an archive without a file")
     if len(files) > MANY_MEMBERS and total < SMALLEST_MEAN * len(files):
@@ -253,8 +251,8 @@ def _check_ratio(path: Path, size: int, *, packed: int | None, big: int, title: 
         raise _refusal(path, f"a compression of at most {MAX_RATIO}:1", f"{ratio} in {title}")
 
 
-def _parts(path: Path, member: Member) -> list[str]:
-    """Split a member's path, without `./` and double slashes, which tar writes."""
+def _path(path: Path, member: Member) -> str:
+    """Return the path of a member without `./` and double slashes, which tar writes."""
     name = files.readable(member.name)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name)
@@ -263,7 +261,7 @@ def _parts(path: Path, member: Member) -> list[str]:
         raise _refusal(
             path, "paths inside the archive, with / and not too long", f"the member {name[:200]!r}"
         )
-    return parts
+    return "/".join(parts)
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -282,16 +280,16 @@ def _write(path: Path, members: dict[str, Member], *, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with member.open() as source:
             written = _copy(source, target, limit=member.size)
-        # Headers lie.
+        # The size in a header may be wrong.
         if written != member.size:
             received = "more" if written > member.size else f"{written:,}"
             raise _refusal(path, f"{member.size:,} bytes in {name!r}, as its header says", received)
 
 
 def _copy(source: IO[bytes], target: Path, *, limit: int) -> int:
-    """Copy at most `limit` bytes to a new file; return the number read, above `limit` if there are more."""
+    """Copy at most `limit` bytes to a new file, and return the number read: above `limit` if more follow."""
     written = 0
-    # x: never replace another member whose name is the same on this disk.
+    # Mode x: two names that differ in the archive may be the same on this disk.
     with target.open("xb") as file:
         while written <= limit and (chunk := source.read(CHUNK)):
             written += len(chunk)

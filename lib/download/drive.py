@@ -13,10 +13,10 @@ def folder_id(text: str) -> str:
     """Return the id of a Google Drive folder.
 
     Args:
-        text: the id itself, or a link to the folder.
+        text: the id, or a link to the folder.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: if the text is neither.
     """
     match = re.search(r"(?:folders/|[?&]id=)([\w-]+)", text) or re.fullmatch(r"([\w-]+)", text)
     if not match:
@@ -25,32 +25,32 @@ def folder_id(text: str) -> str:
 
 
 def download(source: schema.Drive, folder: Path) -> Path:
-    """Download a folder of Google Drive, whose size is not known before.
+    """Download a folder of Google Drive.
 
     Args:
         source: the source.
-        folder: the folder for what is downloaded; files of an earlier try are kept.
+        folder: the download folder; files of an earlier attempt are kept.
 
     Returns:
-        The folder with the files.
+        The folder of the files.
 
     Raises:
-        NoSpace: the disk is too full.
-        Unfinished: Google Drive refused, or the transfer failed.
+        NoSpace: if less than 1 GB is free; the size of the files is unknown.
+        Unfinished: if Google Drive refused, or the transfer failed.
     """
-    # Only this kind of source needs it.
+    # Imported here because only this kind of source needs it.
     import gdown
 
     target = folder / folder_id(source.drive)
     target.mkdir(parents=True, exist_ok=True)
     files.require_space(target, transfer.UNKNOWN_SIZE, action=f"downloading {source.drive}")
     call = gdown.download_folder
-    # Older releases, such as Colab's, take no time limit.
+    # Older releases, such as Colab's, have no time limit.
     if "timeout" in inspect.signature(call).parameters:
         call = functools.partial(call, timeout=transfer.TIMEOUT, retries=transfer.RETRIES)
     try:
         paths = call(id=target.name, output=str(target), quiet=True, use_cookies=False, resume=True)
-    # Its own errors, which have no common base, and those of requests and of its parser.
+    # The errors of gdown have no common base class; those of requests and of its parser are added.
     except Exception as error:
         reason = " ".join(str(error).replace(str(target), "").split())[:300] or type(error).__name__
         raise _refusal(source, reason) from None

@@ -11,16 +11,16 @@ from pathlib import Path
 from lib.core import files, schema
 from lib.download import transfer
 
-# Kaggle's client in a process of its own: when it is imported it prints, creates folders or ends the process,
-# and its calls have no time limit. It decides by the program's name whether it may ask without a key; -P
-# ignores a folder called kaggle in the current folder.
+# Kaggle's client runs in a separate process: its import prints, creates folders or ends the process, and its
+# calls have no time limit. Without a key it sends requests only if the program is named kaggle. With -P,
+# Python imports no folder named kaggle from the current folder.
 KAGGLE = [
     sys.executable,
     "-P",
     "-c",
     "import sys; sys.argv[0] = 'kaggle'; from kaggle.cli import main; main()",
 ]
-# Seconds for a data set.
+# Time limit of a download, in seconds.
 CLIENT_TIMEOUT = 24 * 3600
 
 
@@ -29,18 +29,18 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
 
     Args:
         source: the source.
-        folder: the folder for the archive; a part of an earlier attempt is continued.
+        folder: the download folder; the part of an earlier attempt is continued.
 
     Returns:
-        The path of the archive, and the licence that Kaggle names, or None.
+        The path of the archive; and the licence of the data set, None if it is unknown.
 
     Raises:
-        NoSpace: the disk is too full.
-        Unfinished: Kaggle refused, or the transfer failed; the message says how to go on.
+        NoSpace: if the disk is too full.
+        Unfinished: if Kaggle refused, or the transfer failed; the message lists the ways to continue.
     """
     command = "datasets" if source.dataset else "competitions"
     name = source.dataset or str(source.competition)
-    # A folder of this name's own: the client takes any complete file with the same last part for it.
+    # Each data set has its own folder: the client skips a download if a file of the same name exists.
     target = folder / re.sub(r"\W+", "_", name)
     target.mkdir(parents=True, exist_ok=True)
     size = _size(source.dataset)
@@ -49,10 +49,10 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     try:
         result = _client(command, "download", name, "-p", str(target), "-q", timeout=CLIENT_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise transfer.Unfinished(_help(source, f"no end after {CLIENT_TIMEOUT // 3600} hours")) from None
+        raise transfer.Unfinished(_failure(source, f"no end after {CLIENT_TIMEOUT // 3600} hours")) from None
     if result.returncode != 0:
-        raise transfer.Unfinished(_help(source, _reason(result.stdout, result.stderr, folder=target)))
-    # The client gives an unfinished archive the name of a complete one, with a marker beside it.
+        raise transfer.Unfinished(_failure(source, _reason(result.stdout, result.stderr, folder=target)))
+    # The client gives an unfinished archive its final name, and marks it by a second file.
     marker = ".kaggle-partial"
     complete = [
         path
@@ -60,7 +60,7 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
         if path.suffix != marker and not path.with_name(path.name + marker).exists()
     ]
     if len(complete) != 1:
-        raise transfer.Unfinished(_help(source, "no archive"))
+        raise transfer.Unfinished(_failure(source, "no archive"))
     licence = re.search(r"^License\(s\): ((?!Error).+)$", result.stdout, re.MULTILINE)
     return complete[0], licence[1].strip() if licence else None
 
@@ -77,7 +77,7 @@ def _client(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]
 
 
 def _size(dataset: str | None) -> int | None:
-    """Return the size of a data set in bytes from Kaggle's list; None without a key or for a competition."""
+    """Return the size of a data set in bytes; None for a competition or if Kaggle does not list it."""
     if dataset is None:
         return None
     owner_and_name = "/".join(dataset.split("/")[:2])
@@ -94,8 +94,8 @@ def _size(dataset: str | None) -> int | None:
     return None
 
 
-def _help(source: schema.Kaggle, reason: str) -> str:
-    """Return the message for a download that failed, with the ways to go on."""
+def _failure(source: schema.Kaggle, reason: str) -> str:
+    """Return the message for a download that failed, with the ways to continue."""
     title, rules = f"data set {source.dataset}", ""
     if source.competition:
         title = f"competition {source.competition}"
@@ -109,27 +109,27 @@ def _help(source: schema.Kaggle, reason: str) -> str:
 
 
 def _reason(stdout: str, stderr: str, *, folder: Path) -> str:
-    """Return in one line why the client failed, without keys or paths."""
+    """Return the reason that the client failed, in a line without keys or paths."""
     output = f"{stdout}\n{stderr}"
     if re.search(r"Failed to resolve|Max retries exceeded|ConnectionError", output):
         return "no connection to Kaggle"
     if status := re.search(r"\b([45]\d\d) (?:Client|Server) Error: (.*?) for url", output):
         return f"{status[1]} {status[2]}"
     if "Authentication required" in output:
-        return "401, Kaggle asks for a key or does not accept the one it got"
+        return "401, Kaggle requires a key, or does not accept the key that it received"
     lines = [line for line in stderr.splitlines() if line.strip()]
     line = lines[-1] if lines else "no explanation"
     return _without_secrets(line.replace(str(folder), folder.name).replace(str(Path.home()), "~"))[:300]
 
 
 def _without_secrets(text: str) -> str:
-    """Return a text with asterisks instead of the keys in the environment and in the client's files."""
+    """Replace the keys in the environment and in the files of the client by asterisks."""
     token = os.environ.get("KAGGLE_API_TOKEN", "")
     configured = Path(os.environ.get("KAGGLE_CONFIG_DIR", ""))
     folders = (Path.home() / ".kaggle", Path.home() / ".config/kaggle", configured)
     names = ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
     secrets = {token, os.environ.get("KAGGLE_KEY", "")} - {""}
-    # The token may be the path of a file that holds it.
+    # The environment variable may also be the path of a file with the token.
     for path in (Path(token), *(folder / name for folder in folders for name in names)):
         with contextlib.suppress(OSError):
             secrets.update(re.findall(r'[^\s"{}:,]{8,}', path.read_text(errors="replace")))

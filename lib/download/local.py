@@ -1,4 +1,4 @@
-"""Find, list and copy the files of a source that is on this machine."""
+"""Find, list and copy the files of a source on this machine."""
 
 import hashlib
 import json
@@ -7,17 +7,21 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
-from lib.core import files, params, schema
+from lib.core import files, params, privacy, schema
 from lib.download import archives
-from lib.download.record import Arrival
+from lib.download.record import Origin
 
 
 def find(text: str, *, key: str) -> Path:
-    """Return the path that a user typed, from the current folder or from the project's.
+    """Find a file or folder, relative to the current folder or to the project.
+
+    Args:
+        text: the path.
+        key: the key of the path, `source.<key>`, for the messages.
 
     Raises:
-        FileNotFoundError: nothing exists there; the message names the key `source.<key>`.
-        ValueError: the path cannot be read.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if the path cannot be read.
     """
     try:
         path = params.find_file(text)
@@ -28,53 +32,54 @@ def find(text: str, *, key: str) -> Path:
         ) from error
     if exists:
         return path
+    advice = " or the URL (http or https), or give ARCHIVE=path" if key == "archive" else ""
     raise FileNotFoundError(
-        f"source.{key}: expected the path of something that exists. Received: {text}, which is neither in "
-        "the current folder nor in the project's. "
-        f"Check the path{', or give ARCHIVE=path' if key == 'archive' else ''}"
+        f"source.{key}: expected a path that exists. Received: {privacy.without_secrets(text)}, which is "
+        f"neither in the current folder nor in the project's. Check the path{advice}"
     )
 
 
 def listing(folder: Path) -> tuple[list[tuple[str, Path]], int]:
-    """List the plain files in a folder and those below it.
+    """List the plain files of a folder and its subfolders.
 
     Returns:
-        The files as (relative path, path), sorted, and the number of links and devices.
+        Pairs of relative path, with `/`, and path, sorted; and the number of links and devices.
 
     Raises:
-        ValueError: a folder cannot be read.
+        ValueError: if a folder cannot be read.
     """
-    entries, others = [], 0
+    entries, skipped = [], 0
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         paths = [Path(parent, name) for name in names]
         plain = [path for path in paths if path.is_file() and not path.is_symlink()]
-        others += len(paths) - len(plain) + sum(Path(parent, name).is_symlink() for name in folders)
+        skipped += len(paths) - len(plain) + sum(Path(parent, name).is_symlink() for name in folders)
         entries += [(files.readable(path.relative_to(folder).as_posix()), path) for path in plain]
-    return sorted(entries), others
+    return sorted(entries), skipped
 
 
 def fingerprint(source: schema.Folder, target: Path) -> str:
-    """Return a hash of the names, sizes and times of the files in the folder of a source.
+    """Compute a hash of the names, sizes and modification times of the files of a source.
 
     Args:
         source: the source.
-        target: the folder that keeps the copy, `outputs/data/<source.name>`.
+        target: the folder of the copy, `outputs/data/<source.name>`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is a file, holds the home folder or all of a disk, or is not apart from the copy.
+        FileNotFoundError: if the folder of the source does not exist.
+        ValueError: if it is a file, if it contains the home folder or a whole disk, or if one of the two
+            folders contains the other.
     """
     entries, _ = listing(_original(source, target))
     stats = [(name, (stat := path.stat()).st_size, stat.st_mtime_ns) for name, path in entries]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
-def copy(source: schema.Folder, raw: Path) -> Arrival:
-    """Copy the folder of a source, without links and devices, to a new folder.
+def copy(source: schema.Folder, raw: Path) -> Origin:
+    """Copy the folder of a source, without links and devices, to the new folder `raw`.
 
     Raises:
-        NoSpace: the disk is too full.
-        ValueError: two names are the same on this disk.
+        NoSpace: if the disk is too full.
+        ValueError: if two names are the same on this disk.
     """
     entries, skipped = listing(find(source.folder, key="folder").resolve())
     needed = sum(path.stat().st_size + archives.BLOCK for _, path in entries)
@@ -83,18 +88,18 @@ def copy(source: schema.Folder, raw: Path) -> Arrival:
     for name, path in entries:
         target = raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        # On this disk, or after a name that is not UTF-8 was read as Latin-1.
+        # Two names may be the same on this disk, or when one is not UTF-8 and is read as Latin-1.
         if target.exists():
             raise ValueError(
                 f"copying {source.folder}: expected names that differ on this disk. "
                 f"Received: two files called {name!r}. Rename one of them"
             )
         shutil.copyfile(path, target)
-    return Arrival("folder", skipped=skipped)
+    return Origin("folder", skipped=skipped)
 
 
 def _original(source: schema.Folder, target: Path) -> Path:
-    """Return the folder of a source after checking that all of it can be copied to the target."""
+    """Return the folder of a source after a check that it may be copied to the target."""
     folder, target = find(source.folder, key="folder").resolve(), target.resolve()
     if not folder.is_dir():
         raise ValueError(
@@ -103,8 +108,8 @@ def _original(source: schema.Folder, target: Path) -> Path:
         )
     if Path.home().resolve().is_relative_to(folder) or folder == Path(folder.anchor):
         raise ValueError(
-            f"source.folder: expected a folder of photos. Received: {source.folder}, which holds the home "
-            "folder or a whole disk: everything in it would be copied. Name the folder of the photos alone"
+            f"source.folder: expected a folder of photos. Received: {source.folder}, which contains the "
+            "home folder or a whole disk: all of it would be copied. Give the folder of the photos only"
         )
     if folder.is_relative_to(target) or target.is_relative_to(folder):
         raise ValueError(

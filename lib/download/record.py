@@ -1,4 +1,4 @@
-"""The record of a source, `source.json`: what was asked for, what arrived, when and how."""
+"""The record of a source, `source.json`: its identity, its files, and when and how they were fetched."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -9,8 +9,8 @@ from lib.core import files
 FILE = "source.json"
 
 
-class Arrival(NamedTuple):
-    """How the photos of a source arrived."""
+class Origin(NamedTuple):
+    """Where the photos of a source come from; see the attributes of `SourceRecord`."""
 
     kind: str
     archive: str | None = None
@@ -21,18 +21,18 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What `source.json` holds.
+    """The content of `source.json`.
 
     Attributes:
-        kind: how the photos arrived: kaggle, archive, drive, folder or sample.
-        archive, archive_sha256: name and hash of the archive; None without one.
-        skipped: number of links and devices that a copied folder was copied without.
+        kind: how the photos were fetched: kaggle, archive, drive, folder or sample.
+        archive, archive_sha256: name and SHA-256 of the archive; None without an archive.
+        skipped: number of links and devices in a copied folder, which were not copied.
         licence: licence of the photos; None if it is unknown.
-        declared: what was asked for, without paths.
+        declared: the keys of the parameters that identify the source, without folders and secrets.
         fingerprint: hash of the folder's listing or of the code that draws the sample; None for other kinds.
         fetched_at: time in UTC, as ISO 8601.
         files, bytes: number and size of the files in `raw/`.
-        content_sha256: hash of the names and bytes of all files.
+        content_sha256: SHA-256 of the names and SHA-256s of all files.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class SourceRecord:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read the record of the photos in `folder/raw`; None if there are no photos or no valid record."""
+        """Read the record of the photos in `folder/raw`; None without photos or without a valid record."""
         try:
             values = files.read_json(folder / FILE)
             record = cls(*(values[field.name] for field in fields(cls)))

@@ -1,12 +1,12 @@
-"""The embedded sample data set: butterflies of eight invented species, drawn by code.
+"""Draw the sample data set: butterflies of eight invented species, with the defects of real data sets.
 
-It needs no network and no account. Some photos are hard, as real ones are: species share colours,
-backgrounds are independent of the species, leaves cover parts of wings. And some labelled photos are dirty;
-the seed decides which:
+It needs neither network access nor an account. The photos are difficult, as real photos are: species have
+similar colours, backgrounds are independent of the species, and leaves cover parts of wings. Some labelled
+photos have defects; the seed decides which:
 
-- 3 exact duplicates in the same class and 1 photo in two classes: the same bytes under another name;
+- 3 exact duplicates in the same class and 1 photo in two classes: the same bytes with another name;
 - 4 near-duplicates: resized, re-compressed copies in the same class;
-- 3 unreadable files: a truncated JPEG, an empty file and a text named .jpg;
+- 3 unreadable files: a truncated JPEG, an empty file and an HTML page named .jpg;
 - 1 greyscale JPEG, 1 CMYK JPEG, and 1 JPEG that is stored rotated, with EXIF orientation 6;
 - classes of unequal size: `photos_per_class` photos in the first, half as many in the last, evenly between.
 """
@@ -26,12 +26,12 @@ from lib.download import scenes, species
 from lib.download.species import Catalogue
 
 UNLABELLED = 24
-# Parts of the seeds of two random generators; in that of a photo stands the rank of its class.
+# Second numbers of the seeds of two random generators; that of a photo has the index of its class instead.
 DEFECTS_STREAM, NAMES_STREAM = 100, 101
 
 
 class Defect(Enum):
-    """What makes a labelled photo dirty; a duplicate is a second file beside it."""
+    """Defects of labelled photos; a duplicate is a second file."""
 
     EXACT_DUPLICATE = auto()
     NEAR_DUPLICATE = auto()
@@ -59,11 +59,11 @@ class File:
     """A file of the data set.
 
     Attributes:
-        label: its species.
-        labelled: whether the label is given; else the file is for prediction.
-        data: its bytes.
-        mask: bool of shape `(height, width)`, true if the butterfly is visible in a pixel; None if the
-            file is unreadable.
+        label: the species.
+        labelled: whether the label is part of the data set; else the file is a photo to predict.
+        data: the content.
+        mask: `bool` of shape `(height, width)`, true for the pixels in which the butterfly is visible; None
+            if the file is unreadable.
     """
 
     label: str
@@ -72,27 +72,27 @@ class File:
     mask: np.ndarray | None
 
 
-def write(folder: Path, *, seed: int = 0, photos_per_class: int = 36) -> None:
-    """Write the sample data set into a folder; the same arguments write the same bytes.
+def write(folder: Path, *, seed: int, photos_per_class: int) -> None:
+    """Write the sample data set to a folder; the same arguments write the same bytes.
 
-    The folder then holds:
+    The folder then contains:
 
     - `raw/train/<species>/`: labelled photos, with the defects listed above;
     - `raw/test/`: 24 photos without a label;
-    - `test_labels.csv`: the species of those, `filename,label`;
-    - `masks/`: for each readable photo a 1-bit PNG of its stem and upright size, white if the butterfly is
-      visible in a pixel.
+    - `test_labels.csv`: the species of the photos in `raw/test/`, `filename,label`;
+    - `masks/`: a 1-bit PNG for each readable photo, `<stem>.png` in its upright size, white for the pixels in
+      which the butterfly is visible.
 
-    Photos are JPEGs, 160 to 220 pixels a side (near-duplicates 136 to 187). They are called
-    `photo_<number>.jpg`; a number is used once.
+    Photos are JPEGs with sides of 160 to 220 pixels (near-duplicates: 136 to 187). Their names are
+    `photo_<number>.jpg`, with unique numbers.
 
     Args:
-        folder: where to write, made if missing. Files that a call with other arguments left there stay.
-        seed: 0 or more. A photo depends on it, on the species and on the photo's number in the species.
-        photos_per_class: photos of the first species, 8 or more; the last has half as many.
+        folder: the folder, created if it does not exist. Other files in it are not removed.
+        seed: 0 or more. A photo depends on the seed, on the species and on its number in the species.
+        photos_per_class: number of photos of the first species, 8 or more; the last species has half as many.
 
     Raises:
-        ValueError: `photos_per_class` is below 8, or `seed` below 0.
+        ValueError: if `photos_per_class` is below 8, or `seed` below 0.
     """
     if photos_per_class < 8:
         raise ValueError(f"`photos_per_class` must be 8 or more. Received: {photos_per_class}")
@@ -114,9 +114,9 @@ def encode(image: np.ndarray, *, mode: str = "RGB", quality: int = 90, rotated: 
 
     Args:
         image: `uint8` RGB of shape `(height, width, 3)`.
-        mode: Pillow's name of the colour space: RGB, CMYK or L (greyscale).
+        mode: mode of Pillow: RGB, CMYK or L (greyscale).
         quality: quality of the compression, 1 to 95.
-        rotated: whether to store the photo rotated by 90 degrees, with the EXIF orientation that undoes it.
+        rotated: whether to rotate the pixels by 90 degrees, and set the EXIF orientation that undoes it.
     """
     picture, exif, buffer = Image.fromarray(image).convert(mode), Image.Exif(), io.BytesIO()
     if rotated:
@@ -128,8 +128,8 @@ def encode(image: np.ndarray, *, mode: str = "RGB", quality: int = 90, rotated: 
 
 def _write_file(file: File, folder: Path, *, name: str) -> None:
     photos = folder / "raw" / (f"train/{file.label}" if file.labelled else "test")
-    for place in (photos, folder / "masks"):
-        place.mkdir(parents=True, exist_ok=True)
+    for directory in (photos, folder / "masks"):
+        directory.mkdir(parents=True, exist_ok=True)
     (photos / f"{name}.jpg").write_bytes(file.data)
     if file.mask is not None:
         Image.fromarray(file.mask).save(folder / "masks" / f"{name}.png")
@@ -139,26 +139,26 @@ def _files(catalogue: Catalogue, *, seed: int, photos_per_class: int) -> Iterato
     """Draw the files of the data set: labelled photos with their defects, unlabelled photos, other files."""
     labels = list(catalogue.species)
     counts = np.linspace(photos_per_class, photos_per_class / 2, len(labels)).round().astype(int)
-    photos = [(rank, number) for rank, count in enumerate(counts) for number in range(count)]
+    photos = [(index, number) for index, count in enumerate(counts) for number in range(count)]
     order = np.random.default_rng([seed, DEFECTS_STREAM]).permutation(len(photos))
-    shuffled = [photos[index] for index in order]
+    shuffled = [photos[position] for position in order]
     defects = dict(zip(shuffled, DEFECTS, strict=False))
-    for rank, number in photos:
-        random = np.random.default_rng([seed, rank, number])
-        image, mask = scenes.paint_photo(catalogue.species[labels[rank]], catalogue, random=random)
-        defect = defects.get((rank, number))
+    for index, number in photos:
+        random = np.random.default_rng([seed, index, number])
+        image, mask = scenes.draw_photo(catalogue.species[labels[index]], catalogue, random=random)
+        defect = defects.get((index, number))
         yield from _labelled_files(
-            image, mask, label=labels[rank], other_label=labels[rank - 1], defect=defect
+            image, mask, label=labels[index], other_label=labels[index - 1], defect=defect
         )
     yield from _unlabelled_files(catalogue, seed)
-    for (rank, _), data in zip(shuffled, UNREADABLE, strict=False):
-        yield File(labels[rank], labelled=True, data=data, mask=None)
+    for (index, _), data in zip(shuffled, UNREADABLE, strict=False):
+        yield File(labels[index], labelled=True, data=data, mask=None)
 
 
 def _labelled_files(
     image: np.ndarray, mask: np.ndarray, *, label: str, other_label: str, defect: Defect | None
 ) -> list[File]:
-    """Return the file of a labelled photo with its defect, and the duplicate if that is its defect."""
+    """Return the file of a labelled photo with its defect, and its duplicate if that is the defect."""
     photo = File(label, labelled=True, data=encode(image), mask=mask)
     match defect:
         case Defect.EXACT_DUPLICATE:
@@ -187,5 +187,5 @@ def _unlabelled_files(catalogue: Catalogue, seed: int) -> Iterator[File]:
     for number in range(UNLABELLED):
         random = np.random.default_rng([seed, len(labels), number])
         label = labels[random.integers(len(labels))]
-        image, mask = scenes.paint_photo(catalogue.species[label], catalogue, random=random)
+        image, mask = scenes.draw_photo(catalogue.species[label], catalogue, random=random)
         yield File(label, labelled=False, data=encode(image), mask=mask)

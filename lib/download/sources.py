@@ -1,6 +1,6 @@
-"""Fetch the photos of a source to `outputs/data/<source>/`: once, whole, and never changed afterwards.
+"""Fetch the photos of a source to `outputs/data/<source>/`, once and completely; they never change.
 
-Unfinished work is in `*.partial`; `raw/` exists only when it is complete, with `source.json` beside it.
+Unfinished work is in `*.partial`; when `raw/` exists, it is complete, with `source.json` beside it.
 """
 
 import hashlib
@@ -12,55 +12,55 @@ from pathlib import Path
 
 from lib.core import files, locks, privacy, schema
 from lib.download import archives, drive, kaggle, local, transfer
-from lib.download.record import Arrival, SourceRecord
+from lib.download.record import Origin, SourceRecord
 from lib.photos import decoding
 
 PHOTOS = tuple(sorted(decoding.SUFFIXES))
-# Kinds that can be made again, and are when their origin has changed.
-REMADE = ("folder", "sample")
+# Kinds that are fetched again when their origin has changed.
+REFETCHED = ("folder", "sample")
 
 
 def fetch(source: schema.Source, folder: Path) -> SourceRecord:
     """Fetch the photos of a source to `folder/raw/` and write `folder/source.json`.
 
-    Photos that are there and fit are used as they are, without network. A drawn sample is made again when the
-    code that draws it has changed, a copied folder when the original has; anything else is never overwritten.
+    If the photos of the source are already in the folder, they are used without network access. A sample is
+    drawn again when the code that draws it has changed, and a folder is copied again when the original has
+    changed. Other photos are never overwritten.
 
     Args:
-        source: the source. An `archive` given for kind kaggle or drive is that data set, downloaded by hand:
-            no key and no network are needed.
+        source: the source. For kind kaggle or drive, `archive` is the data set as downloaded by hand: neither
+            a key nor network access is needed.
         folder: `outputs/data/<source.name>`; nothing is written outside it.
 
     Returns:
         The content of `source.json`.
 
     Raises:
-        FileNotFoundError: the archive or folder does not exist.
-        ValueError: the download was refused or is not what it should be; the archive is hostile, damaged or
-            without photos; the disk is too full; the folder holds something else. Nothing is then left that
-            could pass for fetched.
+        FileNotFoundError: if the archive or folder does not exist.
+        ValueError: if the download was refused or has another SHA-256; if the archive is hostile, damaged or
+            without photos; if the disk is too full; or if the folder contains other photos. Earlier photos
+            are then unchanged, and no incomplete `raw/` exists.
     """
-    with locks.source(Path(folder)):
-        return _fetch(source, Path(folder))
+    with locks.source(folder):
+        return _fetch(source, folder)
 
 
 def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
-    """Do what `fetch` says while no other process works on the source."""
-    _check_url(source)
+    """Fetch a source that this process has locked."""
     record = SourceRecord.load(folder)
-    declared, fingerprint = _declared(source), _fingerprint(source, folder)
-    if record and _fits(record, source, declared=declared, fingerprint=fingerprint):
+    identity, fingerprint = _identity(source), _fingerprint(source, folder)
+    if record and _matches(record, source, identity=identity, fingerprint=fingerprint):
         return record
-    _require_replaceable(record, source, folder=folder, declared=declared)
+    _require_replaceable(record, source, folder=folder, identity=identity)
     staging, download = folder / "fetch.partial", folder / "download.partial"
     _remove(staging, folder / "old.partial")
     staging.mkdir(parents=True)
     try:
-        arrival = _bring(source, staging, download=download)
-        record = _record(source, arrival, staging / "raw", declared=declared, fingerprint=fingerprint)
+        origin = _collect(source, staging, download=download)
+        record = _record(source, origin, staging / "raw", identity=identity, fingerprint=fingerprint)
         _publish(record, staging, folder=folder)
     except (files.NoSpace, transfer.Unfinished):
-        # The downloaded part is good.
+        # Keep the part that was downloaded.
         raise
     except ValueError:
         _remove(download)
@@ -71,18 +71,8 @@ def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
     return record
 
 
-def _check_url(source: schema.Source) -> None:
-    if not isinstance(source, schema.ArchivedSource) or not source.archive:
-        return
-    if "://" in source.archive and not (transfer.is_url(source.archive) and source.sha256):
-        raise ValueError(
-            "source.archive: expected a path, or an http or https URL with its source.sha256. "
-            f"Received: {privacy.without_secrets(source.archive)}"
-        )
-
-
-def _declared(source: schema.Source) -> dict[str, str | int]:
-    """Return what identifies the source; of a path, only its last part."""
+def _identity(source: schema.Source) -> dict[str, str | int]:
+    """Return the keys that identify a source; paths are cut to their last part."""
     match source:
         case schema.Kaggle() if source.dataset:
             return {"kind": source.kind, "dataset": source.dataset}
@@ -107,15 +97,15 @@ def _folder_name(text: str) -> str:
     return Path(text).name or Path(text).resolve().name
 
 
-def _title(declared: dict[str, str | int]) -> str:
-    """Return what identifies a source as words of a message."""
-    return ", ".join(str(value) if key == "kind" else f"{key} {value}" for key, value in declared.items())
+def _describe(identity: dict[str, str | int]) -> str:
+    """Describe the identity of a source in words, for messages."""
+    return ", ".join(str(value) if key == "kind" else f"{key} {value}" for key, value in identity.items())
 
 
 def _fingerprint(source: schema.Source, folder: Path) -> str | None:
-    """Return a hash of the origin of photos that can be made again; None for other kinds."""
+    """Return a hash of the folder to copy, or of the code that draws the sample; None for other kinds."""
     if isinstance(source, schema.Sample):
-        # Only this kind needs them.
+        # Imported here because only this kind of source needs them.
         from lib.download import painting, sample, scenes, species
 
         paths = (sample.__file__, scenes.__file__, painting.__file__, species.__file__, species.FILE)
@@ -126,11 +116,11 @@ def _fingerprint(source: schema.Source, folder: Path) -> str | None:
     return None
 
 
-def _fits(
-    record: SourceRecord, source: schema.Source, *, declared: dict[str, str | int], fingerprint: str | None
+def _matches(
+    record: SourceRecord, source: schema.Source, *, identity: dict[str, str | int], fingerprint: str | None
 ) -> bool:
-    """Return whether the photos that a record describes are those of the source."""
-    if record.declared != declared or record.fingerprint != fingerprint:
+    """Return whether a record describes the photos of a source."""
+    if record.declared != identity or record.fingerprint != fingerprint:
         return False
     if not isinstance(source, schema.ArchivedSource):
         return True
@@ -141,7 +131,7 @@ def _fits(
     try:
         archive = local.find(source.archive, key="archive")
     except FileNotFoundError:
-        # The archive of this kind may be deleted once it is unpacked; for another kind it was typed just now.
+        # An archive may be deleted after it was unpacked; for another kind, the user has just named it.
         if isinstance(source, schema.Archive):
             return True
         raise
@@ -149,30 +139,26 @@ def _fits(
 
 
 def _require_replaceable(
-    record: SourceRecord | None, source: schema.Source, *, folder: Path, declared: dict[str, str | int]
+    record: SourceRecord | None, source: schema.Source, *, folder: Path, identity: dict[str, str | int]
 ) -> None:
-    """Check that there are no photos, or photos that can be made again.
-
-    Raises:
-        ValueError: there are others; the message says which, and what to do.
-    """
-    if not (folder / "raw").exists() or (record and record.kind == source.kind and source.kind in REMADE):
+    """Raise a ValueError if the folder contains photos that cannot be fetched again."""
+    if not (folder / "raw").exists() or (record and record.kind == source.kind and source.kind in REFETCHED):
         return
     shown = f"{folder.parent.name}/{folder.name}"
-    received = "photos without a source.json that says where they come from"
+    received = "photos without a source.json that records their origin"
     if record:
         archive = f"archive {record.archive}, SHA-256 {record.archive_sha256}"
-        received = f"{_title(record.declared)} ({archive})"
-    by_hand = isinstance(source, schema.ArchivedSource) and source.archive
+        received = f"{_describe(record.declared)} ({archive})"
+    archived = isinstance(source, schema.ArchivedSource) and source.archive
     raise ValueError(
-        f"{shown}: expected {_title(declared)}{f' from {Path(by_hand).name}' if by_hand else ''}. "
+        f"{shown}: expected {_describe(identity)}{f' from {Path(archived).name}' if archived else ''}. "
         f"Received: {received}. It is never overwritten: "
-        f'take another folder with SET="source.name={folder.name}2", or remove {shown} by hand'
+        f'choose another folder with SET="source.name={folder.name}2", or remove {shown} by hand'
     )
 
 
-def _bring(source: schema.Source, staging: Path, *, download: Path) -> Arrival:
-    """Put the photos into `staging/raw`; return how they arrived."""
+def _collect(source: schema.Source, staging: Path, *, download: Path) -> Origin:
+    """Collect the photos of a source in `staging/raw`, and return their origin."""
     match source:
         case schema.Folder():
             return local.copy(source, staging / "raw")
@@ -180,68 +166,69 @@ def _bring(source: schema.Source, staging: Path, *, download: Path) -> Arrival:
             from lib.download import sample
 
             sample.write(staging, seed=source.seed, photos_per_class=source.photos_per_class)
-            return Arrival("sample")
+            return Origin("sample")
         case schema.Kaggle(archive=None):
             archive, licence = kaggle.download(source, download)
-            arrival = _unpack(archive, "kaggle", sha256=source.sha256, staging=staging)
-            return arrival._replace(licence=licence)
+            origin = _unpack(archive, "kaggle", sha256=source.sha256, staging=staging)
+            return origin._replace(licence=licence)
         case schema.Drive(archive=None):
-            return _take(drive.download(source, download), sha256=source.sha256, staging=staging)
+            return _collect_drive(drive.download(source, download), sha256=source.sha256, staging=staging)
     return _unpack(_archive(source, download), "archive", sha256=source.sha256, staging=staging)
 
 
 def _archive(source: schema.ArchivedSource, download: Path) -> Path:
-    """Return the archive that the parameters name, downloaded if it is a URL."""
+    """Return the path of the archive in the parameters; if it is a URL, download it."""
     text = str(source.archive)
-    if source.sha256 and transfer.is_url(text):
-        return transfer.download(text, sha256=source.sha256, folder=download)
+    if transfer.is_url(text):
+        # The schema requires the SHA-256 of a URL.
+        return transfer.download(text, sha256=str(source.sha256), folder=download)
     return local.find(text, key="archive")
 
 
-def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> Arrival:
-    """Unpack an archive to `staging/raw` after checking its hash, if one is declared."""
+def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> Origin:
+    """Check the SHA-256 of an archive, unless it is None, and unpack the archive to `staging/raw`."""
     archives.require_file(archive)
     received = files.file_sha256(archive)
     if sha256 and received != sha256:
         raise ValueError(
-            f"{archive.name}: expected the SHA-256 {sha256}. Received: {received}. It is another file than "
-            "the one declared, or damaged: get it again, or correct source.sha256"
+            f"{archive.name}: expected the SHA-256 {sha256}. Received: {received}. It is another file, "
+            "or damaged: download it again, or correct source.sha256"
         )
     archives.extract(archive, staging / "raw")
-    return Arrival(kind, archive=archive.name, archive_sha256=received)
+    return Origin(kind, archive=archive.name, archive_sha256=received)
 
 
-def _take(folder: Path, *, sha256: str | None, staging: Path) -> Arrival:
-    """Move a folder of Google Drive to `staging/raw`; if it holds one archive alone, unpack that."""
+def _collect_drive(folder: Path, *, sha256: str | None, staging: Path) -> Origin:
+    """Move a folder of Google Drive to `staging/raw`; if its only file is an archive, unpack it instead."""
     entries, _ = local.listing(folder)
     if len(entries) == 1 and not entries[0][0].lower().endswith(PHOTOS):
         return _unpack(entries[0][1], "drive", sha256=sha256, staging=staging)
     folder.rename(staging / "raw")
-    return Arrival("drive")
+    return Origin("drive")
 
 
 def _record(
     source: schema.Source,
-    arrival: Arrival,
+    origin: Origin,
     raw: Path,
     *,
-    declared: dict[str, str | int],
+    identity: dict[str, str | int],
     fingerprint: str | None,
 ) -> SourceRecord:
     """Count and hash the files in `raw`, which must hold a photo, and return the record."""
     entries, _ = local.listing(raw)
     if not any(name.lower().endswith(PHOTOS) for name, _ in entries):
-        raise ValueError(_without_photos(arrival.archive or _title(declared), [path for _, path in entries]))
+        raise ValueError(_no_photos(origin.archive or _describe(identity), [path for _, path in entries]))
     content = hashlib.sha256()
     for name, path in entries:
         content.update(f"{name}\0{files.file_sha256(path)}\n".encode(errors="surrogateescape"))
     return SourceRecord(
-        kind=arrival.kind,
-        archive=arrival.archive,
-        archive_sha256=arrival.archive_sha256,
-        skipped=arrival.skipped,
-        licence=source.licence or arrival.licence,
-        declared=declared,
+        kind=origin.kind,
+        archive=origin.archive,
+        archive_sha256=origin.archive_sha256,
+        skipped=origin.skipped,
+        licence=source.licence or origin.licence,
+        declared=identity,
         fingerprint=fingerprint,
         fetched_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files=len(entries),
@@ -250,19 +237,19 @@ def _record(
     )
 
 
-def _without_photos(title: str, paths: list[Path]) -> str:
-    """Return the message for a source without photos, with the most frequent suffixes."""
+def _no_photos(title: str, paths: list[Path]) -> str:
+    """Return the message for a source without photos, with the most frequent suffixes of its files."""
     counts = Counter(path.suffix.lower() or "without a suffix" for path in paths).most_common(5)
     return (
         f"{title}: expected photos ({', '.join(PHOTOS)}). "
         f"Received: {len(paths)} files and no photo among them"
         f"{': ' if counts else ''}{', '.join(f'{suffix} {count}' for suffix, count in counts)}. "
-        "Check that it is the right one; archives inside must be unpacked by hand and given as kind: folder"
+        "Check the source; archives inside it must be unpacked by hand and given as kind: folder"
     )
 
 
 def _publish(record: SourceRecord, staging: Path, *, folder: Path) -> None:
-    """Replace the old by the new; raw/ is removed first and added last, so that it is never incomplete."""
+    """Replace the earlier photos; `raw/` is removed first and added last, so that it is never incomplete."""
     names = sorted((path.name for path in staging.iterdir()), key=lambda name: (name != "raw", name))
     record.save(staging)
     old = folder / "old.partial"

@@ -1,4 +1,4 @@
-"""The invented species of the sample: the schema of `species.yaml`, and the patterns on wings.
+"""Load the invented species of the sample from `species.yaml`, and compute the patterns on their wings.
 
 A pattern is a signed distance on the texture of a wing: positive inside the painted area, negative outside.
 """
@@ -25,13 +25,13 @@ class Wing:
     """Coordinates of each pixel on the texture of one wing.
 
     Attributes:
-        opacity: 0 outside the outline, 1 inside, between them at its border. The arrays are float32 of shape
+        opacity: 0 outside the outline, 1 inside, antialiased. The arrays are `float32` of shape
             `(height, width)`.
-        margin: distance to the outline in units, 0 outside.
-        along: distance from the root, 0 there and about 1 at the outer margin.
-        across: direction from the root, 0 at the hind margin and 1 at the front margin.
-        arc: length in units of the arc around the root from the hind margin to the front margin.
-        scale: factor of the widths and radii of this individual's pattern.
+        margin: distance to the outline, in units; 0 outside.
+        along: distance from the root: 0 at the root, about 1 at the outer margin.
+        across: direction from the root: 0 at the hind margin, 1 at the front margin.
+        arc: length of the arc around the root from the hind to the front margin, in units.
+        scale: factor of the widths and radii of the pattern, which differs between individuals.
     """
 
     opacity: np.ndarray
@@ -42,7 +42,7 @@ class Wing:
     scale: float
 
     def offset(self, count: int) -> np.ndarray:
-        """Compute the signed distance to the middle of the nearest of `count` equal sectors, in units."""
+        """Compute the signed distance to the centre of the nearest of `count` equal sectors, in units."""
         return ((self.across * count) % 1 - 0.5) / count * self.arc
 
 
@@ -53,13 +53,13 @@ class Layer(Section):
 
 
 class Border(Layer):
-    """A border along the outline; at the root it has 30 % of its width."""
+    """A border along the outline; its width at the root is 30 % of `width`."""
 
     pattern: Literal["border"]
     width: float = Field(gt=0, description="width at the outer edge, in units")
 
     def signed_distance(self, wing: Wing) -> np.ndarray:
-        """Compute how far each pixel is inside the border, in units, float32 of shape `(height, width)`."""
+        """Compute the signed distance to the edge of the border, `float32` of shape `(height, width)`."""
         return self.width * wing.scale * (0.3 + 0.7 * wing.along) - wing.margin
 
 
@@ -67,24 +67,24 @@ class Band(Layer):
     """A wavy band at a constant distance from the root."""
 
     pattern: Literal["band"]
-    at: float = Field(ge=0, le=1, description="middle of the band, 0 at the root and 1 at the outline")
-    width: float = Field(gt=0, description="distance from the middle of the band to its borders")
+    at: float = Field(ge=0, le=1, description="centre of the band, 0 at the root and 1 at the outline")
+    width: float = Field(gt=0, description="distance from the centre of the band to its edges")
 
     def signed_distance(self, wing: Wing) -> np.ndarray:
-        """Compute how far each pixel is inside the band, float32 of shape `(height, width)`."""
+        """Compute the signed distance to the edges of the band, `float32` of shape `(height, width)`."""
         wave = 0.02 * np.sin(14 * wing.across)
         return self.width * wing.scale - abs(wing.along - self.at - wave)
 
 
 class Checks(Layer):
-    """A chessboard of rings around the root and rays from it."""
+    """A chessboard of rings around the root and rays from the root."""
 
     pattern: Literal["checks"]
-    rings: float = Field(ge=0, description="periods from the root to the outline, about; 0: rays alone")
-    rays: float = Field(gt=0, description="periods from the hind to the front margin, about")
+    rings: float = Field(ge=0, description="approximate number of periods from root to outline; 0: only rays")
+    rays: float = Field(gt=0, description="approximate number of periods from hind to front margin")
 
     def signed_distance(self, wing: Wing) -> np.ndarray:
-        """Compute a wave that is positive on the painted squares, float32 of shape `(height, width)`."""
+        """Compute a wave that is positive on the painted squares, `float32` of shape `(height, width)`."""
         return 0.06 * np.cos(6 * self.rings * wing.along) * np.sin(6 * self.rays * wing.across)
 
 
@@ -93,11 +93,11 @@ class Dots(Layer):
 
     pattern: Literal["dots"]
     count: int = Field(ge=1)
-    at: float = Field(ge=0, le=1, description="middles of the dots, 0 at the root and 1 at the outline")
+    at: float = Field(ge=0, le=1, description="centres of the dots, 0 at the root and 1 at the outline")
     radius: float = Field(gt=0, description="radius in units")
 
     def signed_distance(self, wing: Wing) -> np.ndarray:
-        """Compute how far each pixel is inside a dot, float32 of shape `(height, width)`."""
+        """Compute the signed distance to the edge of a dot, `float32` of shape `(height, width)`."""
         return self.radius * wing.scale - np.hypot(wing.along - self.at, wing.offset(self.count))
 
 
@@ -106,10 +106,10 @@ class Veins(Layer):
 
     pattern: Literal["veins"]
     count: int = Field(ge=1)
-    width: float = Field(gt=0, description="distance from the middle of a vein to its borders, in units")
+    width: float = Field(gt=0, description="distance from the centre of a vein to its edges, in units")
 
     def signed_distance(self, wing: Wing) -> np.ndarray:
-        """Compute how far each pixel is inside a vein, float32 of shape `(height, width)`."""
+        """Compute the signed distance to the edge of a vein, `float32` of shape `(height, width)`."""
         return self.width - abs(wing.offset(self.count))
 
 
@@ -117,7 +117,7 @@ Pattern = Annotated[Border | Band | Checks | Dots | Veins, Field(discriminator="
 
 
 class Colours(Section):
-    """The colours of a species; a wing blends from `root` at the body to `edge` at its outline."""
+    """The colours of a species; a wing has a gradient from `root` at the body to `edge` at its outline."""
 
     root: Hex
     edge: Hex
@@ -127,7 +127,7 @@ class Colours(Section):
 
 
 class Species(Section):
-    """The wings of a species, by the names of their outlines, and what is painted on them."""
+    """The wings of a species: the names of their outlines, the colours, and the layers in drawing order."""
 
     forewing: str
     hindwing: str
@@ -136,7 +136,7 @@ class Species(Section):
 
 
 class Leaves(Section):
-    """Leaves, petals, stones or blades of grass that a background is strewn with; sizes in pixels."""
+    """Leaves, petals, stones or blades of grass on a background: number, mean size in pixels, colours."""
 
     count: int = Field(ge=0)
     length: float = Field(gt=0)
@@ -145,7 +145,7 @@ class Leaves(Section):
 
 
 class Background(Section):
-    """Noise between two colours, strewn with leaves."""
+    """Noise between two colours, and the leaves on it."""
 
     dark: Hex
     light: Hex
@@ -179,7 +179,7 @@ def load(path: Path = FILE) -> Catalogue:
     """Load the catalogue of species.
 
     Raises:
-        ValueError: an unknown pattern, key, colour or outline, or a value out of range; the message says
-            which, and what was expected.
+        ValueError: if the file has an unknown pattern, key, colour or outline, or a value out of range; the
+            message names it.
     """
     return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Download a file over HTTP, from the point at which an earlier attempt stopped."""
+"""Download a file over HTTP, and resume interrupted downloads."""
 
 import re
 import time
@@ -11,21 +11,21 @@ import requests
 from lib.core import files, privacy, progress
 
 RETRIES = 5
-# Seconds before the first retry; doubled each time.
+# Seconds before the first retry; they double with each retry.
 BACKOFF = 2.0
-# Seconds without a byte.
+# Maximum time between two bytes, in seconds.
 TIMEOUT = 60
-# Bytes that an interrupted download loses at most.
+# Maximum number of bytes that an interruption loses.
 CHUNK = 2**16
 TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-# Space for an archive of photos, its content and a margin, as a multiple of the archive's size.
+# Disk space for an archive of photos and its content, with a margin, as a multiple of the archive's size.
 UNPACKED = 2.2
-# Bytes that must be free if the size is not known before.
+# Disk space that must be free if the size is unknown, in bytes.
 UNKNOWN_SIZE = 10**9
 
 
 class Unfinished(ValueError):
-    """A transfer failed; the part that has arrived is kept, and the next attempt continues it."""
+    """Raised if a transfer failed; the received part is kept, and the next attempt continues it."""
 
 
 def is_url(text: str | None) -> TypeGuard[str]:
@@ -34,19 +34,19 @@ def is_url(text: str | None) -> TypeGuard[str]:
 
 
 def download(url: str, *, sha256: str, folder: Path) -> Path:
-    """Download a file, from the point at which an earlier attempt stopped.
+    """Download a file; resume the download if an earlier attempt was interrupted.
 
     Args:
         url: an http or https URL.
-        sha256: the hash that the file should have, by which the parts of different files are kept apart.
-        folder: the folder for the file and its part.
+        sha256: expected SHA-256 of the file. It identifies the part to continue; the file is not checked.
+        folder: the download folder.
 
     Returns:
-        The path of the file; its hash is not checked.
+        The path of the file.
 
     Raises:
-        NoSpace: the disk is too full.
-        Unfinished: the server refused, or the transfer failed; the part is kept.
+        NoSpace: if the disk is too full.
+        Unfinished: if the server refused, or the transfer failed.
     """
     name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name).strip(".") or "archive"
     target = folder / sha256[:16] / name
@@ -63,24 +63,24 @@ def download(url: str, *, sha256: str, folder: Path) -> Path:
             if attempt == RETRIES or not (isinstance(error, TRANSIENT) or (status or 0) >= 500):
                 raise Unfinished(
                     f"{privacy.without_secrets(url)}: expected a download. "
-                    f"Received: {status or type(error).__name__}. Run it again to go on where it stopped, "
-                    "or download it in a browser and give ARCHIVE=path"
+                    f"Received: {status or type(error).__name__}. Run it again to resume the download, "
+                    "or download the file in a browser and give ARCHIVE=path"
                 ) from None
             time.sleep(BACKOFF * 2**attempt)
     return part.rename(target)
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Append the missing bytes to the part of a file; write all of it if the server knows no ranges."""
+    """Append the missing bytes to the part of a file, or replace it if the server does not support ranges."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
-        if start and answer.status_code == 416:
-            # The part is complete, or is another file, which its hash will show.
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
+        if start and response.status_code == 416:
+            # The part is complete, or of another file, which the check of its hash finds.
             return
-        answer.raise_for_status()
-        start = start if answer.status_code == 206 else 0
-        size = start + int(answer.headers.get("Content-Length", 0))
+        response.raise_for_status()
+        start = start if response.status_code == 206 else 0
+        size = start + int(response.headers.get("Content-Length", 0))
         files.require_space(
             part.parent, UNPACKED * size - start, action=f"downloading {privacy.without_secrets(url)}"
         )
@@ -89,6 +89,6 @@ def _transfer(url: str, part: Path) -> None:
             progress.Bar(size or None, "download", in_bytes=True) as bar,
         ):
             bar.step(start)
-            for chunk in answer.iter_content(CHUNK):
+            for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
                 bar.step(len(chunk))

@@ -1,6 +1,6 @@
-"""Backbones by name: those of `keras.applications` and our own, each with the scaling of its weights.
+"""Build backbones by name: those of `keras.applications` and of this package, with their pixel scaling.
 
-A backbone of our own is one entry in `REGISTRY` and one module with its constructor.
+To add a backbone, write a module with its constructor and add an entry to `REGISTRY`.
 """
 
 import difflib
@@ -21,12 +21,12 @@ SCALING = "scaling"
 
 @dataclass(frozen=True)
 class Scaling:
-    """How pixels from 0 to 255 are scaled for a backbone: `(pixel - mean) / std`, per channel.
+    """Scaling of pixels, 0 to 255, for a backbone: `(pixel - mean) / std`, per channel.
 
     Attributes:
-        mean: mean of each channel, in the order that the backbone takes.
+        mean: mean of each channel, in the channel order of the backbone.
         std: standard deviation of each channel.
-        bgr: whether the backbone takes the channels as blue, green, red.
+        bgr: whether the channel order is blue, green, red.
     """
 
     mean: Channels
@@ -34,7 +34,7 @@ class Scaling:
     bgr: bool = False
 
 
-# RAW is for families that scale the pixels inside the network.
+# RAW is for families whose networks scale the pixels themselves.
 RAW = Scaling(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 UNIT = Scaling(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 SIGNED = Scaling(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
@@ -48,10 +48,10 @@ class Backbone:
     """An entry of the registry.
 
     Attributes:
-        build: the constructor. It takes `weights` and `input_shape`, and returns a model without classes,
-            from `(n, height, width, 3)` to feature maps `(n, height, width, channels)`.
-        scaling: the scaling that its published weights expect.
-        options: name of the section of `schema.Model` that `build` takes as `options`, if any.
+        build: the constructor, called with `weights` and `input_shape`. It returns a model without the
+            classification layer, from `(n, height, width, 3)` to feature maps `(n, height, width, channels)`.
+        scaling: the scaling that the published weights expect.
+        options: the section of `schema.Model` that is the argument `options` of `build`, if any.
     """
 
     build: Callable[..., keras.Model]
@@ -91,30 +91,30 @@ REGISTRY: dict[str, Backbone] = {
 
 
 def build(settings: schema.Model) -> keras.Model:
-    """Build a backbone without its classes.
+    """Build a backbone without the classification layer.
 
     Args:
-        settings: the backbone's name, a key of `REGISTRY`; its weights: `"imagenet"`, the path of a file of
-            weights without classes, or `None` for random ones; the height and width of its input, in pixels;
-            and the options of `SimpleCNN`.
+        settings: `backbone`, a key of `REGISTRY`; `weights`: `"imagenet"`, the path of a file of weights
+            without the classification layer, or `None` for random weights; `image_size`, the height and
+            width of the input in pixels; and the options of `SimpleCNN`.
 
     Returns:
         A model from scaled photos, `float32` of shape `(n, image_size, image_size, 3)`, to feature maps of
         shape `(n, height, width, channels)`.
 
     Raises:
-        ValueError: if the backbone is unknown, the size does not suit it, its weights cannot be downloaded,
-            or the file of weights does not fit.
+        ValueError: if the backbone is unknown, the image size is too small for it, the weights cannot be
+            downloaded, or the file of weights is of another network.
         FileNotFoundError: if the file of weights does not exist.
     """
     backbone, weights = _entry(settings.backbone), settings.weights
     if weights not in (None, "imagenet"):
         weights = str(weights_file(weights))
     try:
-        # MobileNetV2 warns if there are no published weights of the input size.
+        # MobileNetV2 warns if no weights are published for the input size.
         with warnings.catch_warnings(action="ignore"):
             return _construct(backbone, settings, weights=weights)
-    # Keras raises almost any error if a size or a file does not fit.
+    # Keras raises almost any error if a size is too small or a file is of another network.
     except Exception as error:
         raise ValueError(_explain(error, settings)) from None
 
@@ -128,28 +128,28 @@ def _construct(backbone: Backbone, settings: schema.Model, *, weights: str | Non
 
 
 def _explain(error: Exception, settings: schema.Model) -> str:
-    """Return the message for a backbone that could not be built: no download, or a wrong size or file."""
+    """Return the message for a backbone that could not be built."""
     name, weights, message = settings.backbone, settings.weights, " ".join(str(error).split())[:300]
     disconnected = isinstance(error, ConnectionError | TimeoutError) or "fetch failure" in message
     if weights == "imagenet" and disconnected:
         return (
-            f"the ImageNet weights of {name} could not be downloaded: {message}. Give a file of them "
-            f"(WEIGHTS=path), or take backbone EfficientNetLite0, whose weights are installed"
+            f"the ImageNet weights of {name} could not be downloaded: {message}. Give a file of weights "
+            f"(WEIGHTS=path), or use the backbone EfficientNetLite0, whose weights are installed"
         )
     source = "" if weights in (None, "imagenet") else f" from {Path(weights).name}"
     return f"{name} at {settings.image_size} pixels could not be built{source}: {message}"
 
 
 def weights_file(weights: str) -> Path:
-    """Return the path of a file of weights that the parameters name, `~` expanded.
+    """Return the path of the file of weights `model.weights`, with `~` expanded.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
     """
     path = params.find_file(weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"`model.weights`: there is no file {weights}. "
+            f"`model.weights`: the file {weights} does not exist. "
             "Expected: imagenet, null or the path of a file of weights"
         )
     return path
@@ -184,18 +184,18 @@ def _entry(name: str) -> Backbone:
     if name not in REGISTRY:
         nearest = difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.4)
         raise ValueError(
-            "`model.backbone` must be one of our own or of keras.applications. "
-            f"Received: {name}. Near it: {', '.join(nearest) or 'none'}"
+            "`model.backbone` must be a backbone of this package or of keras.applications. "
+            f"Received: {name}. Similar names: {', '.join(nearest) or 'none'}"
         )
     return REGISTRY[name]
 
 
 def trainable_layers(backbone: keras.Model, part: str) -> list[keras.layers.Layer]:
-    """Return the layers of a backbone that are trained.
+    """Return the trainable layers of a backbone.
 
     Args:
-        backbone: a model from `build`.
-        part: `none`, `all`, `last 30 layers` or `last 40 %` (of the layers, rounded to the nearest).
+        backbone: the result of `build`.
+        part: `none`, `all`, `last 30 layers` or `last 40 %`, a percentage of the layers, rounded.
     """
     layers = backbone.layers
     if part in ("none", "all"):

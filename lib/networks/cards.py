@@ -1,4 +1,4 @@
-"""The model card: `model.json`, which describes the network in `model.keras` for those who use it."""
+"""Read, check and write the model card, `model.json`: how to use the network in `model.keras`."""
 
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -18,22 +18,21 @@ class ModelCard(TypedDict):
 
     Keys:
         backbone: name of the backbone.
-        parameter_count: number of weights of the network.
-        size: height and width of its input, in pixels.
-        resize: side in pixels that a photo is brought to, before its centre of `size` is cut out.
-        fit: how a photo becomes a square: `crop`, `stretch` or `pad`.
-        interpolation: how a photo is resized, in words.
-        input: dtype, shape and range of the input, in words.
-        scaling: how the network scales its pixels, in words.
-        mean, standard_deviation: of red, green and blue in the training photos, 0 to 1; only if the scaling
-            was measured.
+        parameter_count: number of parameters of the network.
+        size: height and width of the input, in pixels.
+        resize: side that a photo is resized to before it is cropped to `size`, in pixels.
+        fit: method of making a photo square: `crop`, `stretch` or `pad`.
+        interpolation: description of the interpolation.
+        input: description of the dtype, shape and range of the input.
+        scaling: description of the scaling of the pixels inside the network.
+        mean, standard_deviation: of red, green and blue in the training photos, 0 to 1; only if
+            `model.scaling` is `measured`.
         classes: labels of the classes, in the order of the network's outputs.
         class_names: readable names of the classes, in the same order.
-        temperature: divides the logits for calibrated probabilities.
+        temperature: divisor of the logits for calibrated probabilities.
         training: key of the training.
-        batch_size: photos in a batch at the end of the training; fewer than its parameters say if memory
-            ran out.
-        parameters: resolved parameters that decided the training, plain values by dotted key.
+        batch_size: batch size at the end of the training; smaller than in the parameters if memory ran out.
+        parameters: resolved parameters of the training, plain values by dotted key.
         weights_sha256: SHA-256 of the network's weights, by `models.weights_sha256`.
     """
 
@@ -63,11 +62,11 @@ def load(path: Path) -> ModelCard:
         path: path of a `model.json`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a model card, or one of an earlier version.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not a model card, or the model card of an earlier version.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path.name}. Expected: the model card that 03_train writes")
+        raise FileNotFoundError(f"{path.name} does not exist. Expected: the model card that 03_train writes")
     try:
         card = _renamed(files.read_json(path))
     except ValueError as error:
@@ -92,31 +91,31 @@ def _missing_keys(card: object) -> list[str]:
 
 
 def require_parameters(card: ModelCard, settings: schema.Params) -> None:
-    """Check that the parameters of a run are those that its model was trained with.
+    """Check that a model was trained with the current parameters of its run.
 
     Raises:
-        ValueError: if they are not; the message names the keys that differ.
+        ValueError: if parameters differ; the message lists their keys.
     """
     trained = params.flat(card["parameters"])
-    now = params.flat({key: params.pick(settings, key) for key in card["parameters"]})
-    changed = [key for key in trained | now if trained.get(key) != now.get(key)]
-    # Layers and stages have an order.
-    changed += [one for one, other in zip(trained, now, strict=False) if one != other and not changed]
+    current = params.flat({key: params.pick(settings, key) for key in card["parameters"]})
+    changed = [key for key in trained | current if trained.get(key) != current.get(key)]
+    # The order of layers and stages matters too.
+    changed += [key for key, other in zip(trained, current, strict=False) if key != other and not changed]
     if changed:
         first = changed[0]
         raise ValueError(
             f"model.keras was trained with other parameters: {', '.join(changed)}. Expected {first}: "
-            f"{trained.get(first)!r}. Received: {now.get(first)!r}. Run 03_train again, or evaluate "
+            f"{trained.get(first)!r}. Received: {current.get(first)!r}. Run 03_train again, or evaluate "
             f"the model as it was trained with `make evaluate-{settings.name}`"
         )
 
 
 def as_trained(card: ModelCard, settings: schema.Params) -> dict[str, Any]:
-    """Return overrides that turn a run's parameters into those that its model was trained with.
+    """Return overrides that restore the parameters that a model was trained with.
 
     Args:
         card: the model card.
-        settings: the run's parameters, which may have changed since, as a resumed training does too.
+        settings: the current parameters of the run, which the user or a resumed training may have changed.
     """
     trained = params.nested(card["parameters"])
     for section, key in (("model", "head"), ("train", "stages")):
@@ -127,5 +126,5 @@ def as_trained(card: ModelCard, settings: schema.Params) -> dict[str, Any]:
 
 
 def save(card: ModelCard, path: Path) -> None:
-    """Write a model card as JSON, whole or not at all."""
+    """Write a model card as JSON, completely or not at all."""
     files.write_json(path, card)

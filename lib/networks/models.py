@@ -1,7 +1,7 @@
-"""The network: pixels in, probabilities out, everything between saved with it.
+"""Build, freeze, save and load the network, from pixels to probabilities.
 
-A saved model needs TensorFlow alone: it takes RGB pixels from 0 to 255 of its input size, scales
-them itself, and computes in 32-bit floats.
+A saved model needs only TensorFlow: its input is RGB pixels from 0 to 255, which the model scales itself, and
+it computes in 32-bit floats.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ LOGITS = "logits"
 # The members of a .keras file.
 MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 
-# How a model scales its pixels, for its card.
+# Descriptions of the scaling of the pixels, for the model card.
 SCALINGS = {
     "backbone": "as the published weights of {} expect it",
     "unit": "pixels / 255",
     "measured": "(pixels / 255 - mean) / standard_deviation of the training photos, per channel",
 }
 
-# Mean and standard deviation of the training photos, 0 to 1, three numbers each.
+# Mean and standard deviation of each channel of the training photos, 0 to 1.
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 
@@ -41,17 +41,17 @@ def build(
     seed: int,
     statistics: Statistics | None = None,
 ) -> keras.Model:
-    """Build the network that the parameters describe.
+    """Build a network from the parameters.
 
     Args:
         settings: backbone, weights, size, scaling and head.
-        classes: the number of classes.
-        seed: seeds the head's random weights and its dropout.
-        statistics: `photoset.Photos.statistics`, which the scaling `measured` needs.
+        classes: number of classes.
+        seed: seed of the random weights and of the dropout.
+        statistics: result of `photoset.Photos.statistics`; required if the scaling is `measured`.
 
     Returns:
         A model from `float32` of shape `(n, size, size, 3)`, RGB, 0 to 255, to probabilities, `float32` of
-        shape `(n, classes)`. Its layer `backbone` is the backbone, its layer `logits` the input of softmax.
+        shape `(n, classes)`. `backbone` is the layer of the backbone, `logits` the input of softmax.
 
     Raises:
         ValueError: as `backbones.build`; or if the statistics are missing, or the network has more than
@@ -78,7 +78,7 @@ def build(
 def scale(
     x: keras.KerasTensor, settings: schema.Model, *, statistics: Statistics | None = None
 ) -> keras.KerasTensor:
-    """Scale pixels as the parameters say.
+    """Scale pixels as `model.scaling` specifies.
 
     Args:
         x: a Keras tensor of shape `(n, size, size, 3)`, RGB, 0 to 255.
@@ -96,8 +96,8 @@ def scale(
         return backbones.scale(x, settings.backbone)
     if statistics is None:
         raise ValueError(
-            "`model.scaling` measured needs the mean and standard deviation of the training photos. "
-            "Received: none. `training.network` builds the network with them"
+            "`model.scaling` measured requires the mean and standard deviation of the training photos. "
+            "Received: none. Build the network with `training.network`"
         )
     mean, std = (255 * np.asarray(values, float) for values in statistics)
     return keras.layers.Normalization(
@@ -106,15 +106,15 @@ def scale(
 
 
 def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
-    """Return the part of a network behind its pooled features.
+    """Return the part of a network after the average pooling.
 
     Args:
-        model: a model from `build`.
-        settings: the parameters that it was built with.
+        model: the result of `build`.
+        settings: the parameters that the model was built with.
 
     Returns:
-        A model from `float32` of shape `(n, channels)`, the mean of the feature map, to probabilities. It
-        shares the network's layers. `None` if the head does not begin with average pooling.
+        A model from `float32` of shape `(n, channels)`, the means of the feature maps, to probabilities, with
+        the same layers as the network. `None` if the head does not begin with average pooling.
     """
     name, first = next(iter(settings.head.items()))
     if first.layer != "average_pooling":
@@ -123,7 +123,7 @@ def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
 
 
 def _layer(name: str, layer: schema.HeadLayer, *, classes: int, seed: int) -> keras.layers.Layer:
-    """Build a layer of the head; the dense layer without units is that of the classes."""
+    """Build a layer of the head; a dense layer without units is the classification layer."""
     layers = keras.layers
     match layer:
         case schema.Dense():
@@ -147,12 +147,12 @@ def _layer(name: str, layer: schema.HeadLayer, *, classes: int, seed: int) -> ke
 def unfreeze(model: keras.Model, part: str, *, settings: schema.Model) -> None:
     """Make a part of the backbone trainable and freeze the rest; the head is always trainable.
 
-    Batch normalization that keeps its statistics is frozen in every part: a frozen layer runs in
-    inference mode. (Calling the backbone with `training=False` when the model is built does not do
-    that: `fit` overrides it.)
+    With `batch_normalization: inference`, the batch normalization of a pretrained backbone is always frozen:
+    a frozen layer runs in inference mode. (`training=False` in the call of the backbone has no such effect,
+    because `fit` overrides it.)
 
     Args:
-        model: a model from `build`.
+        model: the result of `build`.
         part: as `backbones.trainable_layers`.
         settings: the parameters that the model was built with.
     """
@@ -169,12 +169,12 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
     """Count the trainable parameters in each stage of training.
 
     Args:
-        model: a model from `build`; its layers are left as the last stage sets them.
-        settings: the run's parameters.
+        model: the result of `build`; its layers are frozen as in the last stage afterwards.
+        settings: the parameters of the run.
 
     Returns:
-        One row per stage: `backbone` (its trainable part), `parameters` (the trainable ones, head
-        included), `learning_rate` and `epochs`.
+        A table with one row per stage: `backbone` (its trainable part), `parameters` (number of trainable
+        parameters, including the head), `learning_rate` and `epochs`.
     """
     rows = {}
     for name, stage in settings.train.stages.items():
@@ -190,9 +190,9 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """Return the SHA-256 of a model's weights, in order.
+    """Compute the SHA-256 of a model's weights, in order.
 
-    A `.keras` file carries the time: the hash of its bytes never repeats.
+    A `.keras` file contains the time, so that the hash of the file differs each time it is saved.
     """
     digest = hashlib.sha256()
     for value in model.get_weights():
@@ -212,21 +212,16 @@ def publish(
     temperature: float,
     parameters: dict[str, Any],
 ) -> cards.ModelCard:
-    """Write `model.keras` and `model.json`: the network, and all that is needed to use it.
+    """Write a trained network and its model card, `model.keras` and `model.json`.
 
     Args:
         model: the trained network.
-        folder: the run's folder.
-        settings: the parameters that it was built with.
-        classes: the labels of the classes, in the order of its outputs.
-        class_names: readable names of the classes, in the same order.
-        training: key of the training that it comes from.
-        batch_size: photos in a batch at the end of that training.
-        temperature: divides its logits for calibrated probabilities.
-        parameters: the resolved parameters that decided the training, plain values by dotted key.
+        folder: the folder of the run.
+        settings: the parameters that the network was built with.
+        classes, class_names, training, batch_size, temperature, parameters: as `cards.ModelCard`.
 
     Returns:
-        The content of `model.json`.
+        The model card.
     """
     card: cards.ModelCard = {
         "backbone": settings.backbone,
@@ -253,23 +248,23 @@ def publish(
 
 
 def _statistics(model: keras.Model) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation, 0 to 1, of a model whose scaling was measured."""
+    """Return the mean and standard deviation, 0 to 1, of a model with the scaling `measured`."""
     layer = model.get_layer(backbones.SCALING).get_config()
     mean = [round(value / 255, 6) for value in layer["mean"]]
     return mean, [round(value**0.5 / 255, 6) for value in layer["variance"]]
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Save a model as a `.keras` file that computes in `float32`, whole or not at all."""
+    """Save a model as a `.keras` file that computes in `float32`, completely or not at all."""
     copy = in_float32(model)
     files.write(path, lambda partial: copy.save(partial))
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Return a copy of a model, with the same weights, whose layers compute in `float32`.
+    """Return a copy of a model, with the same weights, that computes in `float32`.
 
-    A model that was trained on a GPU computes in `mixed_float16`. Its layers keep that precision in a file,
-    and CPUs without 16-bit arithmetic compute slowly in it.
+    A model that was trained on a GPU computes in `mixed_float16`, even when it is loaded elsewhere; this is
+    slow on CPUs without 16-bit arithmetic.
 
     Args:
         model: any functional model.
@@ -300,7 +295,7 @@ def load(path: Path, card: cards.ModelCard) -> keras.Model:
 
     Raises:
         FileNotFoundError, ValueError: as `read`.
-        ValueError: if the weights are not those that the card describes.
+        ValueError: if the SHA-256 of the weights differs from the card.
     """
     model = read(path)
     if weights_sha256(model) != card["weights_sha256"]:
@@ -309,28 +304,30 @@ def load(path: Path, card: cards.ModelCard) -> keras.Model:
 
 
 def read(path: Path) -> keras.Model:
-    """Read a model that `save` wrote. Code in the file is refused, not run.
+    """Read a model that `save` wrote; a file that contains code is refused, and no code is run.
 
     Args:
         path: a `.keras` file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such model, or damaged, or holds more than a model: code, or other files.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not such a model, is damaged, or contains code or other files.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no model {path.name}. Expected: a .keras file that 03_train wrote")
+        raise FileNotFoundError(
+            f"the model {path.name} does not exist. Expected: a .keras file that 03_train wrote"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             unexpected = sorted(set(archive.namelist()) - MEMBERS)
         if unexpected:
             raise ValueError(f"a file {unexpected[0]!r} in it")
         model = keras.models.load_model(os.fspath(path), compile=False, safe_mode=True)
-    # Keras raises almost any error, with the reason at the end of its message.
+    # Keras raises almost any error; the reason is at the end of its message.
     except Exception as error:
         reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())[:300]
         raise ValueError(
             f"{path.name}: expected a model that 03_train wrote, and nothing else. Received: "
-            f"{reason or type(error).__name__}. No code that it carries was run. Train it again"
+            f"{reason or type(error).__name__}. No code in it was run. Train it again"
         ) from None
     return resnets.compute_groups_natively(model)

@@ -1,10 +1,10 @@
-"""ResNet-18 and ResNeXt-101 in Keras as torchvision has them, with the weights that it publishes.
+"""Build ResNet-18 and ResNeXt-101 as in torchvision, with its weights.
 
-Deep residual networks (He et al., 2015, https://arxiv.org/abs/1512.03385), the second with grouped
-convolutions (Xie et al., 2016, https://arxiv.org/abs/1611.05431). As in torchvision, a bottleneck
-strides in its 3 x 3 convolution, and the input of each convolution is padded on both sides: with
-strides, Keras's `same` would pad it below and on the right only. Layers are named as
-torchvision's tensors, with `_` instead of `.`.
+These are residual networks (He et al., 2015, https://arxiv.org/abs/1512.03385); ResNeXt has grouped
+convolutions (Xie et al., 2016, https://arxiv.org/abs/1611.05431). As in torchvision, the 3 x 3 convolution of
+a bottleneck has the stride, and the input of each convolution is padded on both sides: with strides, `same`
+padding of Keras is at the bottom and on the right only. The names of the layers are those of torchvision's
+tensors, with `_` instead of `.`.
 """
 
 import functools
@@ -23,24 +23,24 @@ layers = keras.layers
 
 ADDRESS = "https://download.pytorch.org/models/"
 
-
 Shape = tuple[int | None, int | None, int]
 
 
 def ResNet18(weights: str | None, input_shape: Shape) -> keras.Model:
-    """Build ResNet-18 without its classes.
+    """Build ResNet-18 without the classification layer.
 
     Args:
-        weights: `"imagenet"` for torchvision's `IMAGENET1K_V1`, the path of a PyTorch file with the same
-            tensors, or of an `.h5` file that this network's `save_weights` wrote, or `None` for random ones.
-        input_shape: `(height, width, 3)`; `None` for a height or width that varies.
+        weights: `"imagenet"` for torchvision's `IMAGENET1K_V1`; the path of a PyTorch file with the same
+            tensors, or of an `.h5` file that `save_weights` of this network wrote; or `None` for random
+            weights.
+        input_shape: `(height, width, 3)`; `None` for a variable height or width.
 
     Returns:
-        A model from `float32` of shape `(n, height, width, 3)`, RGB scaled to ImageNet's mean 0 and
-        standard deviation 1, to feature maps of shape `(n, height / 32, width / 32, 512)`, rounded up.
+        A model from `float32` of shape `(n, height, width, 3)`, RGB standardized with the mean and standard
+        deviation of ImageNet, to feature maps of shape `(n, height / 32, width / 32, 512)`, rounded up.
 
     Raises:
-        ValueError: if the weights cannot be downloaded, the file is not one of weights, or its tensors are
+        ValueError: if the weights cannot be downloaded, the file is not a checkpoint, or its tensors are
             not those of this network.
     """
     model = network(basic, (2, 2, 2, 2), input_shape=input_shape, name="resnet18")
@@ -48,7 +48,7 @@ def ResNet18(weights: str | None, input_shape: Shape) -> keras.Model:
 
 
 def ResNeXt101_32x8d(weights: str | None, input_shape: Shape) -> keras.Model:
-    """Build ResNeXt-101 with 32 groups of width 8, without its classes.
+    """Build ResNeXt-101 with 32 groups of width 8, without the classification layer.
 
     Args:
         weights, input_shape: as `ResNet18`.
@@ -71,19 +71,19 @@ def network(
     input_shape: Shape,
     name: str,
 ) -> keras.Model:
-    """Build a residual network with random weights (normal, of variance 2 / fan-out, as in He et al.).
+    """Build a residual network with random weights: normal, of variance 2 / fan-out (He et al., 2015).
 
     Args:
         block: adds a block to a tensor: `block(x, name, filters=64, stride=1)`.
-        repeats: number of blocks in each layer; the first has 64 filters, each further one twice as many
-            on half the height and width.
+        repeats: number of blocks in each layer. The first layer has 64 filters; each further layer doubles
+            the filters and halves the height and width.
         input_shape: as `ResNet18`.
         name: name of the model.
     """
     inputs = keras.Input(input_shape)
     x = _normalize(_convolve(inputs, "conv1", filters=64, kernel=7, stride=2), "bn1")
     x = layers.ReLU(name="relu")(x)
-    # Behind a ReLU, zeros are as good as PyTorch's minus infinity.
+    # After a ReLU, padding with zeros is equivalent to PyTorch's padding with minus infinity.
     x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
     x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
     for index, count in enumerate(repeats):
@@ -94,7 +94,7 @@ def network(
 
 
 def basic(inputs: keras.KerasTensor, name: str, *, filters: int, stride: int) -> keras.KerasTensor:
-    """Add a block of two 3 x 3 convolutions, and its shortcut."""
+    """Add a block of two 3 x 3 convolutions and a shortcut; see `bottleneck`."""
     x = _convolve(inputs, f"{name}_conv1", filters=filters, kernel=3, stride=stride)
     x = layers.ReLU(name=f"{name}_relu1")(_normalize(x, f"{name}_bn1"))
     x = _normalize(_convolve(x, f"{name}_conv2", filters=filters, kernel=3), f"{name}_bn2")
@@ -104,15 +104,15 @@ def basic(inputs: keras.KerasTensor, name: str, *, filters: int, stride: int) ->
 def bottleneck(
     inputs: keras.KerasTensor, name: str, *, filters: int, stride: int, groups: int, group_width: int
 ) -> keras.KerasTensor:
-    """Add a block that narrows with 1 x 1, convolves in groups with 3 x 3, widens with 1 x 1, and a shortcut.
+    """Add a block of a 1 x 1, a grouped 3 x 3 and a 1 x 1 convolution, and a shortcut.
 
     Args:
         inputs: Keras tensor of shape `(n, height, width, channels)`.
-        name: beginning of the names of the block's layers.
+        name: prefix of the names of the layers.
         filters: a quarter of the output's channels.
         stride: stride of the 3 x 3 convolution.
-        groups: number of groups of channels, each convolved by itself.
-        group_width: channels in each group if `filters` is 64; they grow with it.
+        groups: number of groups of the 3 x 3 convolution.
+        group_width: number of channels in each group if `filters` is 64; proportional to `filters`.
     """
     width = filters * group_width // 64 * groups
     x = _normalize(_convolve(inputs, f"{name}_conv1", filters=width, kernel=1), f"{name}_bn1")
@@ -159,14 +159,14 @@ def _normalize(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def compute_groups_natively(model: keras.Model) -> keras.Model:
-    """Let TensorFlow compute a network's grouped convolutions itself, if it can.
+    """Compute grouped convolutions with TensorFlow's own operation, if TensorFlow supports their gradients.
 
-    Keras has XLA compile each of them, for CPUs on which TensorFlow has no gradient of them: again at
-    each call outside of a graph, and on 2 CPU cores into a gradient that took 400 times as long.
-    The layers stay Keras's `Conv2D`, and are saved as such: a network that was loaded needs this again.
+    Keras compiles grouped convolutions with XLA instead, because TensorFlow has no gradient of them on some
+    CPUs. Outside a graph, each call compiles again, and on 2 CPU cores the gradient took 400 times as long.
+    The layers are saved as Keras's `Conv2D`: call this function again after a network was loaded.
 
     Args:
-        model: any network; the networks inside it count too.
+        model: any network, including nested networks.
 
     Returns:
         The same model.
@@ -186,7 +186,7 @@ def compute_groups_natively(model: keras.Model) -> keras.Model:
 
 @functools.cache
 def _has_native_groups() -> bool:
-    """Compare TensorFlow's grouped convolution and its gradients with one convolution per group."""
+    """Compare TensorFlow's grouped convolution and its gradients with separate convolutions of the groups."""
     random = np.random.default_rng(0)
     photos = tf.constant(random.normal(size=(2, 7, 7, 8)), tf.float32)
     kernel = tf.constant(random.normal(size=(3, 3, 4, 6)), tf.float32)
@@ -194,17 +194,17 @@ def _has_native_groups() -> bool:
         native = tf.function(_convolution_and_gradients)(_convolve_natively, photos, kernel)
     except tf.errors.OpError:
         return False
-    expected = _convolution_and_gradients(_convolve_one_by_one, photos, kernel)
+    expected = _convolution_and_gradients(_convolve_groups, photos, kernel)
     return all(
-        np.abs(one - other).max() < 0.01 * np.abs(other).max()
-        for one, other in zip(native, expected, strict=True)
+        np.abs(values - other).max() < 0.01 * np.abs(other).max()
+        for values, other in zip(native, expected, strict=True)
     )
 
 
 def _convolution_and_gradients(
     convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], photos: tf.Tensor, kernel: tf.Tensor
 ) -> list[tf.Tensor]:
-    """Return a convolution, with the bias and the ReLU that a graph fuses with it, and its two gradients."""
+    """Return a convolution, with the bias and the ReLU that a graph fuses with it, and both gradients."""
     with tf.GradientTape() as tape:
         tape.watch((photos, kernel))
         x = tf.nn.relu(tf.nn.bias_add(convolve(photos, kernel), tf.ones(6)))
@@ -216,7 +216,7 @@ def _convolve_natively(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.convolution(photos, kernel, 2, "VALID")
 
 
-def _convolve_one_by_one(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def _convolve_groups(photos: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     groups = zip(tf.split(photos, 2, axis=-1), tf.split(kernel, 2, axis=-1), strict=True)
     return tf.concat([tf.nn.conv2d(part, filters, 2, "VALID") for part, filters in groups], axis=-1)
 
@@ -230,7 +230,7 @@ def _load(model: keras.Model, weights: str | None, *, published: str) -> keras.M
 
 
 def assign(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
-    """Copy the tensors of torchvision's network into this one, but for those of the classes.
+    """Copy the tensors of torchvision's network into a model, except those of the classification layer.
 
     Raises:
         ValueError: as `checkpoints.assign`.
@@ -240,13 +240,13 @@ def assign(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
 
 
 def download(file: str) -> Path:
-    """Return the path of a file of weights that torchvision publishes, from Keras's cache or downloaded.
+    """Return the path of a file of torchvision's weights in Keras's cache; download it if it is missing.
 
     Args:
-        file: its name, which ends in the first 8 digits of its SHA-256.
+        file: name of the file, which ends with the first 8 digits of its SHA-256.
 
     Raises:
-        ValueError: if the download fails, or has another SHA-256; no file is kept.
+        ValueError: if the download fails, or the file has another SHA-256; it is then removed.
     """
     path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / file
     if not (path.is_file() and _is_whole(path, file)):
@@ -255,7 +255,7 @@ def download(file: str) -> Path:
 
 
 def _fetch(file: str, partial: Path) -> None:
-    """Download a file of weights to a partial path; remove it again if its SHA-256 is another."""
+    """Download a file of weights to a partial path; remove it if its SHA-256 differs."""
     folder = str(partial.parent.absolute())
     try:
         keras.utils.get_file(partial.name, ADDRESS + file, cache_subdir=folder, force_download=True)
@@ -263,7 +263,7 @@ def _fetch(file: str, partial: Path) -> None:
         raise ValueError(f"fetch failure: {error}") from None
     if not _is_whole(partial, file):
         partial.unlink()
-        raise ValueError(f"fetch failure: {ADDRESS}{file} has another SHA-256 than its name says")
+        raise ValueError(f"fetch failure: the SHA-256 of {ADDRESS}{file} differs from its name")
 
 
 def _is_whole(path: Path, file: str) -> bool:

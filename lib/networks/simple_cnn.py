@@ -1,4 +1,4 @@
-"""A small network for small questions: blocks of convolution, ReLU and max-pooling, with random weights."""
+"""Build a small network: blocks of convolution, ReLU and max-pooling, with random weights."""
 
 from lib.core import schema
 from lib.networks.device import keras
@@ -9,13 +9,13 @@ layers = keras.layers
 def SimpleCNN(
     weights: str | None, input_shape: tuple[int, int, int], *, options: schema.SimpleCNN
 ) -> keras.Model:
-    """Build a small network without its classes.
+    """Build a small network without the classification layer.
 
     Args:
-        weights: `None` for random weights (He et al., 2015, which keep the variance through a ReLU), or
-            the path of an `.h5` file that this network's `save_weights` wrote. If the file is of a network
-            with more blocks, the first blocks are read.
-        input_shape: `(height, width, 3)`, height and width at least 2 to the power of `options.blocks`.
+        weights: `None` for random weights (He et al., 2015, https://arxiv.org/abs/1502.01852), or the path
+            of an `.h5` file that `save_weights` of this network wrote. If the file is of a network with more
+            blocks, the weights of the first blocks are loaded.
+        input_shape: `(height, width, 3)`, height and width at least `2**options.blocks`.
         options: number of blocks, each of which halves height and width, rounded down; filters and kernel
             size of each block's convolution.
 
@@ -24,7 +24,7 @@ def SimpleCNN(
         `(n, height / 2**blocks, width / 2**blocks, filters)`.
 
     Raises:
-        ValueError: if ImageNet weights are asked for, the photos are too small, or the file does not fit.
+        ValueError: if `weights` is `"imagenet"`, the photos are too small, or the file is of another network.
     """
     if weights == "imagenet":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Names of classes for people, instead of the labels of a source."""
+"""Show readable names of classes instead of the labels of a source."""
 
 import json
 import unicodedata
@@ -12,35 +12,35 @@ import pandas as pd
 from lib.core.schema import Source
 from lib.photos import labels
 
-# Bytes of a file with the classes' names.
+# Maximum size of a file of class names, in bytes.
 LARGEST_NAMES = 10_000_000
-# Letters of a name in a picture.
+# Maximum length of a name in a figure, in characters.
 LONGEST_NAME = 60
 
 
 def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str]:
-    """Return the name of each class for people, in pictures and tables.
+    """Return the readable name of each class, for figures and tables.
 
     Args:
-        raw: the folder with the files as they came.
-        source: `class_names` is a JSON file inside it, `{label: name}`.
-        classes: the labels, in the order wanted.
+        raw: the folder of the original files.
+        source: its `class_names` is the path of a JSON file inside `raw`, `{label: name}`, or None.
+        classes: the labels, in the order of the result.
 
     Returns:
-        `{label: name}`, in the order of the classes: the part of the file's name before the first comma,
-        on one line and at most 60 letters long; the label itself if the file has none. Two classes of one
-        name have their labels in parentheses behind it.
+        `{label: name}`, in the order of the classes. A name is the part before the first comma of the name
+        in the file, on a single line and at most 60 characters long; or the label, if the file has no name
+        for it. When classes have the same name, the label follows in parentheses.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it lies outside the source, is larger than 10 MB, or is not a mapping of texts.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is outside the source, is larger than 10 MB, or is not a mapping of strings.
     """
-    given = _read_names(raw, source.class_names) if source.class_names else {}
-    short = {label: _short(given.get(label, "")) or label for label in classes}
-    several = {name for name, count in Counter(short.values()).items() if count > 1}
+    full_names = _read_names(raw, source.class_names) if source.class_names else {}
+    names = {label: _short(full_names.get(label, "")) or label for label in classes}
+    ambiguous = {name for name, count in Counter(names.values()).items() if count > 1}
     return {
-        label: f"{name} ({label})" if name in several and name != label else name
-        for label, name in short.items()
+        label: f"{name} ({label})" if name in ambiguous and name != label else name
+        for label, name in names.items()
     }
 
 
@@ -50,7 +50,7 @@ def of_card(card: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Replace labels by names in the columns `label`, `predicted` and `suggested`; others stay."""
+    """Return a table with names instead of labels in the columns `label`, `predicted` and `suggested`."""
     result = table.copy()
     for column in {"label", "predicted", "suggested"} & set(table.columns):
         result[column] = [names.get(label, label) for label in table[column]]
@@ -58,15 +58,15 @@ def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
 
 def _read_names(raw: Path, name: str) -> dict[str, str]:
-    """Read a JSON file of the source with the classes' names."""
+    """Read the JSON file of class names at a path inside the source."""
     file = raw / name
     if not labels.stays_inside(name) or "\0" in name or not file.resolve().is_relative_to(raw.resolve()):
         raise ValueError(f"`source.class_names` must be a path inside the source. Received: {name!r}")
     if not file.is_file():
-        others = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.json"))
+        json_files = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.json"))
         raise FileNotFoundError(
             f"`source.class_names`: the source has no {name}. "
-            f"JSON files in it: {', '.join(others[:9]) or 'none'}"
+            f"JSON files in it: {', '.join(json_files[:9]) or 'none'}"
         )
     if file.stat().st_size > LARGEST_NAMES:
         raise ValueError(
@@ -79,14 +79,14 @@ def _read_names(raw: Path, name: str) -> dict[str, str]:
         raise ValueError(f"{name} is not JSON in UTF-8: {error}. Expected: {{label: name}}") from None
     if not isinstance(names, dict):
         raise ValueError(f"{name}: expected a mapping {{label: name}}. Received: {type(names).__name__}")
-    if wrong := [label for label, value in names.items() if not isinstance(value, str)]:
-        kind = type(names[wrong[0]]).__name__
-        raise ValueError(f"{name}: expected a text for each label. Received: {kind} for {wrong[0]!r:.60}")
+    if invalid := [label for label, value in names.items() if not isinstance(value, str)]:
+        kind = type(names[invalid[0]]).__name__
+        raise ValueError(f"{name}: expected a string for each label. Received: {kind} for {invalid[0]!r:.60}")
     return names
 
 
 def _short(name: str) -> str:
     """Return the part before the first comma, on one line, without invisible characters."""
     line = " ".join(name.split(",")[0].split())
-    visible = "".join(letter for letter in line if not unicodedata.category(letter).startswith("C"))
+    visible = "".join(character for character in line if not unicodedata.category(character).startswith("C"))
     return visible if len(visible) <= LONGEST_NAME else visible[: LONGEST_NAME - 1] + "…"

@@ -1,7 +1,7 @@
 """Decode photos of any format once, to upright 8-bit RGB, and keep them resized.
 
-Pillow decodes: it alone of the usual decoders refuses a truncated JPEG and reads every format that
-people store photos in. OpenCV resizes, by area averaging if it shrinks.
+Pillow decodes, because OpenCV accepts a truncated JPEG, and TensorFlow reads fewer formats. OpenCV resizes,
+by area averaging if a photo shrinks.
 """
 
 import contextlib
@@ -25,54 +25,54 @@ from lib.core import cache, files, locks
 from lib.photos import quality
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-# Photos all the same: each gets its row, with the reason.
+# Photos that cannot be decoded here: each gets a row with the reason.
 NOT_READ = {".heic", ".heif"}
-# About 600 MB once decoded; beyond it a photo is a bomb or a scan of a wall.
+# Maximum number of pixels of a photo; decoded, they take about 600 MB.
 LARGEST_PIXELS = 200_000_000
-# Of a file, which is read as a whole.
+# Maximum size of a file, which is read as a whole, in bytes.
 LARGEST_BYTES = 2 * 10**9
-# Photos of more pixels are decoded one at a time, so that memory suffices on many cores.
+# Photos of more pixels are decoded one after the other, so that memory suffices on many cores.
 MANY_PIXELS = 20_000_000
-# Times its shorter side; `crop` scales no more of a panorama.
-WIDEST = 8
-# Files that are read before their photos are written.
+# Maximum aspect ratio of the part of a panorama that `crop` scales.
+LARGEST_ASPECT_RATIO = 8
+# Number of files that are decoded before their pixels are written.
 AT_ONCE = 256
-# The EXIF tag.
+# EXIF tag of the orientation.
 ORIENTATION = 0x0112
-# Brands of the format that iPhones write.
-HEIC = (b"heic", b"heix", b"hevc", b"heim")
-# Of the perceptual hash, in bits.
+# Brands in the header of the format that iPhones write.
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim")
+# Side of the perceptual hash, in bits.
 HASH_SIDE = 8
 COLUMNS = ["path", "sha1", "phash", "width", "height", "problem", *quality.COLUMNS]
 
-# What Pillow warns of (odd EXIF, large images) is either harmless here or ends as a row with its reason.
+# Pillow's warnings (invalid EXIF, large images) are harmless here or become the reason in a row.
 warnings.filterwarnings("ignore", module="PIL")
-# The limit above is checked before decoding, as an error and not a warning.
+# `decode` checks LARGEST_PIXELS instead, and raises an error rather than a warning.
 Image.MAX_IMAGE_PIXELS = None
-# No others: Pillow hands an EPS to Ghostscript, a program that runs what the file says.
+# No other formats: for an EPS, Pillow starts Ghostscript, which runs the program in the file.
 Image.init()
 FORMATS: list[str] = [
     name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN
 ]
-_one_large_photo = threading.Lock()
+_large_photo_lock = threading.Lock()
 
 
 def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode one photo.
 
     Args:
-        data: the bytes of the file, in one of `FORMATS`, whatever its name says. Of an animation the
-            first frame is taken; transparency is composited on white; 16 bits are scaled to 8.
-        side: the side in pixels that the photo will be resized to, if known: a JPEG more than
-            twice as large as that, and as quality is measured at, is decoded at a half, a quarter or an
-            eighth of its size, which is faster.
+        data: the bytes of the file, in a format of `FORMATS`, whatever the file's suffix. The first frame of
+            an animation is decoded, transparency is composited on white, and 16 bits are scaled to 8.
+        side: the side in pixels that the photo will be resized to, if known. A JPEG that is more than twice
+            as large as both `side` and `quality.SIDE` is decoded at a half, a quarter or an eighth of its
+            size, which is faster.
 
     Returns:
-        The photo as `uint8` of shape `(height, width, 3)`, RGB, EXIF orientation applied; and the
-        `(width, height)` of the whole upright photo.
+        The photo as `uint8` of shape `(height, width, 3)`, RGB, with the EXIF orientation applied; and the
+        `(width, height)` of the upright photo at full size.
 
     Raises:
-        ValueError: why the bytes are not a usable photo.
+        ValueError: if the bytes are not a usable photo; the message is the reason.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -83,29 +83,29 @@ def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[i
                 millions = LARGEST_PIXELS // 1_000_000
                 raise _UnusableError(f"{width} x {height} pixels are more than {millions} million")
             if side:
-                least = 2 * max(side, quality.SIDE)
-                image.draft(None, (least, least))
-            # Of a TIFF, Pillow has the upright size already.
+                minimum = 2 * max(side, quality.SIDE)
+                image.draft(None, (minimum, minimum))
+            # Pillow returns the upright size of a TIFF.
             rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
-            many = image.size[0] * image.size[1] > MANY_PIXELS
-            with _one_large_photo if many else contextlib.nullcontext():
+            is_large = image.size[0] * image.size[1] > MANY_PIXELS
+            with _large_photo_lock if is_large else contextlib.nullcontext():
                 ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.asarray(_to_rgb(image))
-    # A damaged file raises nearly anything, and all of it means the same.
+    # Pillow raises almost any error when a file is damaged.
     except Exception as error:
         raise ValueError(_reason(data, error)) from None
     return pixels, (height, width) if rotated else (width, height)
 
 
 class _UnusableError(Exception):
-    """Says why a photo that is not damaged cannot be used."""
+    """Raised if a photo cannot be used although it is not damaged; the message is the reason."""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to 8-bit RGB, composited on white."""
     if image.mode == "F":
         raise _UnusableError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
-    # 16-bit grey: Pillow's own conversion clips it instead of scaling.
+    # Pillow's own conversion clips 16-bit grey instead of scaling it.
     if image.mode.startswith("I"):
         values = np.asarray(image)
         smallest, largest = values.min(), values.max()
@@ -119,21 +119,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(data: bytes, error: Exception) -> str:
-    """Return why a file is not a usable photo, by its first bytes and the error of the decoder."""
+    """Return the reason that a file is not a usable photo, from its first bytes and the decoder's error."""
     if isinstance(error, _UnusableError):
         return str(error)
     start = data[:256].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        return "not a photo: the file holds a text such as HTML"
-    if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in HEIC):
+        return "not a photo: the file contains text such as HTML"
+    if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in HEIC_BRANDS):
         return "a HEIC photo, which is not read here: save it as JPEG"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a photo in a known format, which are {', '.join(FORMATS)}"
+        return f"not a photo in a supported format ({', '.join(FORMATS)})"
     return f"damaged: {str(error).strip() or type(error).__name__}"
 
 
 def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
-    """Bring a photo to a square.
+    """Resize a photo to a square.
 
     Args:
         image: `uint8` of shape `(height, width, 3)`.
@@ -141,13 +141,14 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
         fit: `crop` keeps the centre, `stretch` changes the aspect ratio, `pad` adds black bars.
 
     Returns:
-        `uint8` of shape `(size, size, 3)`; shrunk by area averaging, enlarged bilinearly.
+        `uint8` of shape `(size, size, 3)`, by area averaging if the photo shrinks, else by bilinear
+        interpolation.
     """
     height, width = image.shape[:2]
     if fit == "stretch":
         return _scale(image, size, size)
     if fit == "crop":
-        image = _middle(image, WIDEST * min(height, width))
+        image = _crop(image, LARGEST_ASPECT_RATIO * min(height, width))
         height, width = image.shape[:2]
     ratio = size / (min(height, width) if fit == "crop" else max(height, width))
     image = _scale(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
@@ -160,11 +161,11 @@ def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
 
 
 def prepare(image: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
-    """Bring a photo to what a trained network takes.
+    """Resize and crop a photo to the input of a trained network.
 
     Args:
         image: `uint8` of shape `(height, width, 3)`, RGB.
-        card: the content of the `model.json` beside the network: `fit`, `resize` and `size`.
+        card: the model card; the keys `fit`, `resize` and `size` are used.
 
     Returns:
         `uint8` of shape `(size, size, 3)`.
@@ -173,11 +174,14 @@ def prepare(image: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
 
 
 def centre(images: np.ndarray, size: int) -> np.ndarray:
-    """Cut the middle out of squares, as a view.
+    """Crop squares to their centre.
 
     Args:
         images: `uint8` of shape `(..., side, side, 3)`.
         size: side of the result, at most `side`.
+
+    Returns:
+        A view of `images`, of shape `(..., size, size, 3)`.
     """
     start = (images.shape[-2] - size) // 2
     return images[..., start : start + size, start : start + size, :]
@@ -186,10 +190,10 @@ def centre(images: np.ndarray, size: int) -> np.ndarray:
 def release(images: np.ndarray) -> None:
     """Free the pages of a memory map; they are read again when they are needed.
 
-    The pages count as this process's memory, as many of them as the machine has room for.
+    Pages that were read count as memory of this process until the machine needs the room.
 
     Args:
-        images: a memory map, or a view of one; what lies in memory stays as it is.
+        images: a memory map or a view of a memory map; for any other array, nothing is done.
     """
     base: object = images
     while isinstance(base, np.ndarray):
@@ -200,7 +204,7 @@ def release(images: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """Let OpenCV use a single thread while a pool of threads uses every core."""
+    """Limit OpenCV to a single thread while a pool of threads uses every core."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -209,8 +213,8 @@ def single_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _middle(image: np.ndarray, longest: int) -> np.ndarray:
-    """Cut the middle out of a panorama; scaled as a whole, a line of pixels would fill the memory."""
+def _crop(image: np.ndarray, longest: int) -> np.ndarray:
+    """Crop a panorama to its centre: a line of pixels, scaled as a whole, would fill the memory."""
     top, left = (max(0, side - longest) // 2 for side in image.shape[:2])
     return image[top : top + longest, left : left + longest]
 
@@ -221,14 +225,14 @@ def _scale(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def perceptual_hash(image: np.ndarray) -> str:
-    """Compute the perceptual hash (pHash): the signs of the lowest frequencies against their median.
+    """Compute the perceptual hash (pHash): a bit for each low frequency that is above their median.
 
     Args:
         image: `uint8` of shape `(height, width, 3)`, RGB.
 
     Returns:
-        64 bits as 16 hexadecimal digits. Copies that were resized or compressed again differ in few
-        bits. Source: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html
+        64 bits as 16 hexadecimal digits. The hashes of resized or recompressed copies differ in few bits.
+        Source: http://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html
     """
     grey = cv2.resize(
         cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA
@@ -241,9 +245,9 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
     """Decode the first readable photo of each label.
 
     Args:
-        root: the folder that the paths start at.
-        table: columns `path` and `label`; rows without a label are passed over.
-        limit: at most so many labels.
+        root: the folder that the paths are relative to.
+        table: columns `path` and `label`; rows without a label are skipped.
+        limit: maximum number of labels.
 
     Returns:
         Pairs of label and photo, `uint8` of shape `(256, 256, 3)`.
@@ -253,7 +257,7 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
         if label and label not in result and len(result) < limit:
             try:
                 image, _ = decode((root / path).read_bytes(), side=256)
-            # 02_clean gives it a row and a reason.
+            # 02_clean lists the file with the reason.
             except ValueError:
                 continue
             result[label] = resize(image, size=256, fit="crop")
@@ -263,28 +267,29 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
 def scan(
     root: Path, paths: list[str], *, content: str, folder: Path, size: int, fit: str
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Read every file once: hash it, decode it, and keep it resized.
+    """Read every file once: hash it, decode it, measure its quality and keep it resized.
 
     Args:
-        root: `raw/` in the folder of the source, which is locked meanwhile; the paths start there.
-        paths: relative paths of the files, in the order of the result.
-        content: what identifies the files' content, such as the `content_sha256` of the source.
-        folder: keeps the result; a later call with the same arguments reads it back, unless it is damaged.
+        root: `raw/` in the folder of the source, which is locked during the scan.
+        paths: paths of the files relative to `root`, in the order of the result.
+        content: identifier of the files' content, such as the `content_sha256` of the source.
+        folder: folder of the cache; a later call with the same arguments reads the result from it, unless it
+            is damaged.
         size, fit: as `resize`.
 
     Returns:
-        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels),
-        `problem` (why the file is not a usable photo, else empty) and those of `quality.measure` (NaN if
-        there is a problem); and the resized photos as a read-only `uint8` memory map of shape
-        `(files, size, size, 3)`, black if there is a problem.
+        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels), `problem`
+        (the reason that the file is not a usable photo, else empty) and those of `quality.measure` (NaN if
+        the file has a problem); and the resized photos as a read-only `uint8` memory map of shape
+        `(files, size, size, 3)`, black if the file has a problem.
 
     Raises:
-        ValueError: a file cannot be opened, or the disk is too full.
+        ValueError: if a file cannot be opened, or the disk is too full.
     """
     folder = folder / cache.fingerprint(content, paths, size, fit, cache.code(__name__))
     if not cache.is_intact(folder):
         with locks.source(root.parent):
-            # Of processes that were killed: no other one scans now.
+            # Left by processes that were killed: while the lock is held, no other process scans.
             for partial in folder.parent.glob(f".partial-*-{folder.name}"):
                 files.remove(partial)
             cache.folder(folder, lambda partial: _scan(root, paths, partial, size=size, fit=fit))
@@ -305,12 +310,12 @@ def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str) ->
     with single_thread(), (folder / "photos.npy").open("wb") as file, pool:
         cache.begin_array(file, (len(paths), size, size, 3), dtype=np.uint8)
         for start in range(0, len(paths), AT_ONCE):
-            part = paths[start : start + AT_ONCE]
-            for row, image in pool.map(lambda path: _read(root, path, size=size, fit=fit), part):
+            batch = paths[start : start + AT_ONCE]
+            for row, image in pool.map(lambda path: _read(root, path, size=size, fit=fit), batch):
                 rows.append(row)
                 file.write(image.tobytes())
     table = pd.DataFrame(rows, columns=COLUMNS)
-    # These line ends, so that "\r" in a name is quoted.
+    # With these line ends, pandas quotes a name that contains "\r".
     table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")
 
 

@@ -18,7 +18,7 @@ SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNO
 NUMBER = re.compile(r"(\d+)")
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
 COLUMNS = ["path", "label", "split", "problem"]
-# A row of the table of `find`.
+# A row of the table of `find`, in the order of COLUMNS.
 Row = tuple[str, str, str, str]
 
 
@@ -26,20 +26,22 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
     """List the photos of a source with their labels.
 
     Args:
-        raw: the folder with the files as they came.
-        source: says which CSV files hold the labels; without any, folders are the labels:
-            `<class>/`, or `train|val|test/<class>/`, which fixes the split. And which classes to use.
+        raw: the folder of the original files.
+        source: its `tables` are the CSV files of the labels. Without tables, the labels are folders:
+            `<class>/`, or `train|val|test/<class>/`, which fixes the split. Its `classes` are the labels to
+            use; empty: all.
 
     Returns:
         A table with one row per file, sorted by path: `path` (relative to `raw`, with `/`), `label`
-        (empty: a photo to predict), `split` (`train`, `val`, `test` if the source fixes it,
-        `predict` for photos without a label, else empty) and `problem` (why the label is unusable).
-        Photos of classes that `source.classes` does not name are left out; `attrs["left_out"]` counts them.
+        (empty for a photo to predict), `split` (`train`, `val` or `test` if the source fixes it,
+        `predict` for photos without a label, else empty) and `problem` (the reason that the label is
+        unusable, else empty). Photos of other classes than `source.classes` are left out;
+        `attrs["left_out"]` is their number.
 
     Raises:
-        ValueError: a CSV file lacks a column or names a file that is missing or lies outside the
-            source, `source.classes` names a class that there is not, or there are fewer than two classes.
-        FileNotFoundError: a CSV file is missing.
+        ValueError: if a CSV file lacks a column or lists a file that is missing or outside the source, if
+            `source.classes` contains an unknown label, or if there are fewer than two classes.
+        FileNotFoundError: if a CSV file is missing.
     """
     rows = _from_tables(raw, source.tables) if source.tables else _from_folders(raw)
     table = pd.DataFrame(rows, columns=COLUMNS).sort_values("path", ignore_index=True)
@@ -55,22 +57,22 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
 
 
 def _choose(table: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
-    """Leave out the photos of other classes than the chosen ones; photos without a label stay."""
-    known = classes(table.label)
-    if unknown := sorted(set(chosen) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known) or known[:3]
+    """Return the rows of the chosen classes and those without a label; all rows if no class is chosen."""
+    available = classes(table.label)
+    if unknown := sorted(set(chosen) - set(available)):
+        similar = difflib.get_close_matches(unknown[0], available) or available[:3]
         raise ValueError(
-            f"`source.classes` names {unknown[0]!r}, which is the label of no photo. "
-            f"Expected some of the {len(known)} labels, such as {', '.join(near) or 'none'}"
+            f"`source.classes` contains {unknown[0]!r}, which is the label of no photo. "
+            f"Expected some of the {len(available)} labels, such as {', '.join(similar) or 'none'}"
         )
-    stays = table.label.isin([*chosen, ""]) | (not chosen)
-    result = table[stays].reset_index(drop=True)
-    result.attrs["left_out"] = int((~stays).sum())
+    kept = table.label.isin([*chosen, ""]) | (not chosen)
+    result = table[kept].reset_index(drop=True)
+    result.attrs["left_out"] = int((~kept).sum())
     return result
 
 
 def classes(labels: Iterable[str]) -> list[str]:
-    """Return the distinct labels in order: numbers by value, other names by letter."""
+    """Return the distinct labels, sorted by value if all are numbers, else alphabetically."""
     names = {str(label) for label in labels} - {""}
     numeric = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name) if numeric else name)
@@ -83,7 +85,7 @@ def targets(labels: Iterable[str], classes: list[str]) -> np.ndarray:
 
 
 def files(folder: Path) -> list[PurePosixPath]:
-    """List the files under a folder that could be photos, relative and sorted; no hidden ones, no links."""
+    """List the photo files under a folder, sorted, as relative paths; hidden files and links are skipped."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     relative = (path.relative_to(folder) for path in paths)
     return sorted(
@@ -92,16 +94,16 @@ def files(folder: Path) -> list[PurePosixPath]:
 
 
 def others(raw: Path, table: pd.DataFrame) -> dict[str, int]:
-    """Count the files beside the photos, so that none goes unmentioned.
+    """Count the files that `find` does not list, so that every file is accounted for.
 
     Args:
-        raw: the folder with the files as they came.
+        raw: the folder of the original files.
         table: the result of `find`.
 
     Returns:
-        `{kind: number}`, the most frequent first: suffixes of files that are no photos by their name, photos
-        that are not in the table (of other classes, or outside the tables' folders), `hidden`, `link`,
-        `device` and `empty folder`. With the rows of the table these are all files under the folder.
+        `{kind: number}`, the most frequent kind first. The kinds are the suffixes of files other than photos,
+        `<suffix> not in the table` for photos of other classes or outside the folders of the tables,
+        `no suffix`, `hidden`, `link`, `device` and `empty folder`.
     """
     listed = set(table.path)
     counts: Counter[str] = Counter()
@@ -113,7 +115,7 @@ def others(raw: Path, table: pd.DataFrame) -> dict[str, int]:
 
 
 def _kind(path: Path, relative: Path) -> str:
-    """Return the kind of a file as `others` counts it; empty for a folder with files."""
+    """Return the kind of a path for `others`; empty for a folder that is not empty."""
     if path.is_symlink():
         return "link"
     if path.is_dir():
@@ -138,12 +140,12 @@ def _from_folders(raw: Path) -> list[Row]:
     """Return the rows of photos whose folders are their labels."""
     paths = files(raw)
     depth = _shared_depth(paths)
-    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in paths if len(path.parts) > depth + 1)
+    fixed = any(SPLIT_FOLDER.fullmatch(path.parts[depth]) for path in paths)
     return [_row_of_folder(path, path.parts[depth:], fixed=fixed) for path in paths]
 
 
 def _shared_depth(paths: list[PurePosixPath]) -> int:
-    """Count the folders that all files share, such as the one that many archives wrap around the rest."""
+    """Return the number of leading folders that all files have in common, up to a folder of a split."""
     depth = 0
     while (
         paths
@@ -157,11 +159,11 @@ def _shared_depth(paths: list[PurePosixPath]) -> int:
 
 
 def _row_of_folder(path: PurePosixPath, parts: tuple[str, ...], *, fixed: bool) -> Row:
-    """Return the row of a photo by the parts of its path below the shared folders.
+    """Return the row of a photo.
 
     Args:
-        path: the photo.
-        parts: the parts of its path that count.
+        path: path of the photo relative to the source.
+        parts: the parts of the path below the folders that all photos have in common.
         fixed: whether folders fix the split.
     """
     match = SPLIT_FOLDER.fullmatch(parts[0]) if fixed and len(parts) > 1 else None
@@ -170,23 +172,23 @@ def _row_of_folder(path: PurePosixPath, parts: tuple[str, ...], *, fixed: bool) 
     if not folders:
         return str(path), "", "predict", ""
     if fixed and not match:
-        return str(path), folders[0], "", "it lies outside the folders train, val and test"
+        return str(path), folders[0], "", "it is outside the folders train, val and test"
     return str(path), folders[0], split, ""
 
 
 def _from_tables(raw: Path, tables: dict[str, Table]) -> list[Row]:
-    """Return the rows of photos that tables list, and of those in the tables' folders that none lists."""
+    """Return the rows of the photos in the tables, and of further photos in the folders of the tables."""
     rows: dict[str, Row] = {}
     labels_of: dict[str, set[str]] = {}
     for table in tables.values():
         for filename, label in _read_table(raw, table):
             path = str(PurePosixPath(table.photos) / filename)
             split = "predict" if table.label is None else table.split or ""
-            problem = "" if table.label is None or label else f"{table.file} gives no label"
-            several = labels_of.setdefault(path, set())
-            several.add(label)
-            if len(several) > 1:
-                problem = f"{table.file} gives two labels: {', '.join(sorted(several))}"
+            problem = "" if table.label is None or label else f"{table.file} has no label for it"
+            distinct = labels_of.setdefault(path, set())
+            distinct.add(label)
+            if len(distinct) > 1:
+                problem = f"{table.file} has two labels for it: {', '.join(sorted(distinct))}"
             rows[path] = (path, label, split, problem)
     folders = tuple({table.photos.strip("/") for table in tables.values()})
     for path in map(str, files(raw)):
@@ -219,36 +221,36 @@ def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
 
 
 def _as_stored(folder: Path, name: str) -> str:
-    """Return a name as the disk spells it: an accented letter is one sign, or two as macOS writes it."""
-    forms = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-    return next((form for form in forms if _is_file(folder / form)), name)
+    """Return the Unicode form of a name that the disk has; macOS writes accented letters decomposed."""
+    names = [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
+    return next((variant for variant in names if _is_file(folder / variant)), name)
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file() and not path.is_symlink()
-    # A name longer than the disk takes.
+    # The name is too long for the disk.
     except OSError:
         return False
 
 
 def _check_files(raw: Path, table: Table, names: list[str]) -> None:
-    """Refuse names that leave the table's folder or of which there is no file."""
+    """Raise a ValueError if a name is a path outside the folder of the table or no file has it."""
     folder = raw / table.photos
     for name in names:
         if not name or not stays_inside(name) or "\\" in name or "\0" in name:
             folder_name = table.photos or "the source"
             raise ValueError(
-                f"{table.file} names {name!r}. Expected: the path of a file inside {folder_name}"
+                f"{table.file} lists {name!r}. Expected: the path of a file inside {folder_name}"
             )
     missing = [name for name in names if not _is_file(folder / name)]
     if missing:
         raise ValueError(
-            f"{table.file} names {len(missing)} of {len(names)} files that are not in "
+            f"{table.file} lists {len(missing)} of {len(names)} files that are not in "
             f"{table.photos or 'the source'}/: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
         )
 
 
 def stays_inside(path: str) -> bool:
-    """Return whether a relative path does not leave its folder."""
+    """Return whether a path is relative and without `..`."""
     return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts

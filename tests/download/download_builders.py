@@ -45,10 +45,10 @@ def source(kind, **fields):
     return KINDS[kind](kind=kind, name="butterfly", **fields)
 
 
-def refusal(error, wanted, folder):
+def refusal(error, settings, folder):
     """Return the message of a failed fetch after checking that it left nothing that passes for fetched."""
     with pytest.raises(error) as caught:
-        sources.fetch(wanted, folder)
+        sources.fetch(settings, folder)
     assert not (folder / "raw").exists() and not (folder / "source.json").exists()
     assert not (folder / "fetch.partial").exists()
     return str(caught.value)
@@ -98,12 +98,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
         if self.path.endswith("ListDatasets"):
             others = {"ref": "another/butterflies", "totalBytes": "1"}
-            found = {
+            butterflies = {
                 "ref": "someone/butterflies",
                 "title": "Some, butterflies",
                 "totalBytes": str(self.server.listed),
             }
-            listed = json.dumps({"datasets": [others, found]}).encode()
+            listed = json.dumps({"datasets": [others, butterflies]}).encode()
             return self.answer(200, listed, Content_Type="application/json")
         return self.answer(302, Location="http://localhost/files/archive.zip")
 

@@ -45,7 +45,7 @@ def test_kaggle_without_a_key_at_a_version(kaggle_server, folder, archive):
     assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
-def test_kaggle_says_the_size_before_the_download(kaggle_server, folder, monkeypatch):
+def test_the_size_is_known_before_the_download(kaggle_server, folder, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     kaggle_server.listed = 10**18
@@ -69,7 +69,7 @@ def test_kaggle_with_a_key(kaggle_server, folder, monkeypatch):
     [
         (403, b"{}", "Received: 403 Forbidden."),
         (404, b"{}", "Received: 404 Not Found."),
-        (401, b"{}", "Received: 401, Kaggle asks for a key"),
+        (401, b"{}", "Received: 401, Kaggle requires a key"),
         (403, b'{"code": 403, "message": "no access for %s"}' % KEY.encode(), "Received: no access for ***."),
     ],
 )
@@ -88,7 +88,7 @@ def test_kaggle_refuses(kaggle_server, folder, monkeypatch, status, body, reason
 
 def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):
     message = refusal(ValueError, source("kaggle", competition="dogs"), folder)
-    assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle asks for a key" in message
+    assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle requires a key" in message
     assert message.endswith("accept the rules first, at kaggle.com/c/dogs/rules.") and not kaggle_server.seen
 
 
@@ -168,11 +168,11 @@ def test_the_key_is_in_no_notebook_and_no_log(kaggle_server, tmp_path, monkeypat
 
 
 def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle_server, folder, archive):
-    place = folder / "download.partial" / "someone_butterflies"
-    place.mkdir(parents=True)
-    (place / "butterflies.zip").write_bytes(archive.read_bytes()[:1000])
+    target = folder / "download.partial" / "someone_butterflies"
+    target.mkdir(parents=True)
+    (target / "butterflies.zip").write_bytes(archive.read_bytes()[:1000])
     marker = {"validator": '"1"', "size": archive.stat().st_size}
-    (place / "butterflies.zip.kaggle-partial").write_text(json.dumps(marker))
+    (target / "butterflies.zip.kaggle-partial").write_text(json.dumps(marker))
     record = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
     assert record.archive_sha256 == digest(archive)
     assert kaggle_server.seen[-1][1].get("Range") == "bytes=1000-"
@@ -194,7 +194,7 @@ def test_a_kaggle_archive_without_photos_is_deleted(kaggle_server, folder, tmp_p
     assert list(folder.glob("[!.]*")) == []
 
 
-def test_an_archive_downloaded_by_hand_stands_for_kaggle(kaggle_server, folder, archive):
+def test_an_archive_downloaded_by_hand_replaces_kaggle(kaggle_server, folder, archive):
     record = sources.fetch(source("kaggle", dataset="someone/butterflies", archive=str(archive)), folder)
     assert (record.kind, record.declared["dataset"]) == ("archive", "someone/butterflies")
     assert sources.fetch(source("kaggle", dataset="someone/butterflies"), folder) == record

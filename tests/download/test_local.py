@@ -28,23 +28,23 @@ def test_a_folder_is_copied_without_its_links(folder, photos):
 
 
 def test_a_folder_is_copied_again_when_it_has_changed(folder, photos):
-    wanted = source("folder", folder=str(photos))
-    first = sources.fetch(wanted, folder)
-    assert sources.fetch(wanted, folder) == first
+    settings = source("folder", folder=str(photos))
+    first = sources.fetch(settings, folder)
+    assert sources.fetch(settings, folder) == first
     (photos / "red/2.jpg").write_bytes(PHOTO)
-    second = sources.fetch(wanted, folder)
+    second = sources.fetch(settings, folder)
     assert second.files == 2 and second.content_sha256 != first.content_sha256
     os.utime(photos / "red/2.jpg", ns=(1, 1))
-    assert sources.fetch(wanted, folder).fingerprint != second.fingerprint
+    assert sources.fetch(settings, folder).fingerprint != second.fingerprint
     assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
 
 def test_an_unusable_change_of_a_folder_leaves_the_copy(folder, photos):
-    wanted = source("folder", folder=str(photos))
-    first = sources.fetch(wanted, folder)
+    settings = source("folder", folder=str(photos))
+    first = sources.fetch(settings, folder)
     (photos / "red/1.jpg").unlink()
     with pytest.raises(ValueError, match=r"folder photos: expected photos .* Received: 0 files and no photo"):
-        sources.fetch(wanted, folder)
+        sources.fetch(settings, folder)
     assert SourceRecord.load(folder) == first and (folder / "raw/red/1.jpg").exists()
 
 
@@ -79,7 +79,7 @@ def test_the_home_folder_and_a_whole_disk_are_not_copied(folder, tmp_path, monke
     (home / "1.jpg").write_bytes(PHOTO)
     monkeypatch.setenv("HOME", str(home))
     message = refusal(ValueError, source("folder", folder=text.format(home=home)), folder)
-    assert "expected a folder of photos" in message and "holds the home folder or a whole disk" in message
+    assert "expected a folder of photos" in message and "contains the home folder or a whole disk" in message
 
 
 def test_a_folder_inside_the_home_folder_is_copied(folder, photos, monkeypatch):

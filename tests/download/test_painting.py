@@ -12,7 +12,7 @@ GREEN = np.array([40.0, 120.0, 60.0])
 
 def individual(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    return painting.paint_butterfly(CATALOGUE.species[name], CATALOGUE, random=random)
+    return painting.draw_butterfly(CATALOGUE.species[name], CATALOGUE, random=random)
 
 
 def palette() -> dict[str, np.ndarray]:
@@ -26,8 +26,8 @@ def leaf(**changes) -> np.ndarray:
     """Draw a leaf of 60 by 20 pixels along x in the middle of an opaque black RGBA image."""
     image = np.zeros((80, 100, 4), np.uint8)
     image[..., 3] = 255
-    given = {"middle": np.array([50.0, 40.0]), "axis": np.array([60.0, 0.0]), "width": 20.0} | changes
-    painting.draw_leaf(image, GREEN, **given)
+    arguments = {"centre": np.array([50.0, 40.0]), "axis": np.array([60.0, 0.0]), "width": 20.0} | changes
+    painting.draw_leaf(image, GREEN, **arguments)
     return image
 
 
@@ -68,7 +68,7 @@ def test_a_leaf_is_pointed_and_lighter_along_its_middle():
     assert image[40, 50, 1] > image[34, 50, 1] > image[31, 50, 1] > 0
 
 
-def test_a_leaf_hides_what_is_under_it():
+def test_a_leaf_covers_the_image():
     image = leaf()
     assert image[40, 50, 3] == 0
     assert image[5, 5].tolist() == [0, 0, 0, 255]
@@ -83,7 +83,7 @@ def test_a_leaf_follows_its_axis_and_its_bend():
 
 @pytest.mark.parametrize("name", CATALOGUE.outlines)
 def test_coordinates_run_from_the_root_to_the_outline(name):
-    wing = painting.lay_out(CATALOGUE.outlines[name], np.random.default_rng(1))
+    wing = painting.wing_coordinates(CATALOGUE.outlines[name], np.random.default_rng(1))
     inside = wing.opacity == 1
     assert wing.along[painting.ROOT, 0] == 0
     arrays = (wing.opacity, wing.margin, wing.along, wing.across, wing.arc)
@@ -95,14 +95,16 @@ def test_coordinates_run_from_the_root_to_the_outline(name):
 
 
 def test_the_front_margin_of_a_wing_is_on_the_side_of_the_head():
-    wing = painting.lay_out(CATALOGUE.outlines["round forewing"], np.random.default_rng(1))
+    wing = painting.wing_coordinates(CATALOGUE.outlines["round forewing"], np.random.default_rng(1))
     rows = np.nonzero((wing.opacity == 1) & (wing.along > 0.5) & (wing.across > 0.8))[0]
     assert rows.max() < painting.ROOT
 
 
 def test_outlines_vary_between_individuals():
     outline = CATALOGUE.outlines["wavy hindwing"]
-    masks = [painting.lay_out(outline, np.random.default_rng(seed)).opacity > 0.5 for seed in range(8)]
+    masks = [
+        painting.wing_coordinates(outline, np.random.default_rng(seed)).opacity > 0.5 for seed in range(8)
+    ]
     # Stretching changes the area, a rotation the direction of the middle.
     areas = np.array([mask.sum() for mask in masks])
     middles = np.array([np.argwhere(mask).mean(axis=0) - (painting.ROOT, 0) for mask in masks])
@@ -112,8 +114,8 @@ def test_outlines_vary_between_individuals():
 
 def test_a_wing_blends_from_its_root_to_its_edge():
     outline, random = CATALOGUE.outlines["round forewing"], np.random.default_rng(3)
-    image = painting.paint_wing(outline, [], palette=palette(), random=random)
-    wing = painting.lay_out(outline, np.random.default_rng(3))
+    image = painting.draw_wing(outline, [], palette=palette(), random=random)
+    wing = painting.wing_coordinates(outline, np.random.default_rng(3))
     assert (image.shape, image.dtype) == ((228, 120, 4), np.float32)
     assert np.array_equal(image[..., 3], 255 * wing.opacity)
     assert not image[wing.opacity == 0].any()
@@ -129,8 +131,8 @@ def test_later_layers_cover_earlier_ones():
     middles = []
     for layers in ([dot], [dot, pupil], [pupil, dot]):
         outline, random = CATALOGUE.outlines["round forewing"], np.random.default_rng(3)
-        image = painting.paint_wing(outline, layers, palette=palette(), random=random)
-        wing = painting.lay_out(outline, np.random.default_rng(3))
+        image = painting.draw_wing(outline, layers, palette=palette(), random=random)
+        wing = painting.wing_coordinates(outline, np.random.default_rng(3))
         middle = dot.model_copy(update={"radius": 0.06}).signed_distance(wing) > 0
         middles.append(image[middle & (wing.opacity == 1), 1].mean())
     assert middles[0] > 120 and middles[1] < 40
@@ -167,8 +169,8 @@ def test_forewings_lie_on_hindwings(monkeypatch):
         value = 200 if outline == CATALOGUE.outlines[each.forewing] else 100
         return np.full((228, 120, 4), (value, value, value, 255), np.float32)
 
-    monkeypatch.setattr(painting, "paint_wing", flat)
-    image, _ = painting.paint_butterfly(each, CATALOGUE, random=np.random.default_rng(0))
+    monkeypatch.setattr(painting, "draw_wing", flat)
+    image, _ = painting.draw_butterfly(each, CATALOGUE, random=np.random.default_rng(0))
     assert image[5, 5].tolist() == [200, 200, 200, 255]
 
 

@@ -30,12 +30,12 @@ def test_a_record_is_read_back_if_its_photos_are_there(tmp_path):
 
 
 def test_a_record_of_an_earlier_version_is_read_and_a_damaged_one_is_not(folder, archive):
-    wanted = source("archive", archive=str(archive))
-    first = sources.fetch(wanted, folder)
+    settings = source("archive", archive=str(archive))
+    first = sources.fetch(settings, folder)
     values = json.loads((folder / "source.json").read_text())
     (folder / "source.json").write_text(json.dumps(dict(sorted(values.items())) | {"more": 1}))
-    assert sources.fetch(wanted, folder) == first
+    assert sources.fetch(settings, folder) == first
     for text in ("", "[]", "{}", '"text"', json.dumps({"kind": "archive"})):
         (folder / "source.json").write_text(text)
         with pytest.raises(ValueError, match=r"Received: photos without a source\.json"):
-            sources.fetch(wanted, folder)
+            sources.fetch(settings, folder)

@@ -11,7 +11,7 @@ CATALOGUE = species.load()
 
 def photo(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    return scenes.paint_photo(CATALOGUE.species[name], CATALOGUE, random=random)
+    return scenes.draw_photo(CATALOGUE.species[name], CATALOGUE, random=random)
 
 
 @pytest.mark.parametrize("name", CATALOGUE.species)
@@ -35,7 +35,7 @@ def scene(background: species.Background, seed: int) -> tuple[np.ndarray, np.nda
         update={"backgrounds": {"one": background}, "covering_leaves": ["#000000"]}
     )
     random = np.random.default_rng(seed)
-    return scenes.paint_photo(catalogue.species["Pearl Orangetip"], catalogue, random=random)
+    return scenes.draw_photo(catalogue.species["Pearl Orangetip"], catalogue, random=random)
 
 
 def background(*, dark: str, light: str, leaf: str, count: int) -> species.Background:
@@ -59,7 +59,7 @@ def test_a_butterfly_is_near_the_middle_of_its_photo():
 
 def test_butterflies_are_rotated(monkeypatch):
     """With the head up, a mask resembles its mirror image."""
-    monkeypatch.setattr(scenes, "_cover", lambda *_, **__: None)
+    monkeypatch.setattr(scenes, "_cover_with_leaves", lambda *_, **__: None)
     overlaps = []
     for seed in range(6):
         rows, columns = np.nonzero(photo("Lemon Longwing", seed)[1])
@@ -91,7 +91,7 @@ def test_a_photo_shows_the_noise_and_the_leaves_of_its_background():
 def test_leaves_take_away_from_the_mask(monkeypatch):
     seeds = range(12)
     with_leaves = [photo("Azure Swordtail", seed)[1] for seed in seeds]
-    monkeypatch.setattr(scenes, "_cover", lambda *_, **__: None)
+    monkeypatch.setattr(scenes, "_cover_with_leaves", lambda *_, **__: None)
     without = [photo("Azure Swordtail", seed)[1] for seed in seeds]
     assert all((mask <= whole).all() for mask, whole in zip(with_leaves, without, strict=True))
     visible = [mask.sum() / whole.sum() for mask, whole in zip(with_leaves, without, strict=True)]

@@ -40,29 +40,27 @@ def test_an_archive_is_unpacked_once_and_described(folder, archive):
 
 
 def test_a_second_fetch_changes_nothing(folder, archive):
-    wanted = source("archive", archive=str(archive))
-    first = sources.fetch(wanted, folder)
+    settings = source("archive", archive=str(archive))
+    first = sources.fetch(settings, folder)
     before = (folder / "raw").stat().st_mtime_ns
-    assert sources.fetch(wanted, folder) == first
+    assert sources.fetch(settings, folder) == first
     assert (folder / "raw").stat().st_mtime_ns == before
     archive.unlink()
-    assert sources.fetch(wanted, folder) == first  # deleted after it was unpacked
+    assert sources.fetch(settings, folder) == first  # deleted after it was unpacked
 
 
-@pytest.mark.parametrize("place", ["current", "project", "home"])
-def test_paths_start_here_in_the_project_or_at_home(folder, archive, tmp_path, monkeypatch, place):
-    monkeypatch.chdir(tmp_path if place == "current" else "/")
-    monkeypatch.setattr(params, "ROOT", tmp_path if place == "project" else tmp_path / "project")
+@pytest.mark.parametrize("start", ["current", "project", "home"])
+def test_paths_start_here_in_the_project_or_at_home(folder, archive, tmp_path, monkeypatch, start):
+    monkeypatch.chdir(tmp_path if start == "current" else "/")
+    monkeypatch.setattr(params, "ROOT", tmp_path if start == "project" else tmp_path / "project")
     monkeypatch.setenv("HOME", str(tmp_path))
-    text = "~/downloads/archive.zip" if place == "home" else "downloads/archive.zip"
+    text = "~/downloads/archive.zip" if start == "home" else "downloads/archive.zip"
     assert sources.fetch(source("archive", archive=text), folder).files == 2
 
 
 def test_a_missing_archive_is_named_as_typed(folder):
     message = refusal(FileNotFoundError, source("archive", archive="~/Downloads/no.zip"), folder)
-    assert (
-        "source.archive: expected the path of something that exists. Received: ~/Downloads/no.zip" in message
-    )
+    assert "source.archive: expected a path that exists. Received: ~/Downloads/no.zip" in message
     assert "ARCHIVE=path" in message and str(Path.home() / "Downloads") not in message
 
 
@@ -100,7 +98,7 @@ def test_other_photos_are_never_overwritten(folder, archive, tmp_path):
     sources.fetch(source("archive", archive=str(archive)), folder)
     before = (folder / "source.json").read_bytes()
     changed = make_zip(tmp_path / "other" / "archive.zip", [("2.jpg", PHOTO)])
-    for wanted in (
+    for settings in (
         source("archive", archive=str(changed)),
         source("archive", archive=str(archive), sha256="0" * 64),
         source("kaggle", dataset="a/b", archive=str(archive)),
@@ -108,7 +106,7 @@ def test_other_photos_are_never_overwritten(folder, archive, tmp_path):
         source("folder", folder=str(archive.parent)),
     ):
         with pytest.raises(ValueError, match="data/butterfly: expected ") as caught:
-            sources.fetch(wanted, folder)
+            sources.fetch(settings, folder)
         assert 'SET="source.name=butterfly2", or remove data/butterfly by hand' in str(caught.value)
         assert "Received: archive, archive archive.zip" in str(caught.value)
     assert (folder / "source.json").read_bytes() == before and (folder / "raw/train/1.jpg").exists()

@@ -43,11 +43,11 @@ def test_a_failed_download_is_resumed_by_the_next_run(server, folder, archive):
 
 
 def test_a_download_that_was_complete_when_killed_is_used(server, folder, archive):
-    wanted = url_source(server, archive)
-    part = folder / "download.partial" / wanted.sha256[:16] / "archive.zip.partial"
+    settings = url_source(server, archive)
+    part = folder / "download.partial" / settings.sha256[:16] / "archive.zip.partial"
     part.parent.mkdir(parents=True)
     part.write_bytes(archive.read_bytes())
-    assert sources.fetch(wanted, folder).files == 2
+    assert sources.fetch(settings, folder).files == 2
 
 
 def test_a_download_with_another_hash_is_deleted(server, folder, archive):
@@ -74,7 +74,6 @@ def test_a_download_that_does_not_fit_is_not_begun(server, folder, archive, monk
 
 
 def test_only_http_is_downloaded(folder):
-    message = refusal(
-        ValueError, source("archive", archive="ftp://user:pass@host/a.zip", sha256="0" * 64), folder
-    )
-    assert "an http or https URL" in message and "pass" not in message
+    ftp = source("archive", archive="ftp://user:pass@host/a.zip", sha256="0" * 64)
+    message = refusal(FileNotFoundError, ftp, folder)
+    assert "Check the path or the URL (http or https)" in message and "pass" not in message

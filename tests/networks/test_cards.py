@@ -1,4 +1,4 @@
-"""The model card: written and read back whole, or refused with one line that says what to do."""
+"""The model card: written and read, or refused with a message on how to continue."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_the_numbers_of_the_scaling_are_optional(tmp_path):
 
 def test_without_a_card(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="no model.json. Expected: the model card that 03_train writes"
+        FileNotFoundError, match="model.json does not exist. Expected: the model card that 03_train writes"
     ):
         cards.load(tmp_path / "model.json")
 

@@ -13,7 +13,7 @@ from lib.networks import device
 from lib.networks.device import keras, tf
 
 
-def test_quiet_drops_what_goes_to_file_descriptor_2_and_gives_it_back(capfd):
+def test_quiet_suppresses_file_descriptor_2_and_restores_it(capfd):
     os.write(2, b"before ")
     with device.quiet():
         os.write(2, b"inside ")
@@ -62,7 +62,7 @@ def test_prepare_seeds_every_generator():
     assert all(one != other for one, other in zip(draw(), first, strict=True))
 
 
-def test_prepare_says_what_it_found():
+def test_prepare_describes_the_hardware():
     line = device.prepare(0)
     assert "\n" not in line and line == device.describe()
     if not device.GPUS:
@@ -71,7 +71,7 @@ def test_prepare_says_what_it_found():
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Returns a function that sets the GPUs that were found."""
+    """Return a function that sets the GPUs of the machine."""
     device.strategy.cache_clear()
     yield lambda *names: monkeypatch.setattr(device, "GPUS", list(names))
     device.strategy.cache_clear()

@@ -58,17 +58,17 @@ def test_without_weights_it_is_random():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: found.pop("_bn0.running_mean"), "tensor _bn0.running_mean must have the shape .*none"),
+        (lambda copy: copy.pop("_bn0.running_mean"), "tensor _bn0.running_mean must have the shape .*none"),
         (
-            lambda found: found.update({"_blocks.3._bn1.weight": np.ones(3, np.float32)}),
+            lambda copy: copy.update({"_blocks.3._bn1.weight": np.ones(3, np.float32)}),
             r"tensor _blocks.3._bn1.weight must have the shape \(144,\). Received: \(3,\)",
         ),
     ],
     ids=["a tensor is missing", "a tensor has another shape"],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(monkeypatch, tensors, change, message):
-    found = dict(tensors)
-    change(found)
-    monkeypatch.setattr(checkpoints, "load", lambda path: found)
+    copy = dict(tensors)
+    change(copy)
+    monkeypatch.setattr(checkpoints, "load", lambda path: copy)
     with pytest.raises(ValueError, match=message):
         efficientnet_lite.EfficientNetLite0("imagenet", (32, 32, 3))

@@ -121,7 +121,7 @@ def test_scaling(scaling):
 
 def test_measured_scaling_without_measurements_is_refused():
     with pytest.raises(
-        ValueError, match="measured needs the mean and standard deviation.*`training.network`"
+        ValueError, match="measured requires the mean and standard deviation.*`training.network`"
     ):
         build(scaling="measured")
 
@@ -149,11 +149,11 @@ def test_the_seed_decides_the_weights():
         (False, "train", "last 1 layers", ["norm"]),
     ],
 )
-def test_what_learns(tmp_path, weights, mode, part, learn):
+def test_the_trainable_layers(tmp_path, weights, mode, part, learn):
     (tmp_path / "w").touch()
     chosen = settings(weights=str(tmp_path / "w") if weights else None, batch_normalization=mode)
     network = models.build(chosen, classes=3, seed=0)
-    models.unfreeze(network, "all", settings=chosen)  # what was before does not count
+    models.unfreeze(network, "all", settings=chosen)  # replaces the earlier setting
     models.unfreeze(network, part, settings=chosen)
     backbone = network.get_layer(models.BACKBONE)
     assert [layer.name for layer in backbone.layers if layer.trainable and layer.weights] == learn
@@ -163,7 +163,7 @@ def test_what_learns(tmp_path, weights, mode, part, learn):
     assert (np.asarray(backbone.get_layer("norm").moving_mean) != before).any() == ("norm" in learn)
 
 
-def test_what_learns_is_counted_for_each_stage():
+def test_trainable_parameters_are_counted_for_each_stage():
     network = build()
     run = schema.Params.model_validate(
         {
@@ -246,7 +246,7 @@ def test_a_model_is_the_one_that_its_card_describes(tmp_path):
         ("measured", "(pixels / 255 - mean) / standard_deviation of the training photos, per channel"),
     ],
 )
-def test_the_card_says_how_pixels_are_scaled(tmp_path, scaling, sentence):
+def test_the_card_describes_the_scaling(tmp_path, scaling, sentence):
     measured = [1 / 3, 0.4, 0.5], [0.2, 0.25, 2 / 7]
     network = models.build(settings(scaling=scaling), classes=3, seed=1, statistics=measured)
     card = publish(network, tmp_path, scaling=scaling)

@@ -38,7 +38,7 @@ def assert_same_as_torchvision(network, case):
     expected, tensors = reference(case)
     resnets.assign(network, tensors)
     photo = torchvision_resnets.photo(torchvision_resnets.SIZES[case])
-    # A graph fuses a convolution with what follows it.
+    # A graph fuses a convolution with the operations after it.
     for call in (network, tf.function(network)):
         np.testing.assert_allclose(call(photo, training=False), expected, rtol=0, atol=1e-4 * expected.std())
     trainable = sum(weight.shape.num_elements() for weight in network.trainable_weights)
@@ -102,7 +102,10 @@ def test_statistics_follow_the_photos_as_in_pytorch():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer1.2.conv1.weight": np.ones((64, 64, 3, 3))}, "this one has no tensor layer1.2.conv1.weight"),
+        (
+            {"layer1.2.conv1.weight": np.ones((64, 64, 3, 3))},
+            "has no tensor layer1.2.conv1.weight",
+        ),
         (
             {"layer2.0.conv1.weight": np.ones((128, 64, 1, 1))},
             r"its tensor layer2.0.conv1.weight must have the shape \(128, 64, 3, 3\). "
@@ -271,20 +274,20 @@ def test_half_a_file_of_an_earlier_download_is_replaced(server, tmp_path):
 @pytest.mark.parametrize(
     ("content", "longer", "message"),
     [
-        (b"<html>Log in</html>", 0, "has another SHA-256 than its name says"),
+        (b"<html>Log in</html>", 0, "differs from its name"),
         (CONTENT[:-7], 7, "retrieval incomplete"),
         (None, 0, "404"),
     ],
     ids=["something else", "cut off", "not there"],
 )
-def test_what_is_not_the_file_is_not_kept(server, tmp_path, content, longer, message):
+def test_a_file_with_another_hash_is_removed(server, tmp_path, content, longer, message):
     server.files[f"/models/{FILE}"], server.longer = content, longer
     with pytest.raises(ValueError, match=f"fetch failure: .*{server.address}{FILE}.*{message}"):
         resnets.download(FILE)
     assert kept(tmp_path) == []
 
 
-def test_weights_that_cannot_be_downloaded_say_what_to_do(server):
+def test_a_failed_download_of_weights_has_advice(server):
     with pytest.raises(
         ValueError,
         match="the ImageNet weights of ResNet18 could not be downloaded: "

@@ -19,10 +19,10 @@ def names_of(raw, content, classes=CLASSES):
     )
 
 
-def test_names_are_what_stands_before_the_comma(raw):
-    given = {"n2": "tabby, tabby cat", "n1": "Éléphant d'Asie", "other": "no class of ours"}
-    assert list(names_of(raw, given).items()) == [("n1", "Éléphant d'Asie"), ("n2", "tabby"), ("n3", "n3")]
-    assert names_of(raw, b"\xef\xbb\xbf" + json.dumps(given).encode())["n2"] == "tabby"
+def test_names_end_before_the_comma(raw):
+    names = {"n2": "tabby, tabby cat", "n1": "Éléphant d'Asie", "other": "no class of ours"}
+    assert list(names_of(raw, names).items()) == [("n1", "Éléphant d'Asie"), ("n2", "tabby"), ("n3", "n3")]
+    assert names_of(raw, b"\xef\xbb\xbf" + json.dumps(names).encode())["n2"] == "tabby"
 
 
 def test_without_a_file_the_labels_are_the_names(raw):
@@ -32,15 +32,15 @@ def test_without_a_file_the_labels_are_the_names(raw):
     }
 
 
-def test_two_classes_of_one_name_are_told_apart(raw):
-    given = {"n1": "crane, a bird", "n2": "crane", "n3": "maillot"}
-    assert list(names_of(raw, given).values()) == ["crane (n1)", "crane (n2)", "maillot"]
+def test_classes_of_the_same_name_have_their_labels_too(raw):
+    names = {"n1": "crane, a bird", "n2": "crane", "n3": "maillot"}
+    assert list(names_of(raw, names).values()) == ["crane (n1)", "crane (n2)", "maillot"]
     # a class without a name of its own whose label is the name of another
     assert names_of(raw, {"n1": "crane"}, ["n1", "crane"]) == {"n1": "crane (n1)", "crane": "crane"}
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("text", "name"),
     [
         (" two\n lines\t, x", "two lines"),
         ("a\x00b\x1b[31mc\u202ed\u200be\ud800f", "ab[31mcdef"),  # cannot be seen, or not be written
@@ -51,8 +51,8 @@ def test_two_classes_of_one_name_are_told_apart(raw):
         ("w" * 61, "w" * 59 + "…"),
     ],
 )
-def test_names_fit_on_a_line(raw, given, name):
-    assert names_of(raw, {"n1": given})["n1"] == name
+def test_names_fit_on_a_line(raw, text, name):
+    assert names_of(raw, {"n1": text})["n1"] == name
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_names_fit_on_a_line(raw, given, name):
         (b'{"n1": "B\xe4r"}', "is not JSON in UTF-8"),
         (b"[" * 100_000, "is not JSON in UTF-8"),
         (b'["cat"]', "expected a mapping {label: name}. Received: list"),
-        (b'{"n1": "cat", "n2": 7}', "expected a text for each label. Received: int for 'n2'"),
+        (b'{"n1": "cat", "n2": 7}', "expected a string for each label. Received: int for 'n2'"),
         (b'{"n1": {"n2": "cat"}}', "Received: dict for 'n1'"),
         (
             b'"' + b"x" * 10_000_001 + b'"',
@@ -84,16 +84,16 @@ def test_a_missing_file_of_names_lists_those_there_are(raw):
         class_names.of_source(raw.folder, Sample(kind="sample", class_names="Labels.json"), classes=CLASSES)
 
 
-@pytest.mark.parametrize("place", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
-def test_names_outside_the_source(raw, tmp_path, place):
+@pytest.mark.parametrize("path", ["../names.json", "/etc/names.json", "link.json", "far/names.json", "a\0b"])
+def test_names_outside_the_source(raw, tmp_path, path):
     (tmp_path / "names.json").write_text('{"n1": "secret"}')
     (raw.folder / "link.json").symlink_to(tmp_path / "names.json")
     (raw.folder / "far").symlink_to(tmp_path)
     with pytest.raises(
         ValueError, match="`source.class_names` must be a path inside the source. Received: "
     ) as caught:
-        class_names.of_source(raw.folder, Sample(kind="sample", class_names=place), classes=CLASSES)
-    assert repr(place) in str(caught.value)
+        class_names.of_source(raw.folder, Sample(kind="sample", class_names=path), classes=CLASSES)
+    assert repr(path) in str(caught.value)
 
 
 def test_names_stand_for_labels_in_tables():
@@ -105,7 +105,7 @@ def test_names_stand_for_labels_in_tables():
     assert class_names.rename(table[["label"]], {"1": "one"}).label.tolist() == ["one", "2"]
 
 
-def test_a_card_says_what_its_classes_are_called():
+def test_a_card_has_the_names_of_its_classes():
     assert class_names.of_card({"classes": ["1", "2"], "class_names": ["ox", "cat"]}) == {
         "1": "ox",
         "2": "cat",

@@ -30,9 +30,9 @@ def picture(width=48, height=32):
     return pixels
 
 
-def saved(image, form, **options):
+def saved(image, kind, **options):
     buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -109,7 +109,7 @@ def test_a_truncated_jpeg_is_refused_even_where_it_would_be_decoded_small(tenth,
 
 def test_no_other_program_is_asked_to_read_a_file(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was asked"))
-    assert "not a photo in a known format" in refusal(saved(picture(), "EPS"))
+    assert "not a photo in a supported format" in refusal(saved(picture(), "EPS"))
 
 
 def test_a_reason_is_never_empty(monkeypatch):
@@ -188,9 +188,15 @@ def test_resize_of_a_line_of_pixels_takes_little_memory(shape, fit, monkeypatch)
     image = np.zeros((*shape, 3), np.uint8)
     image[shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 200
     small = decoding.resize(image, size=64, fit=fit)
-    assert small.shape == (64, 64, 3) and max(largest) <= 64 * 64 * decoding.WIDEST
+    assert small.shape == (64, 64, 3) and max(largest) <= 64 * 64 * decoding.LARGEST_ASPECT_RATIO
     if fit == "crop":
         assert small[32, 32].tolist() == [200] * 3  # the middle
+
+
+def test_the_centre_of_squares_is_a_view():
+    images = np.random.default_rng(0).integers(0, 256, (2, 7, 7, 3), np.uint8)
+    small = decoding.centre(images, 4)
+    assert np.array_equal(small, images[:, 1:5, 1:5]) and np.shares_memory(small, images)
 
 
 def test_resize_of_a_panorama_keeps_the_middle():
@@ -212,9 +218,9 @@ def test_perceptual_hash_is_the_sign_of_the_lowest_frequencies():
         grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
         low = fft.dctn(grey.astype(np.float64), norm="ortho")[:8, :8]
         bits = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
-        found = decoding.perceptual_hash(image)
-        assert len(found) == 16
-        assert bits_between(found, f"{int(bits, 2):016x}") <= 1  # float32 may move one bit across the median
+        phash = decoding.perceptual_hash(image)
+        assert len(phash) == 16
+        assert bits_between(phash, f"{int(bits, 2):016x}") <= 1  # float32 may move one bit across the median
 
 
 def bits_between(one, two):
@@ -271,7 +277,7 @@ def test_scan_describes_every_file(tmp_path):
         assert table.phash[row] == decoding.perceptual_hash(scene(row, 60 + row, 40))
     assert list(table.problem[-2:]) == [
         "the file is empty",
-        "not a photo: the file holds a text such as HTML",
+        "not a photo: the file contains text such as HTML",
     ]
     assert list(table.phash[-2:]) == ["", ""] and not images[-2:].any() and not table.width[-2:].any()
     assert images.shape == (len(paths), 32, 32, 3) and images.dtype == np.uint8 and not images.flags.writeable
@@ -384,7 +390,7 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
         assert not list((tmp_path / "cache").rglob("scan.csv"))
 
 
-def test_a_full_disk_is_said_before_the_photos_are_read(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_the_photos_are_read(tmp_path, monkeypatch):
     fill(tmp_path, ["1.png"])
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 191}))
     with pytest.raises(ValueError, match="writing photos.npy: expected 192 bytes of free disk space"):
@@ -417,7 +423,7 @@ def test_a_pool_of_threads_leaves_opencv_as_it_was(tmp_path):
         decoding.cv2.setNumThreads(before)
 
 
-def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
+def test_first_of_each_skips_unreadable_files(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(saved(scene(number), "PNG"))
@@ -433,7 +439,7 @@ def test_first_of_each_passes_over_what_cannot_be_read(tmp_path):
     )
 
 
-def test_what_was_released_is_read_again(tmp_path):
+def test_released_pages_are_read_again(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), np.uint8)
     np.save(tmp_path / "photos.npy", pixels)
     mapped = np.load(tmp_path / "photos.npy", mmap_mode="r")

@@ -1,4 +1,4 @@
-"""Quality: each flag on a photo that has it and on none that has not, and outliers that are strangers."""
+"""Quality: each flag is set on a photo with the issue only, and foreign photos are outliers."""
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ def test_each_kind(kind, image):
     assert tuple(plain) == ("", "") and kind in odd.flags.split(",") and f"{kind} (" in odd.quality
 
 
-def test_a_flag_says_what_was_measured():
+def test_a_flag_has_its_measure():
     assert flags(SHARP[:40]) == ["small (shorter side 40); elongated (sides as 1 to 4)"]
     assert list(quality.flags(table(SHARP[:40]))["flags"]) == ["small,elongated"]
     grey = np.full((60, 60, 3), 90, np.uint8)
@@ -69,8 +69,8 @@ def test_limits_are_as_documented(kind, column, flagged, plain):
     photos.iloc[1, photos.columns.get_loc(column)] = flagged
     photos.iloc[2, photos.columns.get_loc(column)] = plain
     photos.index = [5, 3, 8]
-    found = quality.flags(photos)
-    assert list(found["flags"]) == ["", kind, ""] and list(found.index) == [5, 3, 8]
+    flagged_photos = quality.flags(photos)
+    assert list(flagged_photos["flags"]) == ["", kind, ""] and list(flagged_photos.index) == [5, 3, 8]
 
 
 def test_outliers_are_flagged_only_if_they_were_measured():
@@ -78,7 +78,7 @@ def test_outliers_are_flagged_only_if_they_were_measured():
     assert quality.flags(table(SHARP).assign(outlier=5.0)).quality.tolist() == ["outlier (deviations 5)"]
 
 
-def test_what_most_photos_have_in_common_is_no_flag(monkeypatch):
+def test_an_issue_of_most_photos_is_no_flag(monkeypatch):
     monkeypatch.undo()
     grey = np.repeat(SHARP[..., :1], 3, axis=2)
     assert not any(flags(grey, grey, SHARP))
@@ -86,7 +86,7 @@ def test_what_most_photos_have_in_common_is_no_flag(monkeypatch):
     assert [bool(text) for text in flags(grey, SHARP)] == [True, False]
 
 
-def test_what_could_not_be_read_has_no_flag():
+def test_an_unreadable_photo_has_no_flag():
     values = pd.concat([table(SHARP), pd.DataFrame({"width": [0], "height": [0]})], ignore_index=True)
     assert list(quality.flags(values).quality) == ["", ""]
 
@@ -95,6 +95,27 @@ def test_what_could_not_be_read_has_no_flag():
 def test_photos_of_any_shape_are_measured(shape):
     values = quality.measure(np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8))
     assert list(values) == quality.COLUMNS and all(np.isfinite(list(values.values())))
+
+
+def test_sharpness_compares_derivatives_in_the_quarter_with_the_strongest_edges():
+    random = np.random.default_rng(4)
+    contrast = cv2.resize(random.uniform(0.05, 1, (8, 8)), (128, 96), interpolation=cv2.INTER_NEAREST)
+    grey = (random.integers(0, 256, (96, 128)) * contrast).astype(np.uint8)
+    around = np.pad(grey.astype(float), 1, mode="edge")
+    rows, columns = np.indices(grey.shape)
+    # The photo moved by each step down and to the right.
+    moved = {(y, x): around[rows + 1 + y, columns + 1 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    second = moved[0, 1] + moved[0, -1] + moved[1, 0] + moved[-1, 0] - 4 * moved[0, 0]
+    weights = {-1: 1, 0: 2, 1: 1}
+    across = sum(weights[y] * (moved[y, 1] - moved[y, -1]) for y in weights)
+    down = sum(weights[x] * (moved[1, x] - moved[-1, x]) for x in weights)
+    fine, coarse = (
+        energy.reshape(8, 12, 8, 16).mean(axis=(1, 3)).ravel() for energy in (second**2, across**2 + down**2)
+    )
+    strongest = np.argsort(coarse)[-16:]
+    expected = np.sqrt(64 * fine[strongest].sum() / coarse[strongest].sum())
+    measured = quality.measure(np.dstack([grey] * 3))["sharpness"]
+    assert measured == pytest.approx(expected, abs=6e-4)
 
 
 def test_sharpness_falls_as_details_widen_and_does_not_depend_on_the_size():
@@ -118,14 +139,14 @@ def test_sharpness_falls_as_details_widen_and_does_not_depend_on_the_size():
     ],
 )
 def test_photos_are_measured_at_one_side_and_never_enlarged(shape, small):
-    assert quality._small(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
+    assert quality._shrink(np.zeros((*shape, 3), np.uint8)).shape == (*small, 3)
 
 
 def test_a_photo_is_shrunk_by_averages_of_whole_blocks():
     image = np.random.default_rng(2).integers(0, 256, (256, 384, 3), np.uint8)
     # By 3, then no more: 85 x 128.
     blocks = image[:255].reshape(85, 3, 128, 3, 3).mean(axis=(1, 3))
-    assert np.abs(quality._small(image) - blocks).max() <= 0.5 + 1e-6
+    assert np.abs(quality._shrink(image) - blocks).max() <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.25, 0.5, 0.99, 1.0])
@@ -157,7 +178,7 @@ def vectors(seed=0, count=60):
     return np.maximum(centre + random.normal(0, 0.3, (count, 32)), 0).astype(np.float32)
 
 
-def test_a_stranger_stands_out_in_its_class_alone():
+def test_a_foreign_photo_has_the_highest_score_of_its_class():
     values = vectors()
     values[7] = np.roll(values[7], 16)
     labels = ["cat"] * 30 + ["dog"] * 30
