@@ -148,6 +148,14 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind, message):
     assert f"expected plain files and folders only. Received: {message}" in refusal(tmp_path, archive)
 
 
+def test_a_negative_size_in_a_tar_is_refused(tmp_path):
+    entry = tar_entry("x.jpg", tarfile.REGTYPE)
+    entry.size = -1
+    content = entry.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE)
+    (tmp_path / "bad.tar").write_bytes(content)
+    assert "Received: a file of an unusual kind, 'x.jpg'" in refusal(tmp_path, tmp_path / "bad.tar")
+
+
 @pytest.mark.parametrize(("kind", "message"), [(stat.S_IFLNK, "a link"), (stat.S_IFIFO, "a device")])
 def test_links_and_devices_in_a_zip_are_refused(tmp_path, kind, message):
     archive = make_zip(tmp_path / "bad.zip", [("a.jpg", PHOTO), (zip_entry("x.jpg", kind | 0o777), b"/etc")])
@@ -200,6 +208,13 @@ def test_a_big_member_that_shrinks_as_photos_do_is_unpacked(tmp_path, monkeypatc
     assert 50 < len(content) / archive.stat().st_size < 100
     assert archives.extract(archive, tmp_path / "raw") == ["a.bmp"]
     assert (tmp_path / "raw/a.bmp").read_bytes() == content
+
+
+def test_the_limit_of_the_compression_is_100_to_1(tmp_path):
+    limits = {"packed": 10**6, "big": 10**7, "title": "a.jpg"}
+    archives._check_ratio(tmp_path / "a.zip", 10**8, **limits)
+    with pytest.raises(ValueError, match="at most 100:1"):
+        archives._check_ratio(tmp_path / "a.zip", 10**8 + 1, **limits)
 
 
 def test_a_small_member_may_shrink(tmp_path):
