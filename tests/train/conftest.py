@@ -4,7 +4,6 @@ import pytest
 from builders import Broken, Tiny
 
 from lib.networks import backbones, backend
-from lib.networks.backend import tf
 from lib.train import training
 
 
@@ -17,12 +16,17 @@ def tiny(monkeypatch):
     backend.prepare(0)
 
 
+def run_eagerly(eagerly):
+    """Run TensorFlow's functions with or without tracing, which takes seconds and changes no result."""
+    if backend.ENGINE == "tensorflow":
+        backend.native.config.run_functions_eagerly(eagerly)
+
+
 @pytest.fixture
 def eager():
-    """Run the training steps without tracing, which takes seconds and changes no result."""
-    tf.config.run_functions_eagerly(True)
+    run_eagerly(True)
     yield
-    tf.config.run_functions_eagerly(False)
+    run_eagerly(False)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +35,8 @@ def uninterrupted(tmp_path_factory):
     done = {}
 
     def get(name, settings, photos):
-        name = f"{name}-{'eager' if tf.config.functions_run_eagerly() else 'graph'}"
+        eagerly = backend.ENGINE == "tensorflow" and backend.native.config.functions_run_eagerly()
+        name = f"{name}-{'eager' if eagerly else 'graph'}"
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
             done[name] = folder, training.fit(settings, photos, folder=folder)
