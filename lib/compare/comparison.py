@@ -1,4 +1,4 @@
-"""Runs side by side: their figures, and how they differ on the same photos."""
+"""The comparison of runs: their metrics, and paired differences on the same photos."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from lib.core import files, metrics, schema, steps, tables
 from lib.evaluate import predictions
 from lib.networks import cards
 
-# By their names in metrics.json.
-FIGURES = {
+# Columns of the table, with their names in metrics.json.
+METRICS = {
     "top_1": "top_1",
     "precision": "precision_macro",
     "recall": "recall_macro",
@@ -25,7 +25,7 @@ FIGURES = {
 }
 COLUMNS = [
     *("run", "recipe", "group", "best_on_val", "backbone", "image_size", "parameters", "megabytes"),
-    *("split", "n", "top_1", "top_1_low", "top_1_high", "val_top_1", *list(FIGURES)[1:]),
+    *("split", "n", "top_1", "top_1_low", "top_1_high", "val_top_1", *list(METRICS)[1:]),
     *("epochs", "seconds", "problem"),
 ]
 PAIR = ["group", "best", "run", "n", "difference", "low", "high", "only_best", "only_run", "p"]
@@ -37,16 +37,16 @@ class Result:
 
     Attributes:
         name: the run's folder.
-        chosen: `params.json`.
+        parameters: `params.json`.
         card: `model.json`.
         metrics: `metrics.json`.
         history: `history.csv`.
-        predictions: `predictions.csv`, and a column `sha1`.
+        predictions: `predictions.csv`, with an additional column `sha1`.
         megabytes: size of `model.keras`.
     """
 
     name: str
-    chosen: dict
+    parameters: dict
     card: cards.ModelCard
     metrics: dict
     history: pd.DataFrame
@@ -55,13 +55,13 @@ class Result:
 
     @property
     def headline(self) -> str:
-        """The split of the headline: test, or val if there is no test."""
+        """The headline split: test, or val if there is no test split."""
         return self.metrics["headline"]
 
     @property
     def source(self) -> str:
         """The name of the data set."""
-        return self.chosen["source"]["name"]
+        return self.parameters["source"]["name"]
 
     @property
     def classes(self) -> list[str]:
@@ -70,24 +70,24 @@ class Result:
 
     @property
     def rank(self) -> tuple[float, float, str]:
-        """The order of runs from the best on val to the worst: top-1, then log loss, then the name."""
+        """The sort key of runs, best on val first: by top-1, then log loss, then name."""
         return -self.metrics["val"]["top_1"], self.metrics["val"]["log_loss"], self.name
 
     def rows(self, *splits: str) -> pd.DataFrame:
-        """Return the predictions for some splits, by `split`, `sha1` and `label`."""
-        chosen = self.predictions[self.predictions["split"].isin(splits)]
-        return chosen.set_index(["split", "sha1", "label"], drop=False)
+        """Return the predictions for some splits, with the index `split`, `sha1`, `label`."""
+        selected = self.predictions[self.predictions["split"].isin(splits)]
+        return selected.set_index(["split", "sha1", "label"], drop=False)
 
     def validate(self) -> None:
-        """Check that the files hold all that a comparison reads.
+        """Check that the files contain all keys and columns of a comparison.
 
         Raises:
-            ValueError: one of them lacks something.
+            ValueError: a file lacks a key or column.
         """
-        figures = ["n", "intervals", *FIGURES.values()]
+        figures = ["n", "intervals", *METRICS.values()]
         headline = self.metrics.get("headline", "val")
         needed: list[tuple[str, Container, list[str]]] = [
-            ("params.json", self.chosen, ["name", "source"]),
+            ("params.json", self.parameters, ["name", "source"]),
             ("history.csv", self.history, ["seconds"]),
             ("metrics.json", self.metrics, ["headline", "val", headline]),
             ("metrics.json", self.metrics.get("val", {}), figures),
@@ -95,29 +95,30 @@ class Result:
         ]
         for file, values, keys in needed:
             if missing := [key for key in dict.fromkeys(keys) if key not in values]:
-                raise ValueError(f"its {file} lacks {', '.join(missing)}: run it again with this version")
+                raise ValueError(
+                    f"{file} has no {', '.join(missing)}: execute the run again with this version"
+                )
 
 
 def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
     """Read runs.
 
     Args:
-        names: folders under `outputs/`; none: all there are.
+        names: folders in `outputs/`; all runs if empty.
 
     Returns:
-        The evaluated runs by name, sorted; and for each other one why it cannot be compared.
+        The evaluated runs by name, sorted; and by name why the other runs cannot be compared.
 
     Raises:
-        FileNotFoundError: there is no run, or none of a name that is given.
-        ValueError: none of them can be compared.
+        FileNotFoundError: there is no run in `outputs/`, or no run with a name in `names`.
+        ValueError: no run can be compared.
     """
     runs = _runs()
     if not runs:
-        raise FileNotFoundError("there is no run to compare in outputs/ yet: run `make demo` first")
+        raise FileNotFoundError("a comparison needs a run in outputs/. Run `make demo` first")
     if unknown := [name for name in names if name not in runs]:
         raise FileNotFoundError(
-            f"`compare.runs` names {', '.join(unknown)}, which outputs/ does not hold. "
-            f"Runs: {', '.join(runs)}"
+            f"`compare.runs` must list runs in outputs/: {', '.join(runs)}. Received: {', '.join(unknown)}"
         )
     results, problems = {}, {}
     for name in sorted(set(names) or runs):
@@ -127,12 +128,12 @@ def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
             problems[name] = " ".join(str(error).split())
     if not results:
         reasons = "; ".join(f"{name} ({problem})" for name, problem in problems.items())
-        raise ValueError(f"no run can be compared: {reasons}. Expected: a run that has been evaluated")
+        raise ValueError(f"a comparison needs an evaluated run. Received: {reasons}")
     return results, problems
 
 
 def _runs() -> list[str]:
-    """List the folders under `outputs/` in which a step has begun, those without a result too."""
+    """List the folders in `outputs/` with an executed step, finished or not."""
     folders = [path for path in steps.outputs().glob("*/") if path.name not in schema.RESERVED]
     return sorted(path.name for path in folders if any(path.glob("*.ipynb")) or any(path.glob("*.json")))
 
@@ -141,23 +142,23 @@ def _read(name: str) -> Result:
     """Read the files of a run.
 
     Raises:
-        ValueError: a file is missing, is older than another one, or lacks something.
+        ValueError: a file is missing, has changed after the evaluation, or lacks a key or column.
     """
     folder, step = steps.outputs() / name, steps.EVALUATE
     needed = ["params.json", *step.reads, "history.csv", "metrics.json", "predictions.csv"]
     if missing := [file for file in needed if not (folder / file).is_file()]:
-        raise ValueError(f"unfinished: it has no {', '.join(missing)}")
+        raise ValueError(f"unfinished: no {', '.join(missing)}")
     record = steps.provenance(folder)["steps"].get(step.name)
     if record is None:
-        raise ValueError("unfinished: its last evaluation did not come to its end")
+        raise ValueError("unfinished: the last evaluation was not completed")
     hashes = {file: files.file_sha256(folder / file) for file in step.reads}
     if changed := [file for file in step.reads if hashes[file] != record["read"].get(file)]:
-        raise ValueError(f"{', '.join(changed)} changed after its evaluation: evaluate it again")
+        raise ValueError(f"{', '.join(changed)} changed after the evaluation: evaluate the run again")
     rows = predictions.read(folder / "predictions.csv")
     content = manifest.read(folder / "manifest.csv").set_index("path").sha1
     result = Result(
         name=name,
-        chosen=files.read_json(folder / "params.json"),
+        parameters=files.read_json(folder / "params.json"),
         card=cards.load(folder / "model.json"),
         metrics=files.read_json(folder / "metrics.json"),
         history=pd.read_csv(folder / "history.csv"),
@@ -168,15 +169,12 @@ def _read(name: str) -> Result:
     return result
 
 
-# Side by side
-
-
 def groups(results: dict[str, Result]) -> dict[str, list[str]]:
-    """Divide runs into those that can be compared directly: the same headline photos, with the same labels.
+    """Group the runs with the same headline photos and labels, which can be compared directly.
 
     Returns:
-        For each group, named after its data set (numbered if that has several), its runs, the best on
-        val first.
+        The names of the runs in each group, best on val first. A group has the name of its data set, with a
+        number if the data set has several groups.
     """
     by_photos: dict[tuple, list[Result]] = {}
     for result in sorted(results.values(), key=lambda result: (result.source, result.rank)):
@@ -190,17 +188,18 @@ def groups(results: dict[str, Result]) -> dict[str, list[str]]:
 
 
 def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
-    """List runs, one row each: group by group, the best on val first, then those that cannot be compared.
+    """List the runs by group, best on val first, then the runs that cannot be compared.
 
     Args:
         results, problems: the result of `read`.
 
     Returns:
-        `run`; `recipe`, the parameter file; `group`, see `groups`; `best_on_val`, whether it is the best of
-        its group there; `backbone`, `image_size` (pixels), `parameters`, `megabytes` (of `model.keras`);
-        `split` and `n`, the headline; on it `top_1` with its 95 % interval (`top_1_low`, `top_1_high`),
-        `precision`, `recall` and `f1` (macro), `log_loss`, `calibration_error`; `val_top_1`; `epochs` and
-        `seconds` of training; and `problem`, why nothing is known of it.
+        One row per run: `run`; `recipe`, the parameter file; `group`, see `groups`; `best_on_val`, whether it
+        is the best run of its group on val; `backbone`, `image_size` (pixels), `parameters`, `megabytes` (of
+        `model.keras`); `split` and `n`, the headline split and its number of photos; `top_1` on this split
+        with its 95 % interval (`top_1_low`, `top_1_high`), `precision`, `recall` and `f1` (macro),
+        `log_loss`, `calibration_error`; `val_top_1`; `epochs` and `seconds` of training; and `problem`, why
+        the run cannot be compared. If it cannot, all columns but `run` and `problem` are missing.
     """
     rows = [
         {"group": group, "best_on_val": name == names[0], **_row(results[name]), "problem": ""}
@@ -208,18 +207,18 @@ def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
         for name in names
     ]
     rows += [{"run": name, "problem": problem} for name, problem in problems.items()]
-    # Whole numbers, or nothing.
+    # Integers that may be missing.
     whole = dict.fromkeys(["image_size", "parameters", "n", "epochs"], "Int64")
     return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
 
 
 def _row(result: Result) -> dict:
-    """Return the figures of a run by their columns in `table`."""
+    """Return the row of a run in `table`."""
     card, headline = result.card, result.metrics[result.headline]
     low, high = headline["intervals"]["top_1"]
     return {
         "run": result.name,
-        "recipe": result.chosen["name"],
+        "recipe": result.parameters["name"],
         "backbone": card["backbone"],
         "image_size": card["size"],
         "parameters": card["parameter_count"],
@@ -227,7 +226,7 @@ def _row(result: Result) -> dict:
         "split": result.headline,
         "n": headline["n"],
         "val_top_1": result.metrics["val"]["top_1"],
-        **{name: headline[key] for name, key in FIGURES.items()},
+        **{name: headline[key] for name, key in METRICS.items()},
         "top_1_low": low,
         "top_1_high": high,
         "epochs": len(result.history),
@@ -235,85 +234,85 @@ def _row(result: Result) -> dict:
     }
 
 
-# In pairs
-
-
 def pairs(results: dict[str, Result]) -> pd.DataFrame:
-    """Compare each run with the best of its group, on the group's headline photos.
+    """Compare each run with the best run of its group, on the headline photos of the group.
 
-    The best is the best on val: chosen on the photos of the comparison, it would owe that to luck too.
+    The best run is selected on val. Selecting it on the headline photos would bias the comparison.
 
     Returns:
         One row per run that is not the best of its group: `group`, `best`, `run`, `n`; `difference`, the
-        run's top-1 minus the best's, with `low`, `high` and `p` as `paired`; `only_best` and `only_run`, the
-        photos that only one of them classified correctly. Empty if no two runs have the same photos.
+        top-1 of the run minus that of the best run, with `low`, `high` and `p` as in `paired`; `only_best`
+        and `only_run`, the number of photos that only this run classified correctly. Empty if no two runs
+        have the same photos.
     """
     rows = []
     for group, (best, *others) in groups(results).items():
         headline = results[best].headline
         for name in others:
             pair = paired(results[name].rows(headline), results[best].rows(headline))
-            only = {"only_run": pair["only_one"], "only_best": pair["only_other"]}
+            only = {"only_run": pair["only_first"], "only_best": pair["only_second"]}
             rows.append({"group": group, "best": best, "run": name, **pair, **only})
     return pd.DataFrame(rows, columns=PAIR)
 
 
 class Paired(TypedDict):
-    """Two networks on the same photos, as `paired` describes it."""
+    """The result of `paired`."""
 
     n: int
     difference: float
     low: float
     high: float
-    only_one: int
-    only_other: int
+    only_first: int
+    only_second: int
     p: float
 
 
-def paired(one: pd.DataFrame, other: pd.DataFrame) -> Paired:
+def paired(first: pd.DataFrame, second: pd.DataFrame) -> Paired:
     """Compare the predictions of two networks for the same photos.
 
     Args:
-        one, other: predictions in the form of `Result.rows`, with one index, in any order.
+        first, second: results of `Result.rows` with the same index, in any order.
 
     Returns:
-        `n`; `difference`, the top-1 of the first minus that of the second; its 95 % interval, `low` and
-        `high`; `only_one` and `only_other`, the photos that only one of them classified correctly; and `p`,
-        of McNemar's exact test: how probable so unequal a division of these photos is if both are equally
-        good (McNemar, 1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
+        `n`, the number of photos; `difference`, the top-1 of the first network minus that of the second; its
+        95 % interval, `low` and `high`; `only_first` and `only_second`, the number of photos that only this
+        network classified correctly; and `p`, the p-value of McNemar's exact test of equal accuracy (McNemar,
+        1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
     """
-    right = [rows["label"].eq(rows["predicted"]).to_numpy() for rows in (one, other.loc[one.index])]
-    both, first = int((right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum())
-    second = int((~right[0] & right[1]).sum())
-    neither = len(one) - both - first - second
-    low, high = newcombe(both=both, first=first, second=second, neither=neither)
+    n = len(first)
+    correct = [rows["label"].eq(rows["predicted"]).to_numpy() for rows in (first, second.loc[first.index])]
+    both = int((correct[0] & correct[1]).sum())
+    only_first, only_second = (int(hits.sum()) - both for hits in correct)
+    neither = n - both - only_first - only_second
+    low, high = newcombe(both=both, first=only_first, second=only_second, neither=neither)
+    different = only_first + only_second
     return {
-        "n": len(one),
-        "difference": (first - second) / len(one),
+        "n": n,
+        "difference": (only_first - only_second) / n,
         "low": low,
         "high": high,
-        "only_one": first,
-        "only_other": second,
-        "p": float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0,
+        "only_first": only_first,
+        "only_second": only_second,
+        "p": float(stats.binomtest(only_first, different).pvalue) if different else 1.0,
     }
 
 
 def newcombe(*, both: int, first: int, second: int, neither: int) -> list[float]:
-    """Return the 95 % interval of the difference of two shares that were counted on the same things.
+    """Return the 95 % interval of the difference between two paired proportions.
 
-    Newcombe, 1998, "Improved confidence intervals for the difference between binomial proportions based on
-    paired data", Statistics in Medicine 17, method 10: Wilson's intervals of the two shares, put together
-    by their correlation. It holds if few things tell the two apart, even none, when a bootstrap results in
-    an interval without width.
+    It combines Wilson's intervals of the two proportions by their correlation (Newcombe, 1998, "Improved
+    confidence intervals for the difference between binomial proportions based on paired data", Statistics in
+    Medicine 17, method 10). It is valid without discordant pairs, when a bootstrap interval has no width.
 
     Args:
-        both, first, second, neither: how many have both properties, only the first, only the second, none.
+        both, first, second, neither: number of pairs with both successes, only the first, only the second,
+            no success.
 
     Returns:
-        `[low, high]` of the first share minus the second, from -1 to 1.
+        `[low, high]` of the first proportion minus the second, from -1 to 1.
     """
     n = both + first + second + neither
-    shares = [(both + only) / n for only in (first, second)]
+    proportions = [(both + only) / n for only in (first, second)]
     (low, high), (low_2, high_2) = (metrics.interval(both + only, n) for only in (first, second))
     product = float(both * neither - first * second)
     # Newcombe's correction of the correlation.
@@ -321,23 +320,23 @@ def newcombe(*, both: int, first: int, second: int, neither: int) -> list[float]
     spread = np.sqrt(float(both + first) * (second + neither) * (both + second) * (first + neither))
     correlation = product / spread if spread else 0.0
 
-    def reach(one: float, other: float) -> float:
-        return float(np.sqrt(one**2 - 2 * correlation * one * other + other**2))
+    def width(a: float, b: float) -> float:
+        return float(np.sqrt(a**2 - 2 * correlation * a * b + b**2))
 
     difference = (first - second) / n
     return [
-        difference - reach(shares[0] - low, high_2 - shares[1]),
-        difference + reach(high - shares[0], shares[1] - low_2),
+        difference - width(proportions[0] - low, high_2 - proportions[1]),
+        difference + width(high - proportions[0], proportions[1] - low_2),
     ]
 
 
 def write(folder: Path, *, runs: pd.DataFrame, in_pairs: pd.DataFrame, ensemble: dict) -> None:
-    """Write `comparison.csv`, the runs, and `comparison.json`.
+    """Write `comparison.csv` and `comparison.json`.
 
-    The latter holds `groups`, `not_compared`, `pairs` and `ensemble`.
+    The JSON file has the keys `groups`, `not_compared`, `pairs` and `ensemble`.
 
     Args:
-        folder: where to.
+        folder: the folder of the files.
         runs: the result of `table`.
         in_pairs: the result of `pairs`.
         ensemble: `ensembles.Ensemble.report`; null in the file if it is empty.

@@ -1,4 +1,4 @@
-"""An ensemble: the averaged predictions of several runs for the photos that they share."""
+"""Ensembles: the averaged predictions of several runs for the same photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lib.evaluate import inference, predictions
 from lib.networks import models
 from lib.photos import decoding
 
-FIGURES = ["name", "val_top_1", "val_log_loss", "top_1", "log_loss", "calibration_error"]
+COLUMNS = ["name", "val_top_1", "val_log_loss", "top_1", "log_loss", "calibration_error"]
 
 
 @dataclass(frozen=True)
@@ -23,89 +23,88 @@ class Ensemble:
     """The averaged predictions of several runs.
 
     Attributes:
-        predictions: one row per photo of val and of the headline, in the form of `predictions.table`; None
-            if there are no members.
-        report: `members`; `headline`, its split; `temperature`, the ensemble's own; `test_time_augmentation`;
-            for val and the headline the result of `metrics.report`; `each`, the figures of the members and of
-            the ensemble; and `gain`, as `comparison.paired`: the ensemble on the headline against its best
-            member (`over`), which val chose, as that was evaluated. Empty if there are no members.
+        predictions: one row per photo of the val and headline splits, with the columns of
+            `predictions.table`; `None` if there are no members.
+        report: `members`; `headline`, the headline split; `temperature` of the ensemble;
+            `test_time_augmentation`; the result of `metrics.report` for each split; `each`, the rows of
+            `table`; and `gain`, the result of `comparison.paired` for the ensemble and its best member on val
+            (`over`), on the headline split with the member's predictions as evaluated. Empty if there are no
+            members.
     """
 
     predictions: pd.DataFrame | None
     report: dict
 
     @property
-    def figures(self) -> pd.DataFrame:
-        """One row per member as it was averaged, then the ensemble.
+    def table(self) -> pd.DataFrame:
+        """One row per member, with the predictions that were averaged, and a last row for the ensemble.
 
-        Top-1 and log loss on val and on the headline, and the latter's calibration error.
+        The columns are top-1 and log loss on val and on the headline split, and the calibration error on the
+        headline split.
         """
-        return pd.DataFrame(self.report.get("each", []), columns=FIGURES)
+        return pd.DataFrame(self.report.get("each", []), columns=COLUMNS)
 
 
-def members(results: dict[str, Result], wanted: Sequence[str] = ()) -> list[str]:
-    """Choose the runs whose probabilities are averaged.
+def members(results: dict[str, Result], names: Sequence[str]) -> list[str]:
+    """Select the runs of the ensemble.
 
     Args:
         results: the evaluated runs.
-        wanted: names of runs. None: all that have the classes and photos of the best one; if several
-            data sets have such runs, those of the run that is the best on val. The headline photos decide
-            nothing: an ensemble of members that they chose would look too good.
+        names: names of the runs. If empty, all runs with the classes and photos of the best run on val are
+            selected; if that is a single run, those of the next best run. The headline photos are not used:
+            members selected on them would make the ensemble look better than it is.
 
     Returns:
-        At least two names; none if nothing was wanted and no two runs go together.
+        At least two names; empty if `names` is empty and no two runs have the same classes and photos.
 
     Raises:
-        ValueError: the wanted runs are fewer than two, are not among the results, or differ in their
-            classes or photos; the message says in which.
+        ValueError: `names` has fewer than two different runs, a run that is not in the results, or runs
+            whose classes or photos differ.
     """
-    if not wanted:
+    if not names:
         ranked = sorted(results.values(), key=lambda result: result.rank)
-        alike = ([other.name for other in ranked if not difference(best, other)] for best in ranked)
-        return next((names for names in alike if len(names) > 1), [])
-    if unknown := [name for name in wanted if name not in results]:
+        matches = ([other.name for other in ranked if not difference(best, other)] for best in ranked)
+        return next((group for group in matches if len(group) > 1), [])
+    if unknown := [name for name in names if name not in results]:
         raise ValueError(
-            f"`compare.ensemble` names {', '.join(unknown)}. Expected: runs that are compared and have been "
-            f"evaluated: {', '.join(results)}"
+            f"`compare.ensemble` must list evaluated runs of the comparison: {', '.join(results)}. "
+            f"Received: {', '.join(unknown)}"
         )
-    if len(set(wanted)) < max(2, len(wanted)):
+    if len(set(names)) < max(2, len(names)):
         raise ValueError(
-            f"`compare.ensemble` needs at least two runs, each once. Received: {', '.join(wanted)}"
+            f"`compare.ensemble` must list at least two different runs. Received: {', '.join(names)}"
         )
-    first = wanted[0]
-    for name in wanted[1:]:
+    first = names[0]
+    for name in names[1:]:
         if reason := difference(results[first], results[name]):
             raise ValueError(f"`compare.ensemble`: {first} and {name} cannot be averaged: {reason}")
-    return list(wanted)
+    return list(names)
 
 
-def difference(one: Result, other: Result) -> str:
-    """Say why two runs cannot be averaged.
+def difference(first: Result, second: Result) -> str:
+    """Return why two runs cannot be averaged; an empty text if they can.
 
-    They differ in the headline's split, the classes, the photos of val and of the headline, or their labels;
-    empty if they differ in nothing.
+    They must have the same headline split, classes, photos of val and the headline split, and labels.
     """
-    if one.headline != other.headline:
-        return (
-            f"the headline of {one.name} is its {one.headline} split, "
-            f"that of {other.name} its {other.headline} split"
-        )
-    sets = {"classes": [{name: name for name in run.classes} for run in (one, other)]}
-    for split in dict.fromkeys(("val", one.headline)):
-        rows = [run.rows(split) for run in (one, other)]
+    runs = (first, second)
+    if first.headline != second.headline:
+        return "other headline splits, " + ", ".join(f"{run.headline} in {run.name}" for run in runs)
+    sets = {"classes": [{name: name for name in run.classes} for run in runs]}
+    for split in dict.fromkeys(("val", first.headline)):
+        rows = [run.rows(split) for run in runs]
         sets[f"photos of {split}"] = [dict(zip(part["sha1"], part["path"], strict=True)) for part in rows]
         sets[f"labels of {split}"] = [
             dict(zip(part.index, part["path"] + " as " + part["label"], strict=True)) for part in rows
         ]
-    for what, (first, second) in sets.items():
-        if first.keys() != second.keys():
-            only = [_only(first, second, name=one.name), _only(second, first, name=other.name)]
-            return f"other {what}, {', '.join(only)}"
+    for name, (own, others) in sets.items():
+        if own.keys() != others.keys():
+            only = [_only(own, others, name=first.name), _only(others, own, name=second.name)]
+            return f"other {name}, {', '.join(only)}"
     return ""
 
 
 def _only(own: dict, others: dict, *, name: str) -> str:
-    """Count the keys that only one run has, and name an example."""
+    """Count the keys that only the named run has, with an example."""
     only = [text for key, text in own.items() if key not in others]
     return f"{len(only)} only in {name}" + (f" (such as {only[0]})" if only else "")
 
@@ -113,58 +112,57 @@ def _only(own: dict, others: dict, *, name: str) -> str:
 def average(
     results: dict[str, Result], names: Sequence[str], *, augmented: bool, folder: Path, seed: int
 ) -> Ensemble:
-    """Average the predictions of runs for the photos of val and of the headline.
+    """Average the predictions of runs for the photos of val and of the headline split.
 
-    Every run has the same weight: other weights would have to be fitted on val, which is small and has
-    already chosen each run's epoch and temperature. Averaged are the calibrated probabilities, so that no
-    network weighs more because it is overconfident. Their mean is underconfident (Rahaman and Thiery,
-    2021, https://arxiv.org/abs/2007.08792): it gets a temperature of its own, found on val.
+    All runs have the same weight. Other weights would have to be fitted on val, which is small and was
+    already used to select each run's epoch and temperature. The calibrated probabilities are averaged, so
+    that an overconfident network has no larger influence. Their mean is underconfident (Rahaman and Thiery,
+    2021, https://arxiv.org/abs/2007.08792) and is therefore calibrated with a temperature fitted on val.
 
     Args:
         results: the evaluated runs.
         names: the result of `members`.
-        augmented: whether each network predicts the photos anew, as the mean over several views; otherwise
-            the probabilities are those of its `predictions.csv`.
-        folder: keeps the new predictions.
+        augmented: whether to predict the photos again, with test-time augmentation. Otherwise, the
+            probabilities of `predictions.csv` are averaged.
+        folder: caches the predictions with test-time augmentation.
         seed: seed of the bootstrap intervals.
 
     Raises:
-        FileNotFoundError, ValueError: photos are to be predicted anew and are gone, or are other ones.
+        FileNotFoundError, ValueError: `augmented`, and the photos of a run are missing or have changed.
     """
     if not names:
         return Ensemble(None, {})
-    chosen = [results[name] for name in names]
-    best = min(chosen, key=lambda result: result.rank)
+    selected = [results[name] for name in names]
+    best = min(selected, key=lambda result: result.rank)
     classes, base = best.classes, best.rows("val", best.headline)
     probabilities = {
         result.name: _probabilities(result, base.index, classes=classes, augmented=augmented, folder=folder)
-        for result in chosen
+        for result in selected
     }
     mean = np.mean(list(probabilities.values()), axis=0)
     targets = pd.Categorical(base["label"], classes).codes.astype(np.int64)
     splits = {split: base["split"].eq(split).to_numpy() for split in dict.fromkeys(("val", best.headline))}
     temperature = metrics.temperature(targets[splits["val"]], mean[splits["val"]])
-    together = metrics.apply_temperature(mean, temperature)
-    measured = [*probabilities.items(), ("ensemble", together)]
+    calibrated = metrics.apply_temperature(mean, temperature)
     reports = [
-        (name, _measure(targets, values, splits=splits, classes=classes, seed=seed))
-        for name, values in measured
+        (name, _evaluate(targets, values, splits=splits, classes=classes, seed=seed))
+        for name, values in [*probabilities.items(), ("ensemble", calibrated)]
     ]
-    rows = predictions.named(base, together, classes=classes)
-    own = rows.set_index(base.index)[splits[best.headline]]
+    rows = predictions.named(base, calibrated, classes=classes)
+    headline = rows.set_index(base.index)[splits[best.headline]]
     report = {
         "members": list(names),
         "test_time_augmentation": augmented,
         "temperature": round(temperature, 4),
         "headline": best.headline,
         **reports[-1][1],
-        "each": [_figures(name, report, headline=best.headline) for name, report in reports],
-        "gain": {"over": best.name, **comparison.paired(own, best.rows(best.headline))},
+        "each": [_row(name, report, headline=best.headline) for name, report in reports],
+        "gain": {"over": best.name, **comparison.paired(headline, best.rows(best.headline))},
     }
     return Ensemble(rows, report)
 
 
-def _measure(
+def _evaluate(
     targets: np.ndarray,
     probabilities: np.ndarray,
     *,
@@ -172,15 +170,15 @@ def _measure(
     classes: list[str],
     seed: int,
 ) -> dict[str, metrics.Report]:
-    """Return the result of `metrics.report` for each split, given which photos are in it, `bool` `(n,)`."""
+    """Return the result of `metrics.report` for each split, a mask of `bool` and shape `(n,)`."""
     return {
         split: metrics.report(targets[rows], probabilities[rows], classes=classes, seed=seed)
         for split, rows in splits.items()
     }
 
 
-def _figures(name: str, report: dict[str, metrics.Report], *, headline: str) -> dict:
-    """Return a row of `Ensemble.figures`."""
+def _row(name: str, report: dict[str, metrics.Report], *, headline: str) -> dict:
+    """Return a row of `Ensemble.table`."""
     val, head = report["val"], report[headline]
     return {
         "name": name,
@@ -195,7 +193,7 @@ def _figures(name: str, report: dict[str, metrics.Report], *, headline: str) -> 
 def _probabilities(
     result: Result, index: pd.Index, *, classes: list[str], augmented: bool, folder: Path
 ) -> np.ndarray:
-    """Return a run's calibrated probabilities, in the order of an index of `Result.rows` and of classes."""
+    """Return the calibrated probabilities of a run, by the index of `Result.rows` and the classes."""
     rows = result.rows(*index.unique("split")).loc[index]
     if not augmented:
         return predictions.probabilities(rows, classes)
@@ -207,46 +205,46 @@ def _probabilities(
         photos,
         rows=np.array([row_of[path] for path in rows["path"]]),
         folder=folder / "cache",
-        batch_size=result.chosen["train"]["batch_size"],
-        views=inference.views(True, flip=result.chosen["augment"]["flip"]),
+        batch_size=result.parameters["train"]["batch_size"],
+        views=inference.views(True, flip=result.parameters["augment"]["flip"]),
     )
     order = [result.classes.index(name) for name in classes]
     return metrics.apply_temperature(probabilities, result.card["temperature"])[:, order]
 
 
 def _photos(result: Result) -> photoset.Photos:
-    """Open the photos that a run was evaluated on, by its own records: its parameters may have changed since.
+    """Open the photos of a run's evaluation by its records, since its parameters may have changed.
 
     Raises:
-        FileNotFoundError: they are gone.
-        ValueError: they are others by now.
+        FileNotFoundError: the photos are missing.
+        ValueError: the photos have changed.
     """
     data, card = steps.outputs() / "data" / result.source, result.card
     if not (data / "source.json").is_file() or not (data / "raw").is_dir():
         raise FileNotFoundError(
-            f"the photos of {result.name} are no longer in data/{result.source}: "
-            f"run `make {result.chosen['name']}` first, or set compare.test_time_augmentation to false"
+            f"the photos of {result.name} are missing in data/{result.source}: run "
+            f"`make {result.parameters['name']}` first, or set `compare.test_time_augmentation` to false"
         )
-    listed = manifest.read(steps.outputs() / result.name / "manifest.csv")
+    table = manifest.read(steps.outputs() / result.name / "manifest.csv")
     content = files.read_json(data / "source.json")["content_sha256"]
     scanned, full = decoding.scan(
         data / "raw",
-        list(listed.path),
+        list(table.path),
         content=content,
         folder=data / "cache",
         size=card["resize"],
         fit=card["fit"],
     )
-    if not scanned.sha1.equals(listed.sha1):
+    if not scanned.sha1.equals(table.sha1):
         raise ValueError(
-            f"the photos in data/{result.source} are not those that {result.name} was evaluated on: "
-            "run it again"
+            f"the photos in data/{result.source} have changed after the evaluation of {result.name}: run "
+            f"`make {result.parameters['name']}` again"
         )
-    return photoset.Photos(listed, full, card["size"], card["classes"], card["fit"])
+    return photoset.Photos(table, full, card["size"], card["classes"], card["fit"])
 
 
 def write(ensemble: Ensemble, path: Path) -> None:
-    """Write an ensemble's predictions as CSV; if there is none, remove those of an earlier one."""
+    """Write the predictions of an ensemble as CSV. Without members, remove an earlier file."""
     if ensemble.predictions is None:
         path.unlink(missing_ok=True)
     else:

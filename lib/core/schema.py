@@ -369,7 +369,7 @@ class Optimizer(Section):
     kind: Literal["adamw", "adam", "sgd"] = Field(
         "adamw", description="type of optimizer: adamw, adam or sgd"
     )
-    weight_decay: float = Field(1.0e-4, ge=0, description="weight decay of adamw and sgd")
+    weight_decay: float = Field(1.0e-4, ge=0, description="weight decay: decoupled for adamw, L2 for sgd")
     momentum: Ratio = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")

@@ -1,16 +1,16 @@
-"""The optimizer of a stage, the schedule of its learning rate, and the callbacks that watch a value."""
+"""The optimizer of a stage, its learning rate schedule, and the callbacks that monitor its progress."""
 
 import math
 from collections.abc import Sequence
 
 from lib.core import schema
-from lib.networks.device import keras
+from lib.networks.device import keras, tf
 
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
 class Schedule(keras.callbacks.Callback):
-    """Set the learning rate at each batch as the schedule of a stage says.
+    """Set the learning rate of each batch by the schedule of a stage.
 
     Args:
         stage: the stage.
@@ -22,16 +22,16 @@ class Schedule(keras.callbacks.Callback):
         self.stage, self.batches, self.epoch = stage, batches, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Set the rate of the epoch's start."""
+        """Set the learning rate at the start of an epoch."""
         self.epoch = epoch
         self._set_rate(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Set the rate of the batch."""
+        """Set the learning rate of a batch."""
         self._set_rate(self.epoch + batch / self.batches)
 
     def _set_rate(self, epochs: float) -> None:
-        # A constant rate is left to ReduceLROnPlateau.
+        # ReduceLROnPlateau may change a constant rate.
         if self.stage.schedule != "constant":
             self.model.optimizer.learning_rate = learning_rate(self.stage, epochs)
 
@@ -39,14 +39,13 @@ class Schedule(keras.callbacks.Callback):
 def learning_rate(stage: schema.Stage, epochs: float) -> float:
     """Compute the learning rate of a stage's schedule.
 
-    It depends only on the completed epochs, so that neither an interruption nor another batch size
-    changes its course.
+    It depends only on the completed epochs. Neither an interruption nor another batch size changes it.
 
     Args:
-        stage: the stage. Half a cosine falls to 0 at its last epoch's end (Loshchilov and Hutter, 2016,
-            https://arxiv.org/abs/1608.03983); an exponential schedule multiplies the rate by `decay`
-            after each epoch.
-        epochs: completed epochs of the stage, with the fraction of the current one.
+        stage: the stage. A cosine schedule follows half a cosine to 0 at the end of the last epoch
+            (Loshchilov and Hutter, 2016, https://arxiv.org/abs/1608.03983); an exponential schedule
+            multiplies the rate by `decay` after each epoch.
+        epochs: completed epochs of the stage, including the fraction of the current epoch.
     """
     if stage.schedule == "cosine":
         return stage.learning_rate * (1 + math.cos(math.pi * epochs / stage.epochs)) / 2
@@ -55,51 +54,71 @@ def learning_rate(stage: schema.Stage, epochs: float) -> float:
     return stage.learning_rate
 
 
+class SGD(keras.optimizers.SGD):
+    """SGD whose weight decay is an L2 term of the gradient, as in PyTorch.
+
+    Keras's own `weight_decay` is decoupled: it bypasses the momentum. Here, `gradient + l2 * weight` replaces
+    the gradient of every trainable weight, including biases and normalizations
+    (https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html). The momentum is that of Keras: past
+    gradients keep the learning rate of their time, while PyTorch multiplies them by the current rate.
+    """
+
+    def __init__(self, learning_rate: float, *, momentum: float, l2: float):
+        super().__init__(learning_rate, momentum=momentum)
+        self.l2 = l2
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        super().update_step(gradient + self.l2 * variable, variable, learning_rate)
+
+
 def optimizer(settings: schema.Optimizer, rate: float) -> keras.optimizers.Optimizer:
-    """Build the optimizer that the parameters name, with a learning rate to start with."""
+    """Build the optimizer that the parameters name.
+
+    The weight decay of `sgd` is described in `SGD`. That of `adamw` is decoupled: as in PyTorch, each step
+    first subtracts `rate * weight_decay * weight`. PyTorch does so for all weights; here, biases and the
+    scales and offsets of normalizations are excluded.
+    """
     if settings.kind == "sgd":
-        return keras.optimizers.SGD(
-            rate, momentum=settings.momentum, weight_decay=settings.weight_decay or None
-        )
+        return SGD(rate, momentum=settings.momentum, l2=settings.weight_decay)
     if settings.kind == "adam":
         return keras.optimizers.Adam(rate)
     adamw = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    # Decay pulls towards 0, which suits kernels; the scale of a normalization should stay near 1.
+    # Decay pulls weights towards 0, but the scale of a normalization should stay near 1.
     adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return adamw
 
 
 def callbacks(settings: schema.Train, stage: schema.Stage) -> list[keras.callbacks.Callback]:
-    """Build the callbacks that reduce the learning rate of a stage or end it, those that are switched on."""
+    """Build the callbacks that reduce the learning rate or stop the stage early, if they are enabled."""
     mode = "min" if settings.monitor == "val_loss" else "max"
-    chosen: list[keras.callbacks.Callback] = []
+    enabled: list[keras.callbacks.Callback] = []
     if settings.reduce_learning_rate and stage.schedule == "constant":
         reduce = settings.reduce_learning_rate
-        chosen.append(
+        enabled.append(
             keras.callbacks.ReduceLROnPlateau(
                 settings.monitor, factor=reduce.factor, patience=reduce.patience, mode=mode
             )
         )
     if settings.early_stopping:
         patience = settings.early_stopping.patience
-        chosen.append(keras.callbacks.EarlyStopping(settings.monitor, mode=mode, patience=patience))
-    return chosen
+        enabled.append(keras.callbacks.EarlyStopping(settings.monitor, mode=mode, patience=patience))
+    return enabled
 
 
-def counters(chosen: Sequence[keras.callbacks.Callback]) -> list[dict[str, float]]:
-    """Return the counters of callbacks, which an interruption must not set back."""
+def counters(callbacks: Sequence[keras.callbacks.Callback]) -> list[dict[str, float]]:
+    """Return the counters of callbacks, which an interruption must not reset."""
     return [
         {
             name: float(getattr(callback, name))
             for name in COUNTERS
             if getattr(callback, name, None) is not None
         }
-        for callback in chosen
+        for callback in callbacks
     ]
 
 
-def restore_counters(chosen: Sequence[keras.callbacks.Callback], values: Sequence[dict[str, float]]) -> None:
-    """Set the counters of callbacks; without values they stay as they are."""
-    for callback, counts in zip(chosen, values, strict=False):
+def restore_counters(callbacks: Sequence[keras.callbacks.Callback], values: list[dict[str, float]]) -> None:
+    """Set the counters of callbacks. Without values they keep their initial ones."""
+    for callback, counts in zip(callbacks, values, strict=False):
         for name, value in counts.items():
             setattr(callback, name, value)

@@ -1,7 +1,7 @@
-"""The state of a training on disk: all that its next epoch needs, and the weights of its best epoch.
+"""The state of a training on disk, from which it can be resumed, and the weights of its best epoch.
 
-`state.npz` names the file of the best weights, `best-<epoch>.npz`: if the process is killed between the
-writing of the two, the state still names the weights that it was written with.
+`state.npz` names the file of the best weights, `best-<epoch>.npz`. If the process is killed after writing
+the weights and before writing the state, the old state still refers to the old weights.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class Finished:
     """The record of a finished training.
 
     Attributes:
-        parent: key of the training that it resumed, if there is one.
+        parent: key of the training that it resumed, if any.
         network: fingerprint of the network before training and of the photos.
-        batch_sizes: as `State.batch_sizes`.
+        batch_sizes: see `State.batch_sizes`.
         monitor: the monitored value; `None` in records of earlier versions.
         label_smoothing: the label smoothing of the loss; `None` in records of earlier versions.
     """
@@ -42,7 +42,7 @@ class Finished:
         try:
             return TypeAdapter(cls).validate_python(files.read_json(folder / FINISHED))
         except (FileNotFoundError, ValueError):
-            # Without a record that can be read, the training continues at its end and writes another.
+            # The training then continues at its end and writes the record again.
             return None
 
     def save(self, folder: Path) -> None:
@@ -55,16 +55,16 @@ class State:
     """The state of a training.
 
     Attributes:
-        stage: index of the stage that runs next, among those with an epoch.
-        epoch: completed epochs of that stage.
-        stopped: whether early stopping has ended that stage.
+        stage: index of the current stage, among the stages with an epoch.
+        epoch: completed epochs of the current stage.
+        stopped: whether early stopping has ended the current stage.
         callbacks: counters of the stage's callbacks, in their order.
-        learned: the trained parts of the backbone, as the stages name them.
-        history: one row per epoch.
-        inherited: rows of the history that belong to the training that this one resumes.
-        best: the best monitored value, with its sign so that less is better; `None` before the first epoch,
-            or if the value of the weights that were resumed is to be measured.
-        kept: the epoch, from 1, with that value; 0 before the first epoch.
+        learned: the trained parts of the backbone, as in `train.stages`.
+        history: one row per epoch, in the order of `trainer.columns`.
+        inherited: the number of history rows that belong to the resumed training.
+        best: the best monitored value, negated if higher is better; `None` before the first epoch, or if
+            the resumed weights must be evaluated first.
+        kept: the epoch with the best value, from 1; 0 before the first epoch.
         batch_sizes: `from_epoch` and `batch_size` of each change of the batch size.
     """
 
@@ -91,13 +91,13 @@ class State:
         return self.batch_sizes[-1]["batch_size"]
 
     def choose_batch_size(self, size: int) -> None:
-        """Record the batch size from the next epoch on."""
+        """Set the batch size from the next epoch on."""
         epoch = len(self.history) + 1
-        earlier = [part for part in self.batch_sizes if part["from_epoch"] < epoch]
+        earlier = [change for change in self.batch_sizes if change["from_epoch"] < epoch]
         self.batch_sizes = [*earlier, {"from_epoch": epoch, "batch_size": size}]
 
     def save(self, folder: Path, variables: Sequence[np.ndarray]) -> None:
-        """Write the state and the values of all variables, whole or not at all; remove old best weights."""
+        """Write the state and the values of all variables in an atomic way; remove earlier best weights."""
         text = np.array(json.dumps(dataclasses.asdict(self)))
         files.write(_file(folder), lambda partial: np.savez(partial, text, *variables))
         for path in folder.glob("best-*.npz"):
@@ -117,22 +117,22 @@ class State:
 
 
 def exists(folder: Path) -> bool:
-    """Return whether a folder holds the state of a training."""
+    """Return whether a folder contains the state of a training."""
     return _file(folder).is_file()
 
 
 def remove_damaged(folder: Path) -> None:
-    """Remove the files of a training if one of them is damaged or missing, so that it starts anew."""
+    """Remove the files of a training if any is damaged or missing, so that it starts again."""
     if exists(folder) and cache.load_arrays(_file(folder)) is not None:
-        at = State.load(folder)
-        if not at.kept or cache.load_arrays(at._best(folder)) is not None:
+        state = State.load(folder)
+        if not state.kept or cache.load_arrays(state._best(folder)) is not None:
             return
     for path in (folder / FINISHED, *folder.glob("*.npz")):
         path.unlink(missing_ok=True)
 
 
 def variables(folder: Path) -> list[np.ndarray]:
-    """Read the values of all variables after the last completed epoch; none at the start of a stage."""
+    """Read the values of all variables after the last completed epoch; empty at the start of a stage."""
     return _arrays(_file(folder))[1:]
 
 

@@ -1,4 +1,4 @@
-"""Run the stages of a training, epoch by epoch, so that an interruption changes nothing."""
+"""Run the stages of a training, epoch by epoch. An interruption does not change the result."""
 
 import gc
 import math
@@ -16,16 +16,20 @@ from lib.networks.device import keras, tf
 from lib.train import batches, schedules, state
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
+# Columns of the history if there are more than `MANY` classes.
+TOP_3 = ["top_3", "val_top_3"]
+MANY = 10
+METRICS = {1: "accuracy", 3: "top_3"}
 
 
 class Trainer:
-    """Runs the stages of one training and keeps its state on disk.
+    """The training loop, which keeps its state on disk.
 
     Args:
         settings: the run's parameters.
         photos: the run's photos.
-        folder: holds the state of this training.
-        build: builds the network; called again after memory ran out.
+        folder: the folder of the training's state.
+        build: builds the network; called again after an out-of-memory error.
         bar: shows the progress, in photos of all epochs.
         watch: called after each epoch with its row of the history and its batch size.
     """
@@ -38,11 +42,11 @@ class Trainer:
         folder: Path,
         build: Callable[[], keras.Model],
         bar: progress.Bar,
-        watch: Callable[[dict, int], None] | None = None,
+        watch: Callable[[dict, int], None] | None,
     ):
         self.settings, self.photos, self.folder = settings, photos, folder
         self.build, self.bar, self.watch = build, bar, watch
-        self.stages = stages(settings)
+        self.stages, self.columns = stages(settings), columns(len(photos.classes))
         self.state = state.State()
         self.state.choose_batch_size(settings.train.batch_size)
         self.embeddings: np.ndarray | None = None
@@ -50,51 +54,56 @@ class Trainer:
 
     def _build(self) -> None:
         with device.strategy().scope():
-            self.network = self.learner = self.build()
+            self.network = self.compiled = self.build()
         weights = {id(variable) for variable in self.network.weights}
-        others = [variable for variable in self.network.variables if id(variable) not in weights]
-        self.seeds = [(variable, variable.numpy()) for variable in others]
+        seeds = [variable for variable in self.network.variables if id(variable) not in weights]
+        self.seeds = [(variable, variable.numpy()) for variable in seeds]
 
     def train(self, parent: Path | None) -> None:
-        """Run the stages that are left, on top of the finished training in the folder `parent`, if any."""
+        """Run the remaining stages, after those of the finished training in the folder `parent`, if any."""
         if state.exists(self.folder):
             self.state = state.State.load(self.folder)
         elif parent:
             self._inherit(parent)
         for row in self.state.history:
-            self.bar.line(_sentence(row))
+            self.bar.line(_sentence(self._named(row)))
         self._show_progress()
         while self.state.stage < len(self.stages):
             if not self._run_stage(list(self.stages)[self.state.stage]):
                 self._halve_batch_size()
-        # If none of the stages to resume has an epoch, nothing has been saved yet.
+        # If no stage to resume has an epoch, nothing has been saved yet.
         if not state.exists(self.folder):
             self._save(stage=0, epoch=0)
 
     def _show_progress(self) -> None:
-        """Move the bar to the end of the last completed epoch."""
-        done = len(self.state.history) - self.state.inherited
-        self.bar.step(done * len(self.photos.rows("train")) - self.bar.done)
+        """Set the bar to the end of the last completed epoch."""
+        epochs = len(self.state.history) - self.state.inherited
+        self.bar.step(epochs * len(self.photos.rows("train")) - self.bar.done)
 
     def _inherit(self, parent: Path) -> None:
         """Start from the end of a finished training.
 
-        Its best value is taken over only if it was measured as this training measures.
+        Its best value is kept only if `monitor` and `label_smoothing` are the same.
         """
         finished, record, train = state.State.load(parent), state.Finished.load(parent), self.settings.train
-        same = record and record.monitor == train.monitor and record.label_smoothing == train.label_smoothing
+        comparable = record and (record.monitor, record.label_smoothing) == (
+            train.monitor,
+            train.label_smoothing,
+        )
+        # Trainings of earlier versions have no top-3 accuracy.
+        unknown: list[int | str | float] = [math.nan] * len(self.columns)
         self.state = state.State(
             learned=finished.learned,
-            history=finished.history,
+            history=[row + unknown[len(row) :] for row in finished.history],
             inherited=len(finished.history),
-            best=finished.best if same else None,
+            best=finished.best if comparable else None,
             kept=finished.kept,
         )
         self.state.choose_batch_size(self.settings.train.batch_size)
         self.state.keep(self.folder, finished.best_weights(parent))
 
     def _run_stage(self, name: str) -> bool:
-        """Run a stage, or what is left of it, to its end; return whether the memory sufficed."""
+        """Run the remaining epochs of a stage. Return `False` if memory ran out."""
         try:
             self._prepare(self.stages[name])
             if not self.state.stopped:
@@ -106,7 +115,7 @@ class Trainer:
         return True
 
     def _prepare(self, stage: Stage) -> None:
-        """Bring the network to the point at which the stage begins or was interrupted."""
+        """Compile the network, with the weights at the start of the stage or at its interruption."""
         self._start_from_best()
         self._compile(stage)
         if self.state.kept and self.state.best is None:
@@ -117,19 +126,19 @@ class Trainer:
             self._restore()
 
     def _measure(self) -> float:
-        """Return the monitored value of the network on val, such that less is better."""
-        logs = self.learner.evaluate(self._validation(), verbose=0, return_dict=True)
+        """Return the monitored value on val, negated if higher is better."""
+        logs = self.compiled.evaluate(self._validation(), verbose=0, return_dict=True)
         return self._signed({f"val_{name}": value for name, value in logs.items()})
 
     def _fit(self, name: str) -> None:
-        """Fit the network in the epochs of a stage that are left."""
+        """Fit the network for the remaining epochs of a stage."""
         stage, batch_size = self.stages[name], self.state.batch_size
         steps = math.ceil(len(self.photos.rows("train")) / batch_size)
-        chosen = schedules.callbacks(self.settings.train, stage)
+        callbacks = schedules.callbacks(self.settings.train, stage)
         log = keras.callbacks.TensorBoard(self.folder / "tensorboard" / name, write_graph=False)
-        # The recorder comes last: each epoch is recorded after the other callbacks have seen it. The stream
-        # has been shuffled already.
-        self.learner.fit(
+        # The recorder is the last callback: it saves the counters that the others have updated. The data
+        # set is shuffled already.
+        self.compiled.fit(
             batches.training(
                 self.photos,
                 self.settings,
@@ -142,7 +151,7 @@ class Trainer:
             initial_epoch=self.state.epoch,
             steps_per_epoch=steps,
             validation_data=self._validation(),
-            callbacks=[log, *chosen, schedules.Schedule(stage, steps), _Recorder(self, name, chosen)],
+            callbacks=[log, *callbacks, schedules.Schedule(stage, steps), _Recorder(self, name, callbacks)],
             shuffle=False,
             verbose=0,
         )
@@ -151,61 +160,62 @@ class Trainer:
         return batches.validation(self.photos, embeddings=self.embeddings, batch_size=self.state.batch_size)
 
     def _start_from_best(self) -> None:
-        # Each stage starts with the same seeds of dropout, whether the training was interrupted or not.
+        # Each stage starts with the same seeds of dropout, interrupted or not.
         for variable, value in self.seeds:
             variable.assign(value)
         if self.state.kept:
             self.network.set_weights(self.state.best_weights(self.folder))
 
     def _compile(self, stage: Stage) -> None:
-        """Compile the network for a stage, or its head if the stage trains nothing else."""
+        """Compile the network for a stage, or only its head if the stage can be trained on embeddings."""
         train = self.settings.train
         models.unfreeze(self.network, stage.trainable, settings=self.settings.model)
-        head = self._head_alone(stage)
-        self.learner = head or self.network
+        head = self._head_only(stage)
+        self.compiled = head or self.network
         self.embeddings = self.photos.embed(self.settings.model) if head else None
         with device.strategy().scope():
-            self.learner.compile(
+            self.compiled.compile(
                 optimizer=schedules.optimizer(train.optimizer, stage.learning_rate),
                 loss=keras.losses.CategoricalCrossentropy(label_smoothing=train.label_smoothing),
-                metrics=[_Accuracy(name="accuracy")],
+                metrics=[TopAccuracy(k, metric) for k, metric in METRICS.items() if metric in self.columns],
                 jit_compile="auto" if device.GPUS else False,
             )
-            self.learner.optimizer.build(self.learner.trainable_variables)
+            self.compiled.optimizer.build(self.compiled.trainable_variables)
 
-    def _head_alone(self, stage: Stage) -> keras.Model | None:
-        """Return the head if it is all that a stage trains, on embeddings that are computed only once.
+    def _head_only(self, stage: Stage) -> keras.Model | None:
+        """Return the head if the stage can be trained on embeddings, otherwise `None`.
 
-        Embeddings are those of pretrained weights, of unchanged photos, without measured scaling.
+        Embeddings are computed once, from photos without augmentation and a backbone with pretrained weights
+        that was not trained. Measured scaling changes them with the data set.
         """
         frozen = {stage.trainable, *self.state.learned} == {"none"} and not stage.augment
         model = self.settings.model
-        known = model.weights is not None and model.scaling != "measured" and self.photos.folder
-        return models.head(self.network, model) if frozen and known else None
+        pretrained = model.weights is not None and model.scaling != "measured"
+        return models.head(self.network, model) if frozen and pretrained and self.photos.folder else None
 
     def _halve_batch_size(self) -> None:
-        """Go back to the end of the last completed epoch, with half the batch size."""
+        """Return to the end of the last completed epoch, with half the batch size."""
         size = self.state.batch_size
         if size == 1:
             raise ValueError(
-                "memory runs out with a batch size of 1: lower `model.image_size` or take a smaller "
-                f"`model.backbone` than {self.settings.model.backbone}"
+                f"out of memory with a batch size of 1 and {self.settings.model.backbone}. "
+                "Lower `model.image_size` or choose a smaller `model.backbone`"
             )
         variables = []
         if state.exists(self.folder):
             self.state, variables = state.State.load(self.folder), state.variables(self.folder)
-        self.bar.line(f"memory ran out with a batch size of {size}: continuing with {size // 2}")
+        self.bar.line(f"out of memory with a batch size of {size}: continuing with {size // 2}")
         self._show_progress()
         self.state.choose_batch_size(size // 2)
         self.state.save(self.folder, variables)
-        # Keras's networks hold themselves, and this one still fills the memory.
-        self.network = self.learner = None
+        # A Keras network is part of a reference cycle: only the garbage collector frees its memory.
+        self.network = self.compiled = None
         gc.collect()
         self._build()
 
     def _variables(self) -> list[keras.Variable]:
-        """Return all that an epoch changes: weights, statistics, dropout's seeds, the optimizer's moments."""
-        return [*self.network.variables, *self.learner.optimizer.variables]
+        """Return the variables that an epoch changes: weights, statistics, seeds, and the optimizer's."""
+        return [*self.network.variables, *self.compiled.optimizer.variables]
 
     def _restore(self) -> None:
         """Set all variables to their values at the end of the last completed epoch."""
@@ -223,30 +233,33 @@ class Trainer:
 
         Args:
             name: the stage.
-            logs: the values of `COLUMNS[2:]`.
+            logs: the values of `columns[2:]`.
             epoch: completed epochs of the stage.
-            callbacks: those whose counters belong to the state.
+            callbacks: the callbacks whose counters belong to the state.
 
         Raises:
             ValueError: the loss is not a number.
         """
-        values = [float(logs[key]) for key in COLUMNS[2:]]
+        values = [float(logs[key]) for key in self.columns[2:]]
         row: list[int | str | float] = [len(self.state.history) + 1, name, *values]
         if not np.isfinite(logs["loss"]):
             raise ValueError(
-                f"the loss of epoch {row[0]} is {row[2]}: lower the learning rate of stage {name}"
+                f"the loss of epoch {row[0]} is {row[2]}. Lower `train.stages.{name}.learning_rate`"
             )
         self.state.history.append(row)
         self._keep_if_best(self._signed(logs))
         self.state.callbacks = schedules.counters(callbacks)
-        self.state.stopped = bool(self.learner.stop_training)
+        self.state.stopped = bool(self.compiled.stop_training)
         self._save(stage=list(self.stages).index(name), epoch=epoch)
-        self.bar.line(_sentence(row))
+        self.bar.line(_sentence(self._named(row)))
         if self.watch:
-            self.watch(dict(zip(COLUMNS, row, strict=True)), self.state.batch_size)
+            self.watch(self._named(row), self.state.batch_size)
+
+    def _named(self, row: list[int | str | float]) -> dict[str, int | str | float]:
+        return dict(zip(self.columns, row, strict=True))
 
     def _signed(self, logs: dict[str, float]) -> float:
-        """Return the monitored value such that less is better; infinity if it is not a number."""
+        """Return the monitored value, negated if higher is better; infinity if it is not a number."""
         value = float(logs[self.settings.train.monitor])
         if math.isnan(value):
             return math.inf
@@ -259,7 +272,7 @@ class Trainer:
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Restores the counters of the other callbacks and hands each epoch to the trainer."""
+    """Restore the counters of the other callbacks and record each epoch in the trainer."""
 
     def __init__(self, trainer: Trainer, stage: str, callbacks: list[keras.callbacks.Callback]):
         super().__init__()
@@ -274,8 +287,8 @@ class _Recorder(keras.callbacks.Callback):
         self.rate = float(np.asarray(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        left = len(self.trainer.photos.rows("train")) - self.seen
-        count = min(self.trainer.state.batch_size, left)
+        remaining = len(self.trainer.photos.rows("train")) - self.seen
+        count = min(self.trainer.state.batch_size, remaining)
         self.seen += count
         self.trainer.bar.step(count)
 
@@ -286,28 +299,37 @@ class _Recorder(keras.callbacks.Callback):
         )
 
 
-class _Accuracy(keras.metrics.CategoricalAccuracy):
-    """The fraction of photos classified correctly; padding, which has no label, does not count."""
+class TopAccuracy(keras.metrics.Mean):
+    """The fraction of photos with the label among the `k` most probable classes.
+
+    Rows without a label are padding and do not count. Class weights are ignored.
+    """
+
+    def __init__(self, k: int, name: str):
+        super().__init__(name)
+        self.k = k
 
     def update_state(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
-        labelled = keras.ops.cast(keras.ops.any(y_true > 0, axis=-1), self.dtype)
-        super().update_state(y_true, y_pred, sample_weight=labelled)
+        labels = keras.ops.argmax(y_true, axis=-1, keepdims=True)
+        correct = keras.ops.any(keras.ops.top_k(y_pred, self.k)[1] == labels, axis=-1)
+        super().update_state(correct, sample_weight=keras.ops.any(y_true > 0, axis=-1))
+
+
+def columns(classes: int) -> list[str]:
+    """Return the columns of the history of a training with so many classes."""
+    return COLUMNS + TOP_3 if classes > MANY else COLUMNS
 
 
 def stages(settings: Params) -> dict[str, Stage]:
-    """Return the stages to run, by name in order: those with an epoch, or those of them to resume."""
+    """Return the stages to run by name: all with an epoch, or those of `train.resume_stages` if it is set."""
     active = {name: stage for name, stage in settings.train.stages.items() if stage.epochs}
     if not settings.train.resume_stages:
         return active
     return {name: active[name] for name in settings.train.resume_stages if name in active}
 
 
-def _sentence(row: list) -> str:
-    values = dict(zip(COLUMNS, row, strict=True))
-    return (
-        f"epoch {values['epoch']:>3}  {values['stage']:<10}  "
-        f"loss {values['loss']:.3f}  accuracy {values['accuracy']:.3f}  "
-        f"val_loss {values['val_loss']:.3f}  val_accuracy {values['val_accuracy']:.3f}"
-    )
+def _sentence(row: dict) -> str:
+    measured = [f"{name} {row[name]:.3f}" for name in [*COLUMNS[2:6], *TOP_3] if name in row]
+    return "  ".join([f"epoch {row['epoch']:>3}", f"{row['stage']:<10}", *measured])

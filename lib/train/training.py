@@ -1,7 +1,7 @@
 """Train a network in stages, keep its best weights, and continue an interrupted training.
 
-Each training has a folder of its own under `training/`, named by a fingerprint of everything that decides
-its result: a finished training is read back, an unfinished one continues, and none is ever overwritten.
+Each training has its own folder under `training/`, named by a fingerprint of everything that determines its
+result. A finished training is loaded, an unfinished one is continued, and neither is overwritten.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,15 @@ class Training:
     """A finished training.
 
     Attributes:
-        key: what identifies it.
+        key: its fingerprint.
         history: one row per epoch: `epoch` (from 1, over all stages), `stage`, `loss`, `accuracy`,
-            `val_loss`, `val_accuracy`, `learning_rate`, `seconds`.
+            `val_loss`, `val_accuracy`, `learning_rate`, `seconds`; `top_3` and `val_top_3` (top-3 accuracy)
+            if there are more than 10 classes, missing in epochs of a training of an earlier version.
         model: the network with its best weights.
-        kept_epoch: the epoch, from 1, whose weights the network has.
-        batch_size: the batch size at the end; smaller than the parameters say if memory ran out.
-        learned: the trained parts of the backbone, as the stages name them, including those of the
-            training that this one resumed.
+        kept_epoch: the epoch of these weights, from 1.
+        batch_size: the batch size at the end; smaller than `train.batch_size` if memory ran out.
+        learned: the trained parts of the backbone, as in `train.stages`, including those of the resumed
+            training.
     """
 
     key: str
@@ -50,42 +51,41 @@ def fit(
     finished: str | None = None,
     watch: Callable[[dict, int], None] | None = None,
 ) -> Training:
-    """Train as the parameters say, continue an interrupted training, or read back a finished one.
+    """Train a network, continue an interrupted training, or load a finished one.
 
-    If the memory of the GPU runs out, the training continues from the last completed epoch with half the
-    batch size.
+    If memory runs out, the training continues from the last completed epoch with half the batch size.
 
     Args:
         settings: the run's parameters.
-        photos: the run's photos; train learns, val chooses.
-        folder: holds one folder per training.
-        finished: key of the training that `train.resume_stages` resume, if there is one. If it had another
-            `monitor` or `label_smoothing`, its weights are measured again on val, so that values that are
-            compared were measured in the same way.
-        watch: called after each epoch with its row of the history and its batch size. An error that it
-            raises ends the training, which continues there when called again.
+        photos: the run's photos. The network is fitted on train; val selects the kept epoch.
+        folder: the folder of all trainings.
+        finished: key of the training that `train.resume_stages` resumes, if any. If its `monitor` or
+            `label_smoothing` differs, its weights are evaluated on val again, so that the values of all
+            epochs are comparable.
+        watch: called after each epoch with its row of the history and its batch size. If it raises an
+            error, the training stops, and the next call continues it.
 
     Returns:
-        The training with its best weights: those of the epoch with the best monitored value, or those of
-        the resumed training if no epoch since was better.
+        The training with the weights of the epoch with the best monitored value. If no epoch is better than
+        the resumed training, these are the weights of that training.
 
     Raises:
-        ValueError: train or val is empty, the loss is no longer a number, memory runs out with a single
-            photo, or the training to resume was of another model.
+        ValueError: train or val is empty, the loss is not a number, memory runs out with a batch size of 1,
+            or the training to resume has another model or other photos.
     """
     if empty := [split for split in ("train", "val") if not len(photos.rows(split))]:
         raise ValueError(
-            f"training needs photos in train and in val. Received: none in {' and '.join(empty)}. "
-            "Look at the counts of 02_clean and at `split`"
+            f"training needs photos in train and val. Received: no photos in {' and '.join(empty)}. "
+            "Check the counts of 02_clean and the parameters of `split`"
         )
     if finished:
         state.remove_damaged(folder / finished)
     parent = _parent(settings, photos, folder=folder, finished=finished)
-    place = folder / key(settings, photos, parent=parent)
-    state.remove_damaged(place)
-    if state.Finished.load(place) is None:
-        _train(settings, photos, folder=place, parent=folder / parent if parent else None, watch=watch)
-    return _read_back(settings, photos, folder=place)
+    own = folder / key(settings, photos, parent=parent)
+    state.remove_damaged(own)
+    if state.Finished.load(own) is None:
+        _train(settings, photos, folder=own, parent=folder / parent if parent else None, watch=watch)
+    return _load(settings, photos, folder=own)
 
 
 def _train(
@@ -99,7 +99,7 @@ def _train(
     """Run a training to its end and record that it is finished."""
     epochs = sum(stage.epochs for stage in trainer.stages(settings).values())
     with progress.Bar(epochs * len(photos.rows("train")), "training") as bar:
-        work = trainer.Trainer(
+        loop = trainer.Trainer(
             settings,
             photos,
             folder=folder,
@@ -107,18 +107,18 @@ def _train(
             bar=bar,
             watch=watch,
         )
-        work.train(parent)
+        loop.train(parent)
     state.Finished(
         parent=parent.name if parent else None,
         network=_network_key(settings, photos),
-        batch_sizes=work.state.batch_sizes,
+        batch_sizes=loop.state.batch_sizes,
         monitor=settings.train.monitor,
         label_smoothing=settings.train.label_smoothing,
     ).save(folder)
 
 
 def network(settings: Params, photos: photoset.Photos) -> keras.Model:
-    """Build the network of a run as it is before any training: the same weights each time."""
+    """Build the network of a run before training. Its weights depend only on the arguments."""
     return models.build(
         settings.model,
         classes=len(photos.classes),
@@ -128,12 +128,12 @@ def network(settings: Params, photos: photoset.Photos) -> keras.Model:
 
 
 def key(settings: Params, photos: photoset.Photos, *, parent: str | None = None) -> str:
-    """Return the fingerprint of all that decides the result of a training.
+    """Return the fingerprint of everything that determines the result of a training.
 
     Args:
         settings: the run's parameters.
         photos: the run's photos.
-        parent: key of the training that it resumes, if there is one.
+        parent: key of the training that it resumes, if any.
     """
     return cache.fingerprint(
         _network_key(settings, photos),
@@ -158,13 +158,13 @@ def _statistics(settings: Params, photos: photoset.Photos) -> tuple[list[float],
     return photos.statistics if settings.model.scaling == "measured" else None
 
 
-def _read_back(settings: Params, photos: photoset.Photos, *, folder: Path) -> Training:
-    """Read a finished training; its network is built anew and thus carries no optimizer."""
+def _load(settings: Params, photos: photoset.Photos, *, folder: Path) -> Training:
+    """Load a finished training. Its network is built again and has no optimizer."""
     finished, model = state.State.load(folder), network(settings, photos)
     model.set_weights(finished.best_weights(folder))
     return Training(
         key=folder.name,
-        history=pd.DataFrame(finished.history, columns=trainer.COLUMNS),
+        history=pd.DataFrame(finished.history, columns=trainer.columns(len(photos.classes))),
         model=model,
         kept_epoch=finished.kept,
         batch_size=finished.batch_size,
@@ -173,20 +173,19 @@ def _read_back(settings: Params, photos: photoset.Photos, *, folder: Path) -> Tr
 
 
 def _parent(settings: Params, photos: photoset.Photos, *, folder: Path, finished: str | None) -> str | None:
-    """Return the training to resume: the run's last one, or that one's own parent if the last one is already
-    the result of these parameters."""
+    """Return the key of the training to resume: the last, or its parent if this training is the last."""
     if not settings.train.resume_stages:
         return None
     last = state.Finished.load(folder / str(finished))
     if last is None:
         raise ValueError(
-            "there is no finished training to go on from. "
+            "`train.resume_stages` needs a finished training. "
             "Run the training without `train.resume_stages` first"
         )
     if last.network != _network_key(settings, photos):
         raise ValueError(
-            "the finished training was of another model or of other photos: "
-            "it can go on only with the same `model` and data"
+            "`train.resume_stages` needs the model and the photos of the finished training. "
+            "Received: another `model` or other photos. Train without `train.resume_stages` instead"
         )
     if last.parent and key(settings, photos, parent=last.parent) == finished:
         return last.parent
@@ -194,28 +193,28 @@ def _parent(settings: Params, photos: photoset.Photos, *, folder: Path, finished
 
 
 def of_run(folder: Path) -> str | None:
-    """Return the key of the training that a run's `model.json` comes from; `None` without a model."""
+    """Return the key of the training of a run's model; `None` if the run has no `model.json`."""
     path = folder / "model.json"
     return files.read_json(path)["training"] if path.is_file() else None
 
 
 def frozen_layers_agree(trained: Training, fresh: keras.Model, *, settings: Params) -> bool:
-    """Return whether the layers of the backbone that were never trained still have their first weights.
+    """Return whether the frozen layers of the backbone still have their initial weights.
 
     Args:
         trained: the training.
-        fresh: its network, just built.
+        fresh: the result of `network`; its layers are unfrozen here.
         settings: the run's parameters.
     """
     layers = fresh.get_layer(models.BACKBONE).layers
-    learned: set[int] = set()
+    trainable: set[int] = set()
     for part in trained.learned:
         models.unfreeze(fresh, part, settings=settings.model)
-        learned |= {index for index, layer in enumerate(layers) if layer.trainable}
+        trainable |= {index for index, layer in enumerate(layers) if layer.trainable}
     pairs = enumerate(zip(layers, trained.model.get_layer(models.BACKBONE).layers, strict=True))
     return all(
         np.array_equal(before, after)
-        for index, (one, other) in pairs
-        if index not in learned
-        for before, after in zip(one.get_weights(), other.get_weights(), strict=True)
+        for index, (initial, final) in pairs
+        if index not in trainable
+        for before, after in zip(initial.get_weights(), final.get_weights(), strict=True)
     )

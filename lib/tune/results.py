@@ -1,4 +1,4 @@
-"""The results of a search: its trials, the best of them, and the importances of its parameters."""
+"""The results of a search: its trials, the best trial, and the importances of the parameters."""
 
 import json
 import math
@@ -22,8 +22,8 @@ STATES = {
     TrialState.WAITING: "waiting",
 }
 FINISHED = ("complete", "pruned", "failed")
-# With fewer complete trials importances are a guess.
-FEW = 20
+# Importances are unreliable with fewer complete trials.
+RELIABLE = 20
 BATCH_SIZE = "batch_size"
 
 
@@ -32,15 +32,15 @@ class Search:
     """The results of a search so far.
 
     Attributes:
-        study: its name.
-        monitor: the value of a trial: val_loss (less is better) or val_accuracy.
+        study: name of the study.
+        monitor: the value of a trial: val_loss (lower is better) or val_accuracy.
         space: the varied parameters, by short name.
-        changes: the parameters that all trials changed, by dotted key.
-        trials: one row per trial, as the result of `table`.
+        changes: the values of `tune.changes`, by dotted key.
+        trials: the result of `table`.
         importances: fraction of the values' variance that each varied parameter explains, by short
-            name, largest first; empty if it is not known.
-        note: one sentence on the basis of the importances, or why there are none.
-        summary: one sentence on the number of trials and of distinct combinations of values.
+            name, largest first; empty if it is unknown.
+        note: a sentence on the reliability of the importances, or why they are unknown.
+        summary: a sentence on the number of trials and of distinct combinations of values.
     """
 
     study: str
@@ -54,13 +54,15 @@ class Search:
 
     @property
     def ranked(self) -> pd.DataFrame:
-        """The complete trials, the best first, then the others."""
+        """The complete trials, best first, then the others."""
         return ranked(self.trials, self.monitor)
 
     @property
     def best(self) -> dict:
-        """The best trial: `number`, `value`, `parameters` by dotted key, and `batch_size` if memory allowed
-        only a smaller one than the parameters'."""
+        """The best trial: `number`, `value` and `parameters` by dotted key.
+
+        `batch_size` is added if it is smaller than that of the parameters because memory ran out.
+        """
         row = self.ranked.iloc[0]
         values = spaces.by_parameter(self.space, {name: row[name] for name in self.space})
         best = {"number": int(row.number), "value": float(row.value), "parameters": values}
@@ -70,10 +72,10 @@ class Search:
 
 
 def best_value(values: Iterable[float], monitor: str) -> float:
-    """Return the best of some monitored values.
+    """Return the best of some values of `train.monitor`; values that are not finite are ignored.
 
     Raises:
-        ValueError: none of them is a number.
+        ValueError: no value is finite.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
@@ -86,14 +88,14 @@ def table(study: optuna.Study, settings: Params) -> pd.DataFrame:
 
     Args:
         study: the study.
-        settings: the parameters that its trials share.
+        settings: the parameters that all trials share.
 
     Returns:
         One row per trial, in order: `number`, `state` (complete, pruned, failed, running or waiting),
-        `value` (the best monitored value on val so far; missing if there is none), `epochs`, `seconds`
-        (of the epochs), a column for each varied parameter, by its short name, and `problem` (why it
-        failed). If memory ran out in any trial, a column `batch_size` holds the smaller batch size of such
-        trials and is missing in the others.
+        `value` (the best monitored value on val so far; may be missing), `epochs`, `seconds` (of the
+        epochs), a column for each varied parameter, by its short name, and `problem` (why it failed). If
+        memory ran out in any trial, a column `batch_size` contains the reduced batch size of such trials
+        and is missing in the others.
     """
     space = settings.tune.space
     rows = [
@@ -101,13 +103,13 @@ def table(study: optuna.Study, settings: Params) -> pd.DataFrame:
         for number, attempt in sorted(studies.latest(study).items())
     ]
     smaller = [BATCH_SIZE] if BATCH_SIZE not in space and any(BATCH_SIZE in row for row in rows) else []
-    columns = [*spaces.TAKEN[:-1], *space, *smaller, spaces.TAKEN[-1]]
+    columns = [*spaces.COLUMNS[:-1], *space, *smaller, spaces.COLUMNS[-1]]
     types = {"number": int, "value": float, "epochs": int, "seconds": float}
     return pd.DataFrame(rows, columns=columns, dtype=object).astype(types)
 
 
 def _row(number: int, attempt: FrozenTrial, *, space: dict[str, Dimension], monitor: str) -> dict:
-    """Return the row of a trial's last attempt."""
+    """Return the row of the last attempt at a trial."""
     reported = [value for value in attempt.intermediate_values.values() if math.isfinite(value)]
     value = best_value(reported, monitor) if reported else math.nan
     row = {
@@ -124,7 +126,7 @@ def _row(number: int, attempt: FrozenTrial, *, space: dict[str, Dimension], moni
 
 
 def summarise(trials: pd.DataFrame, space: dict[str, Dimension]) -> str:
-    """Return one sentence on the number of trials and of distinct combinations of values."""
+    """Return a sentence on the number of trials and of distinct combinations of values."""
     distinct, size = len(trials[list(space)].dropna().drop_duplicates()), spaces.size(space)
     if distinct == size:
         return f"{len(trials)} trials: all {size} combinations were tried"
@@ -132,7 +134,7 @@ def summarise(trials: pd.DataFrame, space: dict[str, Dimension]) -> str:
 
 
 def ranked(trials: pd.DataFrame, monitor: str) -> pd.DataFrame:
-    """Return the complete trials, the best first, then the others."""
+    """Return the complete trials, best first, then the others."""
     order = trials.sort_values("value", ascending=monitor == "val_loss", kind="stable")
     return order.sort_values("state", key=lambda state: state.ne("complete"), kind="stable")
 
@@ -142,7 +144,7 @@ def of_study(study: optuna.Study, base: Params) -> Search:
 
     Args:
         study: the study.
-        base: the parameters that its trials share.
+        base: the parameters that all trials share.
     """
     importances, note = _importances(study, base.seed)
     space, trials = base.tune.space, table(study, base)
@@ -159,26 +161,28 @@ def of_study(study: optuna.Study, base: Params) -> Search:
 
 
 def _importances(study: optuna.Study, seed: int) -> tuple[dict[str, float], str]:
-    """Return the fraction of the variance that each parameter explains, by fANOVA (Hutter, Hoos and
-    Leyton-Brown 2014, ICML), and a sentence on it."""
+    """Return the fraction of the variance that each parameter explains, and a sentence on its reliability.
+
+    The method is fANOVA (Hutter, Hoos and Leyton-Brown, 2014, ICML).
+    """
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])]
     if len(set(values)) < 2:
         return {}, "Importances need at least two complete trials with different values."
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    shares = {name: round(float(share), 4) for name, share in shares.items()}
-    few = " So few say little." if len(values) < FEW else ""
-    return shares, f"Importances from {len(values)} complete trials.{few}"
+    importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    fractions = {name: round(float(fraction), 4) for name, fraction in importances.items()}
+    warning = f" They are unreliable with fewer than {RELIABLE}." if len(values) < RELIABLE else ""
+    return fractions, f"Importances from {len(values)} complete trials.{warning}"
 
 
 def no_result(result: Search) -> str:
-    """Say why there is no best trial."""
+    """Return the message of the error that no trial is complete."""
     failed = result.trials[result.trials.state.eq("failed")]
     counts = ", ".join(f"{count} {state}" for state, count in result.trials.state.value_counts().items())
-    reason = f" The last failure: {failed.problem.iloc[-1]}" if len(failed) else ""
+    reason = f" The last failure: {failed.problem.iloc[-1]}." if len(failed) else ""
     return (
-        f"no trial of the search is complete: {counts}.{reason} Change `tune.space` or `tune.changes`; "
-        "to try the same once more, remove the folder `tune` of the run"
+        f"the search needs at least one complete trial. Received: {counts}.{reason} Change `tune.space` or "
+        "`tune.changes`. To repeat the same search, remove the folder `tune` of the run"
     )
 
 
@@ -189,7 +193,7 @@ def record(result: Search) -> dict:
         "monitor": result.monitor,
         "trials": {state: int(count) for state, count in result.trials.state.value_counts().items()},
         "summary": result.summary,
-        "space": {name: one.parameter for name, one in result.space.items()},
+        "space": {name: dimension.parameter for name, dimension in result.space.items()},
         "changes": result.changes,
         "best": result.best,
         "importances": {
@@ -200,17 +204,17 @@ def record(result: Search) -> dict:
 
 
 def fragment(result: Search) -> str:
-    """Return the best values of the varied parameters as YAML for a parameter file; comments say where they
-    come from."""
+    """Return the best values of the varied parameters as YAML for a parameter file, with their origin in
+    comments."""
     best = result.best
     lines = [
         f"# {result.monitor} {best['value']:.4f}: trial {best['number']} of {len(result.trials)} "
         f"of the study {result.study}"
     ]
     if result.changes:
-        others = ", ".join(f"{key} {json.dumps(value)}" for key, value in result.changes.items())
-        lines.append(f"# all trials had besides (tune.changes): {others}")
+        changes = ", ".join(f"{key} {json.dumps(value)}" for key, value in result.changes.items())
+        lines.append(f"# all trials used these values of tune.changes: {changes}")
     if BATCH_SIZE in best:
-        lines.append(f"# memory ran out: it was trained with a batch size of {best[BATCH_SIZE]}")
+        lines.append(f"# memory ran out: the batch size of this trial was {best[BATCH_SIZE]}")
     nested = params.nested(best["parameters"])
     return "\n".join([*lines, yaml.safe_dump(nested, sort_keys=False, allow_unicode=True).rstrip()])

@@ -1,4 +1,4 @@
-"""The space of a search: what varies between which values, checked before any training."""
+"""The search space: the varied parameters and their values, checked before any training."""
 
 import difflib
 import itertools
@@ -12,13 +12,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from lib.core import params, reference
 from lib.core.schema import Dimension, Params
 
-# The sections that decide the result of a training.
+# The sections that determine the result of a training.
 SECTIONS = ("model", "augment", "train")
-# Columns of the table of trials.
-TAKEN = ("number", "state", "value", "epochs", "seconds", "problem")
-# Significant digits of a drawn number, few enough that a file holds it exactly.
+# Columns of the table of trials, around those of the varied parameters.
+COLUMNS = ("number", "state", "value", "epochs", "seconds", "problem")
+# Significant digits of a sampled number, so that a file stores it exactly.
 DIGITS = 6
-MOST_CORNERS = 4096
+MAX_CORNERS = 4096
 EXAMPLE = """
 tune:
   trials: 20
@@ -28,14 +28,14 @@ tune:
 
 
 def shared(settings: Params) -> Params:
-    """Return the parameters that all trials of a search share, after checking its space.
+    """Check the search space and return the parameters that all trials share.
 
     Args:
         settings: the run's parameters.
 
     Raises:
-        ValueError: the space is empty; `tune.changes` or a dimension names an unknown parameter, or one
-            that no training depends on; a parameter refuses a value of the space.
+        ValueError: the space is empty; `tune.changes` or a dimension names an unknown parameter, or a
+            parameter outside `SECTIONS`; a value of the space is invalid.
     """
     if other := sorted(set(settings.tune.changes) - set(SECTIONS)):
         raise ValueError(f"`tune.changes` may change {', '.join(SECTIONS)}. Received: {', '.join(other)}")
@@ -44,41 +44,41 @@ def shared(settings: Params) -> Params:
     space = base.tune.space
     if not space:
         raise ValueError(
-            f"`tune.space` is empty: say in params/{settings.name}.yaml what a search varies, "
-            f"such as\n{EXAMPLE}"
+            "`tune.space` needs at least one parameter. Received: an empty space. "
+            f"Add the parameters to vary to params/{settings.name}.yaml, for example\n{EXAMPLE}"
         )
     for name, dimension in space.items():
         _check(base, name, dimension)
     keys = [dimension.parameter for dimension in space.values()]
     if twice := [key for key in keys if keys.count(key) > 1]:
-        raise ValueError(f"`tune.space` varies {twice[0]} twice: one dimension for each parameter")
+        raise ValueError(f"`tune.space` varies {twice[0]} twice. Keep a single dimension of this parameter")
     for corner in _corners(space):
         params.changed(base, corner, origin="tune.space")
     return base
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict:
-    """Draw a value for each dimension.
+    """Sample a value of each dimension.
 
     Args:
-        trial: the trial, which remembers its values.
+        trial: the trial, which records its values.
         space: the dimensions by short name.
 
     Returns:
         The values by short name, as the result of `values`.
     """
-    for name, one in distributions(space).items():
-        if isinstance(one, CategoricalDistribution):
-            trial.suggest_categorical(name, one.choices)
-        elif isinstance(one, IntDistribution):
-            trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
-        elif isinstance(one, FloatDistribution):
-            trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+    for name, domain in distributions(space).items():
+        if isinstance(domain, CategoricalDistribution):
+            trial.suggest_categorical(name, domain.choices)
+        elif isinstance(domain, IntDistribution):
+            trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
+        elif isinstance(domain, FloatDistribution):
+            trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
     return values(space, trial.params)
 
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]:
-    """Return the distribution that each dimension is drawn from, by short name."""
+    """Return the distribution of each dimension, by short name."""
     return {name: _distribution(dimension) for name, dimension in space.items()}
 
 
@@ -86,93 +86,92 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
     low, high = _limits(dimension)
-    if _whole(dimension):
+    if _is_whole(dimension):
         return IntDistribution(int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
     return FloatDistribution(low, high, log=dimension.log, step=dimension.step)
 
 
 def size(space: Mapping[str, Dimension]) -> int | None:
-    """Return the number of combinations that a space holds; `None` if it is not finite."""
-    counts = [_count(one) for one in distributions(space).values()]
+    """Return the number of combinations in a space; `None` if it is infinite."""
+    counts = [_count(distribution) for distribution in distributions(space).values()]
     return None if None in counts else math.prod(count for count in counts if count)
 
 
-def _count(one: BaseDistribution) -> int | None:
-    if isinstance(one, CategoricalDistribution):
-        return len(set(one.choices))
-    if isinstance(one, IntDistribution):
-        return (one.high - one.low) // one.step + 1
-    if isinstance(one, FloatDistribution) and one.step:
-        return round((one.high - one.low) / one.step) + 1
-    return 1 if one.single() else None
+def _count(distribution: BaseDistribution) -> int | None:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(set(distribution.choices))
+    if isinstance(distribution, IntDistribution):
+        return (distribution.high - distribution.low) // distribution.step + 1
+    if isinstance(distribution, FloatDistribution) and distribution.step:
+        return round((distribution.high - distribution.low) / distribution.step) + 1
+    return 1 if distribution.single() else None
 
 
-def values(space: Mapping[str, Dimension], drawn: Mapping) -> dict:
-    """Return drawn values as parameters take them: whole numbers as such, others with few digits.
+def values(space: Mapping[str, Dimension], sampled: Mapping) -> dict:
+    """Return sampled values as parameters: whole numbers as `int`, other numbers rounded to `DIGITS`.
 
     Args:
         space: the dimensions by short name.
-        drawn: values by short name; some may be missing.
+        sampled: values by short name; some may be missing.
     """
-    return {name: _tidy(dimension, drawn[name]) for name, dimension in space.items() if name in drawn}
+    return {name: _rounded(dimension, sampled[name]) for name, dimension in space.items() if name in sampled}
 
 
 def by_parameter(space: Mapping[str, Dimension], values: Mapping) -> dict:
-    """Return values by the dotted keys of their parameters instead of by short names."""
+    """Return values by the dotted keys of their parameters instead of their short names."""
     return {space[name].parameter: value for name, value in values.items()}
 
 
 def _check(base: Params, name: str, dimension: Dimension) -> None:
-    """Check one dimension.
+    """Check a dimension.
 
     Raises:
         ValueError: as `shared`.
     """
     key, label = dimension.parameter, f"`tune.space.{name}`"
-    if name in TAKEN or (name == "batch_size" and key != "train.batch_size"):
-        raise ValueError(f"{label} is called as a column of trials.csv: choose another name")
+    if name in COLUMNS or (name == "batch_size" and key != "train.batch_size"):
+        raise ValueError(f"{label} has the name of a column of trials.csv. Choose another name")
     if key.split(".")[0] not in SECTIONS:
-        raise ValueError(f"{label} varies {key}. A search may vary what is in {', '.join(SECTIONS)}")
-    if unknown := _unknown(base.model_dump(), key):
-        raise ValueError(f"{label}: there is no parameter {key}. {unknown}")
+        raise ValueError(f"{label} must vary a parameter of {', '.join(SECTIONS)}. Received: {key}")
+    if problem := _unknown(base.model_dump(), key):
+        raise ValueError(f"{label}: unknown parameter {key}. {problem}")
     if dimension.choices:
         return
-    if not _kinds(key) & {int, float}:
-        raise ValueError(f"{label}: {key} is not a number: give `choices` instead of `low` and `high`")
+    if not _types(key) & {int, float}:
+        raise ValueError(f"{label}: {key} is not a number. Use `choices` instead of `low` and `high`")
     numbers = [value for value in (dimension.low, dimension.high, dimension.step) if value is not None]
-    if _whole(dimension) and any(value % 1 for value in numbers):
-        raise ValueError(f"{label}: {key} is a whole number. Received: {', '.join(map(str, numbers))}")
+    if _is_whole(dimension) and any(value % 1 for value in numbers):
+        raise ValueError(f"{label}: {key} must be a whole number. Received: {', '.join(map(str, numbers))}")
 
 
 def _unknown(section: object, key: str) -> str:
-    """Say at which part a dotted key leaves the parameters; return an empty text if it is a parameter, or
-    belongs to a section that is switched off."""
+    """Explain which part of a key is unknown; return "" for a parameter, or a key of a disabled section."""
     for part in key.split("."):
         if section is None:
             return ""
         if not isinstance(section, Mapping):
-            return f"There is nothing below {key.partition(f'.{part}')[0]}"
+            return f"{key.partition(f'.{part}')[0]} has no parameters of its own"
         if part not in section:
-            near = difflib.get_close_matches(part, section, n=1)
-            hint = f"Did you mean `{near[0]}`? " if near else ""
-            return f"{hint}Instead of {part} there are: {', '.join(section)}"
+            matches = difflib.get_close_matches(part, section, n=1)
+            hint = f"Did you mean `{matches[0]}`? " if matches else ""
+            return f"{hint}Expected instead of {part}: {', '.join(section)}"
         section = section[part]
     return ""
 
 
-def _kinds(key: str) -> set[type]:
-    """Return the plain types that the parameter at a dotted key may have."""
+def _types(key: str) -> set[type]:
+    """Return the types that the parameter at a dotted key may have."""
     parameter = reference.parameter(key)
-    return _plain(parameter.annotation) if parameter else set()
+    return _members(parameter.annotation) if parameter else set()
 
 
-def _plain(annotation: object) -> set[type]:
+def _members(annotation: object) -> set[type]:
     inner = get_args(annotation)
-    return {annotation} if isinstance(annotation, type) and not inner else set().union(*map(_plain, inner))
+    return {annotation} if isinstance(annotation, type) and not inner else set().union(*map(_members, inner))
 
 
-def _whole(dimension: Dimension) -> bool:
-    return float not in _kinds(dimension.parameter)
+def _is_whole(dimension: Dimension) -> bool:
+    return float not in _types(dimension.parameter)
 
 
 def _limits(dimension: Dimension) -> tuple[float, float]:
@@ -181,24 +180,25 @@ def _limits(dimension: Dimension) -> tuple[float, float]:
     return dimension.low, dimension.high
 
 
-def _tidy(dimension: Dimension, value: int | float | str | bool) -> int | float | str | bool:
+def _rounded(dimension: Dimension, value: int | float | str | bool) -> int | float | str | bool:
     if dimension.choices:
         return value
-    if _whole(dimension):
+    if _is_whole(dimension):
         return int(value)
     low, high = _limits(dimension)
     return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
 
 def _corners(space: Mapping[str, Dimension]) -> Iterator[dict]:
-    """Yield the combinations of outermost values and choices, by dotted key; if there are too many, those
-    that differ in one dimension from the first or the last."""
+    """Yield the combinations of limits and choices, by dotted key; if there are more than `MAX_CORNERS`, only
+    those that differ in a single dimension from the first or the last."""
     edges = {
-        one.parameter: [_tidy(one, value) for value in one.choices or _limits(one)] for one in space.values()
+        dimension.parameter: [_rounded(dimension, value) for value in dimension.choices or _limits(dimension)]
+        for dimension in space.values()
     }
-    if math.prod(map(len, edges.values())) <= MOST_CORNERS:
+    if math.prod(map(len, edges.values())) <= MAX_CORNERS:
         yield from (dict(zip(edges, corner, strict=True)) for corner in itertools.product(*edges.values()))
         return
     for end in (0, -1):
-        corner = {key: sides[end] for key, sides in edges.items()}
-        yield from (corner | {key: side} for key, sides in edges.items() for side in sides)
+        corner = {key: values[end] for key, values in edges.items()}
+        yield from (corner | {key: value} for key, values in edges.items() for value in values)

@@ -1,8 +1,8 @@
-"""Studies: the trials of searches in a database, the run's own or one that many machines share.
+"""Studies: the trials of searches in a database, private to the run or shared between machines.
 
-When a trial is interrupted, Optuna marks it as failed and queues a copy. Here the two are attempts at one
-trial, so that an interrupted search has the same trials as an uninterrupted one. A trial whose process was
-killed, as when it filled the memory, gets one more attempt.
+When a trial is interrupted, Optuna marks it as failed and queues a copy. Here both are attempts at the same
+trial, so that an interrupted search has the same trials as an uninterrupted search. If the process of a trial
+is killed, for example because memory ran out, the trial gets a second attempt.
 """
 
 import contextlib
@@ -26,35 +26,36 @@ from lib.tune import spaces
 
 # Seconds between the heartbeats of a trial in a shared database.
 HEARTBEAT = 60
-# Seconds without a heartbeat after which another process takes the trial up.
+# Seconds without a heartbeat after which another process continues the trial.
 GRACE = 300
-# Seconds that a process waits for another one's write to an SQLite file.
-PATIENCE = 60
+# Seconds that a process waits while another process writes to an SQLite file.
+TIMEOUT = 60
 # Attempts at a trial whose process is killed.
 ATTEMPTS = 2
 KILLS = "kills"
 KILLED = "the process was killed twice"
-# Draws after which values that were tried before are accepted.
-DRAWS = 50
+# Samples after which values of an earlier trial are accepted.
+MAX_SAMPLES = 50
 PRUNERS = {"none": optuna.pruners.NopPruner, "median": optuna.pruners.MedianPruner}
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 
 
 @contextlib.contextmanager
 def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) -> Iterator[optuna.Study]:
-    """Open a study, or create it, and queue its interrupted trials.
+    """Open or create a study and queue its interrupted trials.
 
     Args:
-        name: the study's name.
+        name: name of the study.
         monitor: val_loss is minimised, val_accuracy maximised.
         seed: seed of the sampler.
         settings: storage, space, sampler and pruner.
-        folder: holds the database if none is shared.
+        folder: folder of the database if `tune.storage` is not set.
 
     Raises:
-        ValueError: another process is at work on the folder, or the shared database cannot be used.
+        ValueError: the shared database cannot be used.
     """
-    with quiet(), _database(settings.storage, folder) as storage:
+    with _quiet():
+        storage = _database(settings.storage, folder)
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -65,16 +66,15 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
         )
         try:
             if settings.storage is None:
-                _take_up(study)
+                _requeue_interrupted(study)
             yield study
         finally:
             storage.engine.dispose()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Optuna's lines on each trial, and TensorFlow's on many networks in a row: a regression test
-    reads the notebook's error stream."""
+def _quiet() -> Iterator[None]:
+    """Suppress the log lines of Optuna and TensorFlow, so that the notebook has no error output."""
     loggers = [logging.getLogger(name) for name in ("optuna", "tensorflow")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -94,7 +94,7 @@ def latest(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 
 def numbers(study: optuna.Study) -> dict[int, int]:
-    """Return the number of the trial that each attempt belongs to."""
+    """Return the number of each attempt's trial, by the number of the attempt."""
     trial_of: dict[int, int] = {}
     trials = 0
     for attempt in study.get_trials(deepcopy=False):
@@ -104,101 +104,101 @@ def numbers(study: optuna.Study) -> dict[int, int]:
     return trial_of
 
 
-def again(study: optuna.Study, attempt: FrozenTrial) -> None:
-    """Queue another attempt at a trial, with the values, reports and notes of this one."""
+def requeue(study: optuna.Study, attempt: FrozenTrial) -> None:
+    """Queue another attempt at a trial, with the values, reports and attributes of this attempt."""
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, attempt)
 
 
-def again_after_kill(study: optuna.Study, attempt: FrozenTrial) -> None:
+def requeue_killed(study: optuna.Study, attempt: FrozenTrial) -> None:
     """Queue another attempt at a trial whose process was killed, unless `ATTEMPTS` have been killed."""
     kills = attempt.user_attrs.get(KILLS, 0) + 1
     if kills < ATTEMPTS:
         attempt = copy.deepcopy(attempt)
         attempt.set_user_attr(KILLS, kills)
-        again(study, attempt)
+        requeue(study, attempt)
 
 
 def problem(attempt: FrozenTrial) -> str:
-    """Return why a trial failed; an empty text if it did not."""
+    """Return why an attempt failed; an empty text if it did not fail."""
     if attempt.state != TrialState.FAIL:
         return ""
-    # Only a process that is gone leaves no reason.
+    # Only a killed process records no reason.
     return attempt.user_attrs.get("problem", KILLED)
 
 
-def tried(study: optuna.Study, space: Mapping[str, Dimension]) -> set[tuple]:
-    """Return the combinations of values that the trials of a study have, in the order of the space."""
+def combinations(study: optuna.Study, space: Mapping[str, Dimension]) -> set[tuple]:
+    """Return the combinations of values of all trials, in the order of the space."""
     return {tuple(values.values()) for values in _complete(study, space).values()}
 
 
 def _complete(study: optuna.Study, space: Mapping[str, Dimension]) -> dict[int, dict]:
-    """Return the values of each trial that has one for every dimension, by the trial's number."""
-    drawn = {number: spaces.values(space, attempt.params) for number, attempt in latest(study).items()}
-    return {number: values for number, values in drawn.items() if values and len(values) == len(space)}
+    """Return the values of each trial with a value for every dimension, by the trial's number."""
+    sampled = {number: spaces.values(space, attempt.params) for number, attempt in latest(study).items()}
+    return {number: values for number, values in sampled.items() if values and len(values) == len(space)}
 
 
 def _first(attempt: FrozenTrial) -> int | None:
-    """Return the number of the first attempt at a trial; `None` for the first itself."""
+    """Return the number of the first attempt at a trial; `None` if this is the first attempt."""
     return RetryHeartbeatStaleTrialCallback.retried_trial_number(attempt)
 
 
-def _take_up(study: optuna.Study) -> None:
-    """Queue the trials of processes that are gone; no other process may be using the study."""
+def _requeue_interrupted(study: optuna.Study) -> None:
+    """Queue the trials of processes that have ended; no other process may be using the study."""
     attempts = study.get_trials(deepcopy=False)
     waiting = {_first(attempt) for attempt in attempts if attempt.state == TrialState.WAITING}
     for attempt in attempts:
         if attempt.state == TrialState.RUNNING:
             first = attempt.number if _first(attempt) is None else _first(attempt)
-            # Queued first, marked as failed then: a kill in between loses nothing.
+            # The copy is queued before the attempt fails: a kill in between loses no trial.
             if first not in waiting:
-                again_after_kill(study, attempt)
+                requeue_killed(study, attempt)
             study.tell(attempt.number, state=TrialState.FAIL)
 
 
 class _Sampler(optuna.samplers.BaseSampler):
-    """One of Optuna's samplers, seeded anew for each trial by the trial's number.
+    """A sampler of Optuna, seeded for each trial by the trial's number.
 
-    So an interrupted search draws what it would have drawn, and no two processes draw the same. Values that
-    were tried before are drawn again, with another seed.
+    An interrupted search samples the same values as an uninterrupted search, and two processes sample
+    different values. Values of an earlier trial are sampled again, with another seed.
     """
 
     def __init__(self, kind: str, seed: int, *, space: Mapping[str, Dimension]):
         self.kind, self.seed, self.space = kind, seed, space
         self.sampler = self._seeded(0, 0)
 
-    def _seeded(self, number: int, draw: int) -> optuna.samplers.BaseSampler:
-        key = cache.fingerprint(self.seed, number, draw)
+    def _seeded(self, number: int, sample: int) -> optuna.samplers.BaseSampler:
+        key = cache.fingerprint(self.seed, number, sample)
         return SAMPLERS[self.kind](seed=int(key, 16) % 2**32)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Choose the seed of a trial: the first that draws values that no other trial has."""
+        """Choose the first seed with values that no other trial has."""
         number = numbers(study)[trial.number]
         others = _complete(study, self.space)
         others.pop(number, None)
-        draw = 0
-        while draw < DRAWS - 1 and self._draw(study, trial, number=number, draw=draw) in others.values():
-            draw += 1
-        self.sampler = self._seeded(number, draw)
+        sample = 0
+        while sample < MAX_SAMPLES - 1 and self._values(study, trial, number, sample) in others.values():
+            sample += 1
+        self.sampler = self._seeded(number, sample)
 
-    def _draw(self, study: optuna.Study, trial: FrozenTrial, *, number: int, draw: int) -> dict:
-        """Return the values that a seed draws."""
-        sampler = self._seeded(number, draw)
-        drawn = {
+    def _values(self, study: optuna.Study, trial: FrozenTrial, number: int, sample: int) -> dict:
+        """Return the values of a trial with the seed of a sample."""
+        sampler = self._seeded(number, sample)
+        sampled = {
             name: sampler.sample_independent(study, trial, name, distribution)
             for name, distribution in spaces.distributions(self.space).items()
         }
-        return spaces.values(self.space, drawn)
+        return spaces.values(self.space, sampled)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return nothing: each value is drawn by itself."""
+        """Return an empty space: each value is sampled independently."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return nothing, for there is no relative search space."""
+        """Return no values: the relative search space is empty."""
         return {}
 
     def sample_independent(
@@ -208,32 +208,28 @@ class _Sampler(optuna.samplers.BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw one value."""
+        """Sample a value."""
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-@contextlib.contextmanager
-def _database(url: str | None, folder: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Open the database of a URL, or the folder's own, which the lock of the run keeps from other processes.
-
-    The folder's own is an SQLite file: a write that a kill interrupts is undone when the file is opened next.
-    """
+def _database(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
+    """Open the shared database of a URL, or the SQLite file of a folder, protected by the lock of the run."""
     if url:
-        yield _connected(_address(url), heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        return
+        return _connected(_address(url), shared=True)
     folder.mkdir(parents=True, exist_ok=True)
-    yield _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")))
+    return _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")), shared=False)
 
 
 def _address(url: str) -> sqlalchemy.URL:
-    """Return the address of a shared database; the path of a file is read as in all parameters."""
+    """Return the address of a shared database. The path of a file is resolved as in all parameters."""
     try:
         address = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except ValueError:
+        # The port is not a number.
         address = None
     if address is None or not address.database or address.database == ":memory:":
         raise ValueError(
-            "`tune.storage` must be the URL of a database that lasts, such as postgresql://host/name "
+            "`tune.storage` must be the URL of a persistent database, such as postgresql://host/name "
             "or sqlite:///file.db"
         )
     if address.get_backend_name() == "sqlite":
@@ -241,39 +237,28 @@ def _address(url: str) -> sqlalchemy.URL:
     return address
 
 
-def _connected(
-    address: sqlalchemy.URL,
-    *,
-    tries: int = 2,
-    heartbeat_interval: int | None = None,
-    grace_period: int | None = None,
-) -> optuna.storages.RDBStorage:
-    """Connect to a database; a second try helps two processes that create one at the same time.
+def _connected(address: sqlalchemy.URL, *, shared: bool, tries: int = 2) -> optuna.storages.RDBStorage:
+    """Connect to a database. The second try succeeds if two processes created it at the same time.
 
     Raises:
-        ValueError: the database cannot be used; the message names no password.
+        ValueError: the database cannot be used. The message contains no password.
     """
     kind = address.get_backend_name()
     # An epoch may last longer than an idle connection.
     options: dict[str, Any] = {"pool_pre_ping": True}
     if kind == "sqlite":
-        options["connect_args"] = {"timeout": PATIENCE}
+        options["connect_args"] = {"timeout": TIMEOUT}
     try:
         return optuna.storages.RDBStorage(
             address.render_as_string(hide_password=False),
             engine_kwargs=options,
-            heartbeat_interval=heartbeat_interval,
-            grace_period=grace_period,
-            heartbeat_stale_trial_callback=again_after_kill,
+            heartbeat_interval=HEARTBEAT if shared else None,
+            grace_period=GRACE if shared else None,
+            heartbeat_stale_trial_callback=requeue_killed,
         )
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         if tries > 1:
             time.sleep(1)
-            return _connected(
-                address,
-                tries=tries - 1,
-                heartbeat_interval=heartbeat_interval,
-                grace_period=grace_period,
-            )
+            return _connected(address, shared=shared, tries=tries - 1)
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).split("\n")[0]
-        raise ValueError(f"the database of the search ({kind}) cannot be used: {reason}") from None
+        raise ValueError(f"`tune.storage` ({kind}) cannot be used: {reason}. Check its URL") from None

@@ -1,7 +1,8 @@
-"""Search for better parameters: many short trainings, each of them recorded, and the best as parameters.
+"""Search for better parameters with many short trainings, and record all of them.
 
-A study is named by a fingerprint of everything that makes its trials comparable, so that the same search
-continues and another one starts beside it. Val chooses; the test split is not used.
+The name of a study contains a fingerprint of everything that its trials share. The same search therefore
+continues its study, and a changed search starts a new study. Trials are selected on val; the test split is
+not used.
 """
 
 import dataclasses
@@ -22,25 +23,25 @@ from lib.tune import results, spaces, studies
 
 
 def search(run: steps.Run, photos: photoset.Photos) -> results.Search:
-    """Run the trials that are left, one after the other, and return the results of all.
+    """Run the remaining trials in sequence and return the results of all trials.
 
-    Interrupted trials continue with their values at the epoch that they had reached; one whose process was
-    killed twice has failed. With `tune.storage` any number of processes may search at once. TensorFlow keeps
-    some memory of each network (measured: 3 MB of a small one, 70 MB of a trained EfficientNetLite0): a
-    search that has filled the machine's memory continues when it is run again.
+    An interrupted trial continues with the same values after its last completed epoch. A trial fails if its
+    process is killed twice. With `tune.storage`, several processes may search at the same time. TensorFlow
+    does not free all memory of a network (measured: 3 MB of a small network, 70 MB of a trained
+    EfficientNetLite0). If a search runs out of memory, run it again to continue.
 
     Args:
         run: the run, at the step `06_tune`.
-        photos: its photos; trials are trained on train, their value is measured on val.
+        photos: its photos. Trials are trained on train and evaluated on val.
 
     Raises:
-        ValueError: the space is empty or wrong (before any training), another process searches in this
-            folder, the database cannot be reached, or no trial was completed.
+        ValueError: the space is empty or invalid (before any training), the database cannot be used, or no
+            trial is complete.
     """
     settings = run.settings
     base = spaces.shared(settings)
     with studies.opened(
-        f"{settings.name}-{_key(base, photos)}",
+        f"{settings.name}-{key(base, photos)}",
         monitor=base.train.monitor,
         seed=settings.seed,
         settings=settings.tune,
@@ -54,8 +55,8 @@ def search(run: steps.Run, photos: photoset.Photos) -> results.Search:
     return result
 
 
-def _key(base: Params, photos: photoset.Photos) -> str:
-    """Return the fingerprint of all that makes the values of trials comparable."""
+def key(base: Params, photos: photoset.Photos) -> str:
+    """Return the fingerprint of everything that the trials of a study share."""
     weights = {"weights": backbones.weights_identity(base.model.weights)}
     return cache.fingerprint(
         {name: dimension.model_dump() for name, dimension in base.tune.space.items()},
@@ -69,11 +70,11 @@ def _key(base: Params, photos: photoset.Photos) -> str:
 
 
 class _Failed(Exception):
-    """A trial failed for a reason that is its own: the search goes on."""
+    """A trial failed because of its values. The search continues with the next trial."""
 
 
 class _Searcher:
-    """Runs the trials of a study that are left."""
+    """Run the remaining trials of a study."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class _Searcher:
         self.shown: set[int] = set()
 
     def run_all(self) -> None:
-        """Run trials until there are as many as wanted, or no combination of values is left."""
+        """Run trials until `tune.trials` is reached or all combinations of values have been tried."""
         self._show_finished()
         while self._more():
             self.study.optimize(self._trial, n_trials=1, catch=_Failed)
@@ -106,50 +107,50 @@ class _Searcher:
         return len(states) < self.base.tune.trials and not self._exhausted()
 
     def _exhausted(self) -> bool:
-        """Return whether every combination of the space has been drawn."""
+        """Return whether all combinations of the space have been sampled."""
         size = spaces.size(self.space)
-        return size is not None and len(studies.tried(self.study, self.space)) >= size
+        return size is not None and len(studies.combinations(self.study, self.space)) >= size
 
     def _trial(self, trial: optuna.Trial) -> float:
         """Return the value of a trial.
 
         Raises:
-            _Failed: the trial failed; its attribute `problem` says why.
+            _Failed: the trial failed; its attribute `problem` contains the reason.
         """
         try:
             return self._value(trial)
         except optuna.TrialPruned:
             raise
         except (KeyboardInterrupt, OSError, optuna.exceptions.StorageInternalError):
-            # Not the trial's fault (a full disk is an OSError): it is tried again next time.
-            studies.again(self.study, self.study.get_trials(deepcopy=False)[trial.number])
+            # Not caused by the values (a full disk is an OSError): the next search repeats the trial.
+            studies.requeue(self.study, self.study.get_trials(deepcopy=False)[trial.number])
             raise
         except Exception as error:
             trial.set_user_attr("problem", _problem(error))
             raise _Failed from error
 
     def _value(self, trial: optuna.Trial) -> float:
-        """Train with the values that a trial draws, and return the best monitored value."""
+        """Train with sampled values and return the best monitored value."""
         values = spaces.suggest(trial, self.space)
         settings = params.changed(self.base, spaces.by_parameter(self.space, values), origin="tune.space")
         if (known := self._known(values)) is not None:
             return known
         number = studies.numbers(self.study)[trial.number]
-        place = self.folder / f"{number:05}"
+        folder = self.folder / f"{number:05}"
         # Free the networks of earlier trials.
         gc.collect()
         trained = training.fit(
             settings,
             self._photos_of(settings),
-            folder=place,
+            folder=folder,
             watch=functools.partial(self._watch, trial, settings, number=number),
         )
         self._record_batch_size(trial, settings, used=trained.batch_size)
-        trained.history.to_csv(place / "history.csv", index=False)
+        trained.history.to_csv(folder / "history.csv", index=False)
         return results.best_value(trained.history[self.monitor], self.monitor)
 
     def _known(self, values: dict) -> float | None:
-        """Return the value of a complete trial with the same values: training repeats bit by bit."""
+        """Return the value of a complete trial with the same values, since training is deterministic."""
         for attempt in studies.latest(self.study).values():
             if attempt.state == TrialState.COMPLETE and spaces.values(self.space, attempt.params) == values:
                 return attempt.value
@@ -158,7 +159,7 @@ class _Searcher:
     def _watch(
         self, trial: optuna.Trial, settings: Params, row: dict, batch_size: int, *, number: int
     ) -> None:
-        """Record an epoch, and end the trial if the pruner says so."""
+        """Record an epoch and stop the trial if the pruner decides so."""
         self._record_batch_size(trial, settings, used=batch_size)
         trial.set_user_attr("epochs", row["epoch"])
         trial.set_user_attr("seconds", round(trial.user_attrs.get("seconds", 0) + row["seconds"], 1))
@@ -171,27 +172,27 @@ class _Searcher:
             raise optuna.TrialPruned
 
     def _record_batch_size(self, trial: optuna.Trial, settings: Params, *, used: int) -> None:
-        """Record the batch size of a trial if memory ran out with that of its parameters.
+        """Record the batch size of a trial if it was reduced because memory ran out.
 
         Raises:
-            ValueError: the batch size is one of the varied parameters.
+            ValueError: the batch size is a varied parameter.
         """
-        wanted = settings.train.batch_size
-        if used == wanted:
+        batch_size = settings.train.batch_size
+        if used == batch_size:
             return
         if any(dimension.parameter == "train.batch_size" for dimension in self.space.values()):
-            raise ValueError(f"{wanted} photos do not fit into memory; {used} were used")
+            raise ValueError(f"out of memory with a batch size of {batch_size}; {used} would fit")
         trial.set_user_attr(results.BATCH_SIZE, used)
 
     def _photos_of(self, settings: Params) -> photoset.Photos:
-        """Return the photos in the size of a trial's network: the run's, or resized for this one."""
+        """Return the photos in the size of a trial's network: those of the run, or resized for the trial."""
         keys = ("image_size", "resize", "fit")
         if all(getattr(settings.model, key) == getattr(self.run.settings.model, key) for key in keys):
             return self.photos
         return photoset.load(dataclasses.replace(self.run, settings=settings))
 
     def _show_finished(self) -> pd.DataFrame:
-        """Show the trials that have finished since the last time, and return the table of all."""
+        """Show the trials that have finished since the last call and return the table of all trials."""
         rows = results.table(self.study, self.base)
         for row in rows[rows.state.isin(results.FINISHED) & ~rows.number.isin(self.shown)].to_dict("records"):
             self._show(row)
@@ -199,7 +200,7 @@ class _Searcher:
         return rows
 
     def _show(self, row: dict) -> None:
-        """Add the line of a finished trial."""
+        """Print the line of a finished trial."""
         values = ", ".join(f"{name} {row[name]}" for name in self.space)
         result = {
             "complete": f"{self.monitor} {row['value']:.3f}",
@@ -212,16 +213,16 @@ class _Searcher:
         self.bar.line(f"trial {row['number']:>3}  {result}  epochs {row['epochs']}  {values}{note}")
 
     def _drop_weights(self, rows: pd.DataFrame) -> None:
-        """Remove the weights of all finished trials but the best: a thousand of them would fill a disk."""
+        """Remove the weights of all finished trials except the best, to save disk space."""
         best = results.ranked(rows, self.monitor).number.iloc[0]
-        done = set(rows.number[rows.state.isin(results.FINISHED)]) - {best}
+        removable = set(rows.number[rows.state.isin(results.FINISHED)]) - {best}
         for pattern in ("*/*/*.npz", "*/*/finished.json"):
             for path in self.folder.glob(pattern):
-                if int(path.parts[-3]) in done:
+                if int(path.parts[-3]) in removable:
                     path.unlink(missing_ok=True)
 
 
 def _problem(error: Exception) -> str:
-    """Return an error as one line without the folders of this machine."""
+    """Return an error as a single line without folders."""
     text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return re.sub(r"/(?:[^\s/:'\"]+/)+", "", " ".join(text.split()))[:300]

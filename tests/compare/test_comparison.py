@@ -1,4 +1,4 @@
-"""Runs side by side: what is read of each, which can be compared, and how sure a difference is."""
+"""The comparison: which runs are read, which can be compared, and intervals and tests of differences."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evaluated_runs import CLASSES, finished, listed, results, said
+from evaluated_runs import CLASSES, finished, listed, predicted, results
 
 from lib.compare import comparison
 from lib.core import files, metrics
@@ -16,7 +16,7 @@ FILES = ["params.json", "manifest.csv", "model.json", "history.csv", "model.kera
 
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
-    """Outputs of the test's own, with what lies beside runs there."""
+    """A folder of outputs that contains other folders than runs."""
     folder = tmp_path / "outputs"
     for name in ("data/birds", "bench", "compare", "mine"):
         (folder / name).mkdir(parents=True)
@@ -24,7 +24,7 @@ def outputs(tmp_path, monkeypatch):
     files.write_json(folder / "compare" / "params.json", {})
     (folder / "README.md").write_text("runs")
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(folder))
-    # the intervals that need them are not looked at here
+    # these tests do not check bootstrap intervals
     monkeypatch.setattr(metrics, "RESAMPLES", 5)
     return folder
 
@@ -32,7 +32,7 @@ def outputs(tmp_path, monkeypatch):
 # Reading
 
 
-def test_all_runs_are_read_where_none_is_named(outputs):
+def test_all_runs_are_read_if_no_name_is_passed(outputs):
     finished(outputs, "one")
     finished(outputs, "another", test="1110")
     found, problems = comparison.read()
@@ -40,50 +40,49 @@ def test_all_runs_are_read_where_none_is_named(outputs):
     assert (
         found["one"].headline == "test" and found["one"].classes == CLASSES and found["one"].source == "birds"
     )
+    assert found["one"].megabytes == 2.5
     rows = found["one"].rows("test")
     assert rows.sha1.tolist() == ["photo 5", "photo 6", "photo 7", "photo 8"]
     assert list(results("one")) == ["one"]
 
 
 @pytest.mark.parametrize("file", [*FILES, "predictions.csv"])
-def test_a_run_that_is_unfinished_is_listed_with_what_it_lacks(file, outputs):
+def test_an_unfinished_run_is_listed_with_the_missing_file(file, outputs):
     finished(outputs, "one")
     (finished(outputs, "broken") / file).unlink()
     found, problems = comparison.read()
-    assert list(found) == ["one"] and problems == {"broken": f"unfinished: it has no {file}"}
+    assert list(found) == ["one"] and problems == {"broken": f"unfinished: no {file}"}
 
 
-def test_a_run_that_is_at_its_beginning_is_listed_too(outputs):
+def test_a_run_whose_first_step_failed_is_listed(outputs):
     finished(outputs, "one")
     (outputs / "new").mkdir()
     (outputs / "new" / "01_download.failed.ipynb").write_text("{}")
-    assert comparison.read()[1]["new"].startswith(
-        "unfinished: it has no params.json, manifest.csv, model.json"
-    )
+    assert comparison.read()[1]["new"].startswith("unfinished: no params.json, manifest.csv, model.json")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "reason"),
     [
         ("metrics.json", "{", "Expecting property name"),
-        ("metrics.json", "{}", "its metrics.json lacks headline, val: run it again with this version"),
-        ("params.json", '{"name": "x"}', "its params.json lacks source: run it again"),
+        ("metrics.json", "{}", "metrics.json has no headline, val: execute the run again with this version"),
+        ("params.json", '{"name": "x"}', "params.json has no source: execute the run again"),
         (
             "metrics.json",
             '{"headline": "test", "val": {}, "test": {}}',
-            "its metrics.json lacks n, intervals, top_1, precision_macro",
+            "metrics.json has no n, intervals, top_1, precision_macro",
         ),
         ("history.csv", "", "No columns to parse"),
-        ("history.csv", "epoch\n1\n", "its history.csv lacks seconds: run it again"),
+        ("history.csv", "epoch\n1\n", "history.csv has no seconds: execute the run again"),
         (
             "predictions.csv",
             "path\nx\n",
             "predictions.csv has no column split, label, predicted: evaluate the run again",
         ),
         ("predictions.csv", "", "No columns to parse"),
-        ("model.json", "{}", "model.json changed after its evaluation: evaluate it again"),
-        ("manifest.csv", "path\n", "manifest.csv changed after its evaluation: evaluate it again"),
-        ("provenance.json", '{"steps": {}}', "unfinished: its last evaluation did not come to its end"),
+        ("model.json", "{}", "model.json changed after the evaluation: evaluate the run again"),
+        ("manifest.csv", "path\n", "manifest.csv changed after the evaluation: evaluate the run again"),
+        ("provenance.json", '{"steps": {}}', "unfinished: the last evaluation was not completed"),
     ],
 )
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason(file, text, reason, outputs):
@@ -100,25 +99,28 @@ def test_a_run_that_does_not_exist_is_an_error(outputs):
     finished(outputs, "one")
     with pytest.raises(
         FileNotFoundError,
-        match="^`compare.runs` names two, compare, which outputs/ does not hold. Runs: one$",
+        match="^`compare.runs` must list runs in outputs/: one. Received: two, compare$",
     ):
         comparison.read(["one", "two", "compare"])
 
 
 def test_no_run_at_all_is_an_error(outputs):
-    with pytest.raises(FileNotFoundError, match="no run to compare in outputs/ yet: run `make demo` first"):
+    with pytest.raises(
+        FileNotFoundError, match="a comparison needs a run in outputs/. Run `make demo` first"
+    ):
         comparison.read()
     (finished(outputs, "one") / "metrics.json").unlink()
     with pytest.raises(
-        ValueError, match=r"^no run can be compared: one \(unfinished: it has no metrics.json\)"
+        ValueError,
+        match=r"^a comparison needs an evaluated run. Received: one \(unfinished: no metrics.json\)",
     ):
         comparison.read()
 
 
-# Side by side
+# Tables and groups
 
 
-def test_the_table_shows_what_the_files_say(outputs):
+def test_the_table_has_the_metrics_of_the_files(outputs):
     folder = finished(outputs, "one", val="1110", test="1100")
     table = comparison.table(*comparison.read())
     assert list(table.columns) == comparison.COLUMNS and len(table) == 1
@@ -137,11 +139,11 @@ def test_the_table_shows_what_the_files_say(outputs):
         measured[f"{name}_macro"] for name in ("precision", "recall", "f1")
     ]
     assert row.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
-    # 0.8 sure, half right
+    # confidence 0.8, accuracy 0.5
     assert row.calibration_error == pytest.approx(0.3)
 
 
-def test_the_best_of_a_group_is_the_best_on_val_whatever_test_says(outputs):
+def test_the_best_of_a_group_is_the_best_on_val_even_if_another_is_better_on_test(outputs):
     finished(outputs, "lucky", val="1100", test="1111")
     finished(outputs, "chosen", val="1111", test="1000")
     finished(outputs, "middle", val="1110", test="1110")
@@ -150,22 +152,24 @@ def test_the_best_of_a_group_is_the_best_on_val_whatever_test_says(outputs):
     assert table.best_on_val.tolist() == [True, False, False]
 
 
-def test_of_two_that_are_equally_right_on_val_the_surer_is_the_better(outputs):
+def test_of_two_runs_with_the_same_accuracy_on_val_the_lower_log_loss_is_better(outputs):
     table = listed()
-    for name, sure in (("modest", 0.6), ("sure", 0.9)):
+    for name, confidence in (("modest", 0.6), ("confident", 0.9)):
         finished(
             outputs,
             name,
             probabilities={
-                split: said(table, split, "1110", sure=sure if split == "test" else 1.5 - sure)
+                split: predicted(
+                    table, split, "1110", confidence=confidence if split == "test" else 1.5 - confidence
+                )
                 for split in ("val", "test")
             },
         )
-    # one mistake costs less at 0.6 than at 0.9
-    assert comparison.groups(results())["birds"] == ["sure", "modest"]
+    # a misclassified photo costs less at 0.6 than at 0.9
+    assert comparison.groups(results())["birds"] == ["confident", "modest"]
 
 
-def test_runs_of_other_photos_labels_or_splits_are_of_other_groups(outputs):
+def test_runs_with_other_photos_labels_or_splits_are_in_other_groups(outputs):
     renamed = listed()
     renamed.loc[7, "label"] = "ant" if renamed.label[7] == "bee" else "bee"
     finished(outputs, "a")
@@ -182,15 +186,15 @@ def test_runs_of_other_photos_labels_or_splits_are_of_other_groups(outputs):
     assert table.set_index("run").split.to_dict() == dict.fromkeys("abcdf", "test") | {"e": "val"}
 
 
-# In pairs
+# Pairs
 
 
-def answers(right):
-    """Predictions for test photos that are named rightly (1) or wrongly (0)."""
+def answers(correct):
+    """Return predictions for test photos classified correctly (1) or not (0)."""
     rows = pd.DataFrame(
-        {"split": "test", "sha1": [f"photo {row:03}" for row in range(len(right))], "label": "ant"}
+        {"split": "test", "sha1": [f"photo {row:03}" for row in range(len(correct))], "label": "ant"}
     )
-    rows["predicted"] = ["ant" if mark == "1" else "bee" for mark in right]
+    rows["predicted"] = ["ant" if mark == "1" else "bee" for mark in correct]
     return rows.set_index(["split", "sha1", "label"], drop=False)
 
 
@@ -198,7 +202,7 @@ def test_a_pair_solved_by_hand():
     """Fagerland, Lydersen and Laake, 2014, on the airways of 21 children before and after transplantation."""
     one, other = answers("1" + "1" + "0" * 7 + "0" * 12), answers("1" + "0" + "1" * 7 + "0" * 12)
     found = comparison.paired(one, other)
-    assert (found["n"], found["only_one"], found["only_other"]) == (21, 1, 7)
+    assert (found["n"], found["only_first"], found["only_second"]) == (21, 1, 7)
     assert found["difference"] == pytest.approx(-6 / 21)
     # of 8 throws of a coin at most 1 or at least 7 heads: 2 * (1 + 8) of 256, as statsmodels' mcnemar
     assert found["p"] == pytest.approx(18 / 256)
@@ -223,14 +227,14 @@ def test_intervals_as_published(both, first, second, neither, published):
     assert interval == pytest.approx(published, abs=6e-4)
 
 
-def test_networks_that_say_the_same_differ_by_nothing_and_not_surely():
+def test_equal_predictions_have_no_difference_but_an_interval():
     found = comparison.paired(answers("1110"), answers("1110"))
     assert (found["difference"], found["p"]) == (0, 1) and found["low"] < 0 < found["high"]
     perfect = comparison.paired(answers("1111"), answers("1111"))
     assert (perfect["difference"], perfect["p"]) == (0, 1) and perfect["low"] < -0.2
 
 
-def test_pairs_are_runs_of_one_group_against_its_best_on_val(outputs):
+def test_pairs_compare_the_runs_of_a_group_with_its_best_on_val(outputs):
     finished(outputs, "best", val="1111", test="1100")
     finished(outputs, "other", val="1110", test="0111", table=listed().sample(frac=1, random_state=0))
     finished(outputs, "alone", table=listed(first=50))
@@ -242,7 +246,7 @@ def test_pairs_are_runs_of_one_group_against_its_best_on_val(outputs):
     assert comparison.pairs(results("best", "alone")).empty
 
 
-def test_pairs_count_the_photos_that_one_alone_knows(outputs):
+def test_pairs_count_the_photos_that_only_one_run_classifies_correctly(outputs):
     finished(outputs, "best", val="1111", test="11110")
     finished(outputs, "other", val="1110", test="00011")
     row = comparison.pairs(results()).iloc[0]
@@ -253,7 +257,7 @@ def test_pairs_count_the_photos_that_one_alone_knows(outputs):
 # Writing
 
 
-def test_what_is_written_can_be_read(outputs, tmp_path):
+def test_the_written_files_can_be_read(outputs, tmp_path):
     finished(outputs, "best", test="1100")
     finished(outputs, "other", val="1110")
     (finished(outputs, "broken") / "metrics.json").unlink()
@@ -264,7 +268,7 @@ def test_what_is_written_can_be_read(outputs, tmp_path):
     assert again.run.tolist() == ["best", "other", "broken"] and again.top_1[:2].tolist() == [0.5, 1.0]
     record = files.read_json(tmp_path / "comparison.json")
     assert record["groups"] == {"birds": ["best", "other"]} and record["ensemble"] is None
-    assert record["not_compared"] == {"broken": "unfinished: it has no metrics.json"}
+    assert record["not_compared"] == {"broken": "unfinished: no metrics.json"}
     assert record["pairs"] == [pairs.iloc[0].to_dict()]
     assert not any(
         str(place) in (tmp_path / "comparison.json").read_text() for place in (outputs, Path.home())

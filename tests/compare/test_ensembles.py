@@ -1,9 +1,9 @@
-"""Ensembles: which runs go together, what they say together, and what several views of the photos change."""
+"""Ensembles: which runs are averaged, their mean predictions, and test-time augmentation."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from evaluated_runs import CLASSES, finished, listed, record, results, said
+from evaluated_runs import CLASSES, finished, listed, predicted, record, results
 from PIL import Image
 
 from lib.clean import photoset
@@ -17,9 +17,9 @@ from lib.photos import decoding
 
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
-    """Outputs of the test's own."""
+    """An empty folder of outputs."""
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    # the intervals are not looked at here
+    # these tests do not check intervals
     monkeypatch.setattr(metrics, "RESAMPLES", 5)
     (tmp_path / "outputs" / "data" / "birds").mkdir(parents=True)
     return tmp_path / "outputs"
@@ -29,49 +29,51 @@ def average(found, *names, augmented=False, folder=None):
     return ensembles.average(found, names, augmented=augmented, folder=folder, seed=1)
 
 
-# Who belongs to it
+# Members
 
 
-def test_by_default_all_on_the_photos_of_the_best_on_val(outputs):
+def test_by_default_all_runs_with_the_photos_of_the_best_on_val_are_averaged(outputs):
     finished(outputs, "a1", val="1100", test="1111")
     finished(outputs, "a2", val="1100", test="1111")
     finished(outputs, "b1", val="1110", test="1000", table=listed(first=50))
     finished(outputs, "b2", val="1000", test="1000", table=listed(first=50))
     finished(outputs, "alone", val="1111", table=listed(first=90))
-    # the best with a companion, though worse on test
-    assert ensembles.members(results()) == ["b1", "b2"]
-    assert ensembles.members(results("a1", "a2", "b1")) == ["a1", "a2"]
-    assert ensembles.members(results("a1", "b1", "alone")) == []
+    # the best run on val with the photos of another run, although it is worse on test
+    assert ensembles.members(results(), []) == ["b1", "b2"]
+    assert ensembles.members(results("a1", "a2", "b1"), []) == ["a1", "a2"]
+    assert ensembles.members(results("a1", "b1", "alone"), []) == []
 
 
-def test_runs_that_share_test_but_not_val_are_no_ensemble_by_default(outputs):
+def test_runs_with_the_same_test_but_other_val_photos_are_not_averaged_by_default(outputs):
     other = listed()
     other.loc[other.split.eq("val"), "sha1"] += " moved"
     finished(outputs, "one")
     finished(outputs, "other", table=other)
     found = results()
-    assert list(comparison.groups(found).values()) == [["one", "other"]] and ensembles.members(found) == []
+    assert (
+        list(comparison.groups(found).values()) == [["one", "other"]] and ensembles.members(found, []) == []
+    )
 
 
-def test_wanted_runs_that_go_together_are_taken_as_they_are(outputs):
+def test_named_runs_that_can_be_averaged_are_kept_in_their_order(outputs):
     for name in ("one", "two", "three"):
         finished(outputs, name)
     assert ensembles.members(results(), ["two", "one"]) == ["two", "one"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("names", "message"),
     [
-        (["one", "lost"], "`compare.ensemble` names lost. Expected: runs that are compared .*: broken, one$"),
-        (["one"], "needs at least two runs, each once. Received: one$"),
-        (["one", "one"], "needs at least two runs, each once. Received: one, one$"),
+        (["one", "lost"], "must list evaluated runs of the comparison: broken, one. Received: lost$"),
+        (["one"], "must list at least two different runs. Received: one$"),
+        (["one", "one"], "must list at least two different runs. Received: one, one$"),
     ],
 )
-def test_wanted_runs_that_are_no_ensemble_are_an_error(wanted, message, outputs):
+def test_named_runs_that_are_no_ensemble_are_an_error(names, message, outputs):
     finished(outputs, "one")
     finished(outputs, "broken")
     with pytest.raises(ValueError, match=message):
-        ensembles.members(results(), wanted)
+        ensembles.members(results(), names)
 
 
 def moved(column, value, row=6):
@@ -103,23 +105,23 @@ def moved(column, value, row=6):
             {"table": moved("label", "bee")},
             r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee",
         ),
-        ({"table": listed(test=0)}, "the headline of one is its test split, that of two its val split$"),
+        ({"table": listed(test=0)}, "other headline splits, test in one, val in two$"),
     ],
 )
-def test_what_differs_is_named(other, message, outputs):
+def test_the_difference_is_named(other, message, outputs):
     finished(outputs, "one")
     finished(outputs, "two", **other)
     with pytest.raises(ValueError, match="^`compare.ensemble`: one and two cannot be averaged: .*" + message):
         ensembles.members(results(), ["one", "two"])
 
 
-# What it says
+# Predictions
 
 
 def test_the_mean_is_calibrated_on_val(outputs):
     table, random = listed(val=40, test=20), np.random.default_rng(0)
     for name in ("one", "two", "three"):
-        values = {split: said(table, split, "1" * count) for split, count in (("val", 40), ("test", 20))}
+        values = {split: predicted(table, split, "1" * count) for split, count in (("val", 40), ("test", 20))}
         values = {split: mixed(part, random) for split, part in values.items()}
         finished(outputs, name, table=table, probabilities=values, val="1" * 40, test="1" * 20)
     found = results()
@@ -152,7 +154,7 @@ def test_members_may_list_photos_and_classes_in_another_order(outputs):
         ("one", table, CLASSES),
         ("two", table.sample(frac=1, random_state=3), CLASSES[::-1]),
     ):
-        values = {split: mixed(said(rows, split, "1111", classes), random) for split in ("val", "test")}
+        values = {split: mixed(predicted(rows, split, "1111", classes), random) for split in ("val", "test")}
         finished(outputs, name, table=rows, classes=classes, probabilities=values)
     found = results()
     made = average(found, "one", "two")
@@ -165,7 +167,7 @@ def test_members_may_list_photos_and_classes_in_another_order(outputs):
     np.testing.assert_allclose(both, expected, atol=1e-4)
 
 
-def test_its_predictions_have_the_form_of_a_runs(outputs, tmp_path):
+def test_its_predictions_have_the_columns_of_a_run(outputs, tmp_path):
     folder = finished(outputs, "one")
     finished(outputs, "two")
     made = average(results(), "one", "two")
@@ -184,8 +186,8 @@ def test_it_is_compared_with_its_best_member_on_val(outputs):
     finished(outputs, "third", val="1101", test="11110")
     report = average(results(), "lucky", "third", "best").report
     gain = report["gain"]
-    # two of three are right on the first four photos, and on the last: 3 more than the best on val
-    assert (gain["over"], gain["n"], gain["only_one"], gain["only_other"]) == ("best", 5, 3, 0)
+    # two of three members are correct on all photos: 3 more than the best on val
+    assert (gain["over"], gain["n"], gain["only_first"], gain["only_second"]) == ("best", 5, 3, 0)
     assert gain["difference"] == pytest.approx(0.6) and gain["p"] == pytest.approx(0.25)
     assert [row["name"] for row in report["each"]] == ["lucky", "third", "best", "ensemble"]
     assert [row["top_1"] for row in report["each"]] == [1.0, 0.8, 0.4, 1.0]
@@ -199,17 +201,17 @@ def test_runs_without_a_test_split_are_averaged_on_val(outputs):
     assert made.report["headline"] == "val" and made.predictions.split.eq("val").all()
 
 
-def test_where_there_is_nothing_to_average_nothing_is_written(tmp_path):
+def test_without_members_no_predictions_are_written(tmp_path):
     made = average({})
     assert made.report == {} and made.predictions is None
-    assert list(made.figures.columns) == ensembles.FIGURES and made.figures.empty
+    assert list(made.table.columns) == ensembles.COLUMNS and made.table.empty
     (tmp_path / "predictions.csv").write_text("of an earlier ensemble")
     ensembles.write(made, tmp_path / "predictions.csv")
     ensembles.write(made, tmp_path / "predictions.csv")
     assert not (tmp_path / "predictions.csv").exists()
 
 
-# Several views
+# Test-time augmentation
 
 
 def scan(outputs, paths):
@@ -220,10 +222,7 @@ def scan(outputs, paths):
 
 @pytest.fixture
 def seen(outputs):
-    """Two runs of networks that weigh every pixel, on photos that are there.
-
-    One mirrors, and has the classes in another order.
-    """
+    """Two runs of linear networks, with photos; the second flips them and has another order of classes."""
     raw = outputs / "data" / "birds" / "raw"
     raw.mkdir()
     table, random = listed(), np.random.default_rng(0)
@@ -253,7 +252,7 @@ def network(seed):
     return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x)))
 
 
-def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path):
+def test_each_network_predicts_its_photos_with_test_time_augmentation(seen, tmp_path):
     found = results()
     made = average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
     scanned, full = scan(seen, list(listed().path))
@@ -281,18 +280,18 @@ def test_with_several_views_each_network_predicts_its_photos_anew(seen, tmp_path
     assert plain.report["each"][0]["log_loss"] == pytest.approx(-np.log(0.8), abs=1e-6)
 
 
-def test_photos_that_are_gone_or_are_others_are_an_error(seen, tmp_path):
+def test_missing_or_changed_photos_are_an_error(seen, tmp_path):
     found = results()
     (seen / "data/birds/raw/6.jpg").write_bytes((seen / "data/birds/raw/5.jpg").read_bytes())
     files.write_json(seen / "data" / "birds" / "source.json", {"content_sha256": "other birds"})
     with pytest.raises(
-        ValueError, match="^the photos in data/birds are not those that none-run was evaluated on"
+        ValueError, match="^the photos in data/birds have changed after the evaluation of none-run"
     ):
         average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
     (seen / "data" / "birds" / "source.json").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match="^the photos of none-run are no longer in data/birds: run `make none-run-recipe` first, or set",
+        match="^the photos of none-run are missing in data/birds: run `make none-run-recipe` first, or set",
     ):
         average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
 
@@ -301,5 +300,5 @@ def test_the_table_of_members_is_that_of_the_report(outputs):
     finished(outputs, "one")
     finished(outputs, "two", test="1110")
     made = average(results(), "one", "two")
-    assert isinstance(made.figures, pd.DataFrame) and made.figures.name.tolist() == ["one", "two", "ensemble"]
-    assert made.figures.top_1.tolist() == [row["top_1"] for row in made.report["each"]]
+    assert isinstance(made.table, pd.DataFrame) and made.table.name.tolist() == ["one", "two", "ensemble"]
+    assert made.table.top_1.tolist() == [row["top_1"] for row in made.report["each"]]

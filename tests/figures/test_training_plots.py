@@ -29,16 +29,37 @@ def lines(axes):
     return curves, dots, stages
 
 
-@pytest.mark.parametrize("part", [0, 1])
-def test_train_and_val_are_drawn_as_what_they_are(part):
-    name = ("loss", "accuracy")[part]
-    axes = training_plots.training_curves(history()).axes[part]
+def with_top_3():
+    return history().assign(top_3=[0.6, 0.7, 0.8, 0.9], val_top_3=[0.5, 0.6, 0.75, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "label"),
+    [(0, "loss", "loss"), (1, "accuracy", "accuracy"), (2, "top_3", "top-3 accuracy")],
+)
+def test_train_and_val_have_the_values_and_colours_of_their_split(part, name, label):
+    table = with_top_3()
+    axes = training_plots.training_curves(table).axes[part]
     curves, _, _ = lines(axes)
-    assert (axes.get_ylabel(), axes.get_xlabel()) == (name, "epoch")
+    assert (axes.get_ylabel(), axes.get_xlabel()) == (label, "epoch")
     for split, column in (("train", name), ("val", f"val_{name}")):
         assert curves[split].get_color() == style.COLOURS[split]
         assert list(curves[split].get_xdata()) == [1, 2, 3, 4]
-        assert list(curves[split].get_ydata()) == history()[column].tolist()
+        assert list(curves[split].get_ydata()) == table[column].tolist()
+
+
+def test_top_3_has_no_panel_if_it_was_not_measured():
+    assert len(training_plots.training_curves(history()).axes) == 2
+    missing = history().assign(top_3=np.nan, val_top_3=np.nan)
+    assert len(training_plots.training_curves(missing).axes) == 2
+
+
+def test_top_3_is_drawn_from_the_epoch_in_which_it_was_first_measured():
+    table = with_top_3()
+    table.loc[:1, ["top_3", "val_top_3"]] = np.nan
+    curves, dots, _ = lines(training_plots.training_curves(table).axes[2])
+    np.testing.assert_equal(curves["val"].get_ydata(), [np.nan, np.nan, 0.75, 0.7])
+    assert dots[0].get_xdata()[0] == 3
 
 
 @pytest.mark.parametrize(("part", "epoch", "value"), [(0, 2, 0.6), (1, 3, 0.65)])
@@ -60,10 +81,8 @@ def test_a_line_stands_before_the_first_epoch_of_each_stage():
 
 
 def test_the_legend_names_both_curves():
-    assert texts(training_plots.training_curves(history()).axes[1].get_legend().get_texts()) == [
-        "train",
-        "val",
-    ]
+    last = training_plots.training_curves(history()).axes[-1]
+    assert texts(last.get_legend().get_texts()) == ["train", "val"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])

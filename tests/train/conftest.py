@@ -10,7 +10,7 @@ from lib.train import training
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The backbones `Tiny` and `Broken`, and a device that starts anew."""
+    """The backbones `Tiny` and `Broken`, and a newly prepared device."""
     for constructor in (Tiny, Broken):
         entry = backbones.Backbone(constructor, backbones.SIGNED)
         monkeypatch.setitem(backbones.REGISTRY, constructor.__name__, entry)
@@ -19,7 +19,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def eager():
-    """Run the steps of training without tracing them first, which takes seconds and changes nothing here."""
+    """Run the training steps without tracing, which takes seconds and changes no result."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -27,7 +27,7 @@ def eager():
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory):
-    """Return a function that trains some settings and photos without an interruption, each only once."""
+    """A function that trains without an interruption, only once for each name."""
     done = {}
 
     def get(name, settings, photos):

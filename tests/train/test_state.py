@@ -1,4 +1,4 @@
-"""The state of a training: what is written is read back, and only the best weights stay."""
+"""The state of a training: the same state is read back, and only the best weights are kept."""
 
 import json
 import math
@@ -27,6 +27,11 @@ def test_a_state_is_read_back_to_the_last_bit(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_new_state_is_before_the_first_epoch_of_the_first_stage():
+    new = state.State()
+    assert (new.stage, new.epoch, new.stopped, new.inherited, new.best, new.kept) == (0, 0, False, 0, None, 0)
+
+
 def test_saving_removes_the_weights_of_earlier_epochs(tmp_path):
     at = state.State(kept=1)
     at.keep(tmp_path, [np.ones(2)])
@@ -39,7 +44,7 @@ def test_saving_removes_the_weights_of_earlier_epochs(tmp_path):
     assert state.variables(tmp_path) == []
 
 
-def test_a_batch_size_counts_from_the_next_epoch(tmp_path):
+def test_a_batch_size_applies_from_the_next_epoch(tmp_path):
     at = state.State()
     for size in (32, 16):
         at.choose_batch_size(size)
@@ -57,7 +62,7 @@ def test_a_state_of_an_earlier_version_is_read(tmp_path):
     assert (read.stage, read.kept, read.best, read.batch_size) == (2, 1, 0.5, 8)
 
 
-def test_the_record_of_a_finished_training(tmp_path):
+def test_the_record_of_a_finished_training_is_read_back(tmp_path):
     assert state.Finished.load(tmp_path) is None
     record = state.Finished("parent", "network", [], monitor="val_loss", label_smoothing=0.1)
     record.save(tmp_path)
@@ -77,7 +82,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["state.npz", "best-1.npz"])
-def test_a_damaged_training_starts_anew(tmp_path, file, damage):
+def test_a_damaged_training_is_removed(tmp_path, file, damage):
     at = state.State(kept=1)
     at.keep(tmp_path, [np.ones(20)])
     at.save(tmp_path, [np.ones(20)])
@@ -90,12 +95,12 @@ def test_a_damaged_training_starts_anew(tmp_path, file, damage):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"parent": 1}'])
-def test_a_damaged_record_counts_as_none(tmp_path, text):
+def test_a_damaged_record_is_ignored(tmp_path, text):
     (tmp_path / "finished.json").write_text(text)
     assert state.Finished.load(tmp_path) is None
 
 
-def test_a_training_without_a_kept_epoch_is_whole(tmp_path):
+def test_a_training_without_a_kept_epoch_is_not_damaged(tmp_path):
     state.State().save(tmp_path, [])
     state.remove_damaged(tmp_path)
     assert state.exists(tmp_path)

@@ -1,6 +1,6 @@
 """The trainer: the best weights are kept, a seed repeats every bit, and an interruption changes nothing.
 
-Most tests run eagerly: tracing the steps of a training takes seconds and changes nothing that they look at.
+Most tests run eagerly: tracing takes seconds and changes no result that they check.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def without_time(history):
 
 
 def assert_same(one, other):
-    """Compares (folder, training) pairs bit by bit."""
+    """Compare two pairs of folder and training bit by bit."""
     pd.testing.assert_frame_equal(
         without_time(one[1].history), without_time(other[1].history), check_exact=True
     )
@@ -59,19 +59,71 @@ def assert_same(one, other):
         np.testing.assert_array_equal(mine, theirs)
 
 
-# Epochs and the best of them
+# Epochs and the kept weights
 
 
 def test_history_has_one_row_per_epoch_over_all_stages(uninterrupted, eager):
     _, trained = uninterrupted("two", make_settings(), make_photos())
     history = trained.history
-    assert list(history.columns) == trainer.COLUMNS
+    assert list(history.columns) == trainer.COLUMNS and not {"top_3", "val_top_3"} & set(history)
     assert history.epoch.tolist() == [1, 2, 3, 4]
     assert history.stage.tolist() == ["head"] * 2 + ["fine_tune"] * 2
-    # a cosine over 2 epochs: at its start 0.01, in its middle half of it
+    # a cosine over 2 epochs: 0.01 at its start, half of it in the middle
     assert history.learning_rate.tolist() == pytest.approx([0.03, 0.03, 0.01, 0.005], rel=1e-6)
     assert history[["loss", "accuracy", "val_loss", "val_accuracy"]].notna().all(axis=None)
     assert (history.seconds >= 0).all()
+
+
+@pytest.mark.parametrize(("k", "hits"), [(1, [0, 1, 0]), (2, [1, 1, 0]), (3, [1, 1, 1])])
+def test_top_accuracy_counts_labels_among_the_most_probable_classes(k, hits):
+    probabilities = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.1, 0.7], [0.3, 0.2, 0.4, 0.1]])
+    labels = np.eye(4)[[1, 3, 1]]
+    for rows in ([0], [1], [2], [0, 1, 2]):
+        metric = trainer.TopAccuracy(k, "name")
+        metric.update_state(labels[rows], probabilities[rows])
+        assert float(metric.result()) == pytest.approx(np.take(hits, rows).mean())
+
+
+def test_top_accuracy_ignores_padding_and_class_weights():
+    metric = trainer.TopAccuracy(1, "name")
+    labels = np.array([[0.0, 1.0], [0.9, 0.1], [0.0, 0.0], [0.0, 0.0]])
+    probabilities = np.array([[0.6, 0.4], [0.8, 0.2], [0.9, 0.1], [0.9, 0.1]])
+    metric.update_state(labels, probabilities, sample_weight=np.array([9.0, 1.0, 0.0, 0.0]))
+    assert float(metric.result()) == 0.5
+
+
+MANY = [f"class {letter}" for letter in "abcdefghijk"]
+
+
+def test_the_history_has_top_3_accuracy_if_there_are_more_than_ten_classes(tmp_path, eager):
+    photos = make_photos(count=35, classes=MANY, train=22, val=11)
+    trained = training.fit(make_settings(ONE_EPOCH), photos, folder=tmp_path)
+    assert list(trained.history.columns) == [*trainer.COLUMNS, "top_3", "val_top_3"]
+    assert list(trained.history.columns) == trainer.columns(11)
+    probabilities = trained.model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
+    best = np.argsort(-probabilities, axis=1)[:, :3]
+    expected = (best == photos.targets("val")[:, None]).any(axis=1).mean()
+    assert trained.history.val_top_3[0] == pytest.approx(expected)
+    assert 0 <= trained.history.accuracy[0] <= trained.history.top_3[0] <= 1
+
+
+def test_ten_classes_have_no_top_3_accuracy():
+    assert trainer.columns(10) == trainer.COLUMNS
+
+
+def test_the_parent_of_an_earlier_version_has_no_top_3_accuracy(tmp_path, eager):
+    photos = make_photos(count=35, classes=MANY, train=22, val=11)
+    first = training.fit(make_settings(ONE_EPOCH), photos, folder=tmp_path)
+    folder = tmp_path / first.key
+    old = state.State.load(folder)
+    old.history = [row[:8] for row in old.history]
+    old.save(folder, state.variables(folder))
+    settings = make_settings(ONE_EPOCH, resume_stages=["head"])
+    resumed = training.fit(settings, photos, folder=tmp_path, finished=first.key)
+    assert resumed.history.val_top_3.isna().tolist() == [True, False]
+    pd.testing.assert_frame_equal(
+        resumed.history.loc[:0, trainer.COLUMNS], first.history.loc[:0, trainer.COLUMNS]
+    )
 
 
 NAN = math.nan
@@ -81,7 +133,7 @@ NAN = math.nan
     ("monitor", "losses", "best"),
     [
         ("val_loss", [0.5, 0.2, 0.3, 0.4], 1),
-        ("val_accuracy", [0.5, 0.2, 0.3, 0.4], 2),  # as high in the fourth
+        ("val_accuracy", [0.5, 0.2, 0.3, 0.4], 2),  # equal in the fourth epoch
         ("val_loss", [NAN, 0.4, NAN, 0.5], 1),
     ],
 )
@@ -93,6 +145,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(tmp_path, monitor, losses,
         folder=tmp_path / "key",
         build=lambda: training.network(settings, photos),
         bar=progress.Bar(1, ""),
+        watch=None,
     )
     loop.network.compile(optimizer="sgd")
     bias = loop.network.get_layer(models.LOGITS).bias
@@ -110,17 +163,17 @@ def test_a_stage_without_epochs_is_left_out(tmp_path, eager):
     assert trained.history.stage.tolist() == ["rest"]
 
 
-# The same bits
+# Determinism and interruptions
 
 
 class Interrupting(progress.Bar):
-    """Raises KeyboardInterrupt, as Ctrl-C does, at a step of the network or after an epoch was recorded."""
+    """Raise KeyboardInterrupt, as Ctrl-C does, at a batch or after an epoch was recorded."""
 
     at_step, after_epoch = None, None
 
     def step(self, count=1, note=""):
         super().step(count, note=note)
-        if type(self).at_step is not None and 0 < count < 14:  # not the whole epochs of an earlier call
+        if type(self).at_step is not None and 0 < count < 14:  # not the epochs of an earlier call
             type(self).at_step -= 1
             if type(self).at_step == 0:
                 raise KeyboardInterrupt
@@ -139,7 +192,7 @@ def interrupt(settings, photos, folder, monkeypatch, **when):
     assert not list(folder.glob("*/finished.json"))
 
 
-def test_the_same_seed_gives_the_same_bits_interrupted_or_not(uninterrupted, tmp_path, monkeypatch):
+def test_a_seed_determines_all_bits_interrupted_or_not(uninterrupted, tmp_path, monkeypatch):
     settings, photos = make_settings(ONE_STAGE, augment={"flip": "horizontal", "mixup": 0.3}), make_photos()
     interrupt(settings, photos, tmp_path, monkeypatch, at_step=3)
     assert_same(
@@ -147,7 +200,7 @@ def test_the_same_seed_gives_the_same_bits_interrupted_or_not(uninterrupted, tmp
     )
 
 
-# When, how many epochs were done, and what is left: for each stage its first and its last epoch.
+# Moment, completed epochs, and for each remaining stage its first and its last epoch.
 # 14 photos in batches of 8 make 2 steps in each epoch.
 INTERRUPTIONS = {
     "before the first epoch ended": ({"at_step": 1}, 0, [(0, 2), (0, 2)]),
@@ -158,7 +211,7 @@ INTERRUPTIONS = {
 
 
 @pytest.mark.parametrize("when", INTERRUPTIONS)
-def test_it_does_not_matter_when_it_was_interrupted(uninterrupted, tmp_path, monkeypatch, eager, when):
+def test_an_interruption_at_any_moment_changes_nothing(uninterrupted, tmp_path, monkeypatch, eager, when):
     settings, photos = make_settings(), make_photos()
     options, epochs, left = INTERRUPTIONS[when]
     whole = uninterrupted("two", settings, photos)
@@ -196,7 +249,7 @@ def test_an_interruption_keeps_the_count_of_epochs_without_improvement(
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulate the end of the process."""
 
 
 @pytest.mark.parametrize(("write", "kept"), [(0, [1]), (3, [2, 3])])
@@ -216,7 +269,7 @@ def test_a_kill_between_the_best_weights_and_the_state_changes_nothing(
         patch.setattr(state.State, "save", kill)
         with pytest.raises(Killed):
             training.fit(settings, photos, folder=tmp_path)
-    # the premise: the epoch was the best so far, and its weights are on disk, but no state knows of them
+    # the premise: the epoch was the best so far, and its weights are saved, but the state is not
     assert sorted(path.name for path in tmp_path.glob("*/best-*.npz")) == [
         f"best-{epoch}.npz" for epoch in kept
     ]
@@ -225,7 +278,7 @@ def test_a_kill_between_the_best_weights_and_the_state_changes_nothing(
 
 
 def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager):
-    """16-bit floats bring a scale of the loss, which belongs to the state."""
+    """With 16-bit floats, the scale of the loss belongs to the state."""
     settings, photos = make_settings(ONE_STAGE), make_photos()
     policy = keras.mixed_precision.global_policy()
     try:
@@ -237,10 +290,10 @@ def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager
         keras.mixed_precision.set_global_policy(policy)
 
 
-# On top of a finished training
+# Resuming a finished training
 
 
-def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_path, eager):
+def test_resuming_keeps_the_weights_of_the_parent_if_no_epoch_is_better(tmp_path, eager):
     photos = make_photos()
     first = training.fit(make_settings(ONE_EPOCH, model={"head": PLAIN_HEAD}), photos, folder=tmp_path)
     worse = {"head": {"trainable": "all", "epochs": 1, "learning_rate": 10.0}}
@@ -260,7 +313,7 @@ def test_resuming_keeps_the_weights_of_the_parent_where_nothing_is_better(tmp_pa
 
 
 def measured(model, photos, train):
-    """Return the monitored value of a model on val by hand, such that less is better."""
+    """Compute the monitored value of a model on val by hand, negated if higher is better."""
     probabilities = model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
     labels = np.eye(2)[photos.targets("val")]
     if train.monitor == "val_accuracy":
@@ -270,13 +323,13 @@ def measured(model, photos, train):
 
 
 def last_value(trained, train):
-    """Return the monitored value of the last epoch, such that less is better."""
+    """Return the monitored value of the last epoch, negated if higher is better."""
     value = trained.history[train.monitor].iloc[-1]
     return value if train.monitor == "val_loss" else -value
 
 
-# A better epoch is kept although its value, measured in another way, is larger than the parent's was; a worse
-# one is not kept although its value is smaller. Decay alone shrinks the weights by 15 % a step.
+# A better epoch is kept although its value is larger than the parent's under another monitor or smoothing; a
+# worse epoch is not kept although its value is smaller. Weight decay shrinks the weights by 15 % per step.
 SHRINK = {"kind": "sgd", "weight_decay": 0.15e6}
 CHANGED_MEASURES = {
     "accuracy to loss": ({"monitor": "val_accuracy"}, {"monitor": "val_loss"}, 3e-4, True),
@@ -292,7 +345,7 @@ CHANGED_MEASURES = {
 
 
 @pytest.mark.parametrize("case", CHANGED_MEASURES)
-def test_values_are_compared_as_the_resumed_training_measures_them(tmp_path, eager, case):
+def test_values_are_compared_under_the_monitor_and_smoothing_of_the_resumed_training(tmp_path, eager, case):
     before, after, rate, better = CHANGED_MEASURES[case]
     photos, model = make_photos(), {"head": STEADY_HEAD}
     stage = {"trainable": "all", "epochs": 1, "learning_rate": 3e-4}
@@ -310,25 +363,34 @@ def test_values_are_compared_as_the_resumed_training_measures_them(tmp_path, eag
     assert measured(resumed.model, photos, again.train) == pytest.approx(min(parent, new), abs=1e-4)
 
 
-def test_the_parent_of_an_earlier_version_is_measured_anew(tmp_path, monkeypatch, eager):
-    settings, photos = make_settings(ONE_EPOCH), make_photos()
-    first = training.fit(settings, photos, folder=tmp_path)
-    record = tmp_path / first.key / "finished.json"
-    old = {name: value for name, value in files.read_json(record).items() if name in ("parent", "network")}
-    files.write_json(record, old)
-    seen, original = [], trainer.Trainer._measure
-    monkeypatch.setattr(trainer.Trainer, "_measure", lambda self: seen.append(original(self)) or seen[-1])
-    again = make_settings(ONE_EPOCH, resume_stages=["head"])
-    training.fit(again, photos, folder=tmp_path, finished=first.key)
-    assert seen == pytest.approx([first.history.val_loss[0]])
+@pytest.mark.parametrize(("wrong", "kept"), [(0.0, 2), (math.inf, 1)])
+def test_a_parent_of_an_earlier_version_is_evaluated_again(tmp_path, eager, wrong, kept):
+    photos, model = make_photos(), {"head": STEADY_HEAD}
+    stage = {"trainable": "all", "epochs": 1, "learning_rate": 3e-4}
+    first = training.fit(make_settings({"head": stage}, model=model), photos, folder=tmp_path)
+    folder = tmp_path / first.key
+    record = files.read_json(folder / "finished.json")
+    files.write_json(folder / "finished.json", {name: record[name] for name in ("parent", "network")})
+    old = state.State.load(folder)
+    # A value that decides otherwise: no loss is below 0, every loss is below infinity.
+    old.best = wrong
+    old.save(folder, [])
+    rate = 3e-4 if kept == 2 else 10.0
+    again = make_settings({"head": stage | {"learning_rate": rate}}, resume_stages=["head"], model=model)
+    resumed = training.fit(again, photos, folder=tmp_path, finished=first.key)
+    # The premise: the resumed epoch is better or worse.
+    assert (resumed.history.val_loss[1] < resumed.history.val_loss[0]) == (kept == 2)
+    assert resumed.kept_epoch == kept
 
 
-# What goes wrong
+# Errors
 
 
 def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model={"backbone": "Broken"})
-    with pytest.raises(ValueError, match="the loss of epoch 1 is nan: lower the learning rate of stage head"):
+    with pytest.raises(
+        ValueError, match="the loss of epoch 1 is nan. Lower `train.stages.head.learning_rate`"
+    ):
         training.fit(settings, make_photos(), folder=tmp_path)
     assert not list(tmp_path.glob("*/finished.json"))
 
@@ -338,7 +400,7 @@ def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
 
 @pytest.fixture
 def memory(monkeypatch, eager):
-    """Returns a function that makes every step fail that takes more photos than so many, after some steps."""
+    """A function that makes all steps with more photos than a limit fail, after a number of steps."""
     original = keras.Model.train_step
 
     def limit(photos, after=0):
@@ -357,7 +419,7 @@ def memory(monkeypatch, eager):
 
 
 class Watched(progress.Bar):
-    """Keeps the last bar."""
+    """Record the last bar."""
 
     last = None
 
@@ -366,7 +428,7 @@ class Watched(progress.Bar):
         type(self).last = self
 
 
-def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch, uninterrupted):
+def test_the_batch_size_is_halved_if_memory_runs_out(tmp_path, memory, monkeypatch, uninterrupted):
     photos = make_photos()
     small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
     steps = memory(4, after=1)  # the first step has already changed the weights
@@ -377,11 +439,11 @@ def test_where_memory_runs_out_the_batch_is_halved(tmp_path, memory, monkeypatch
     assert trained.batch_size == 4 and small[1].batch_size == 4
     record = files.read_json(tmp_path / trained.key / "finished.json")
     assert record["batch_sizes"] == [{"from_epoch": 1, "batch_size": 4}]
-    assert Watched.last.lines[0] == "memory ran out with a batch size of 9: continuing with 4"
+    assert Watched.last.lines[0] == "out of memory with a batch size of 9: continuing with 4"
     assert Watched.last.done == Watched.last.total == 3 * 14
 
 
-def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
+def test_a_training_continues_after_the_last_completed_epoch_if_memory_runs_out(
     tmp_path, memory, monkeypatch, uninterrupted
 ):
     settings, photos = make_settings(ONE_STAGE), make_photos()
@@ -399,11 +461,13 @@ def test_a_training_goes_on_from_the_last_whole_epoch_where_memory_runs_out(
     interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=4)
     before = len(steps)
     assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
-    assert max(steps[before:]) == 4  # it is not tried again
+    assert max(steps[before:]) == 4  # the larger batch size is not tried again
 
 
 @pytest.mark.parametrize("moment", ["before the first batch", "when the optimizer is built"])
-def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, uninterrupted, eager, moment):
+def test_the_batch_size_is_halved_if_memory_runs_out_before_the_first_batch(
+    tmp_path, monkeypatch, uninterrupted, eager, moment
+):
     photos = make_photos()
     small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
     owner, name = {
@@ -424,16 +488,16 @@ def test_memory_that_runs_out_before_the_first_batch(tmp_path, monkeypatch, unin
     assert trained.batch_size == 4
 
 
-def test_memory_that_cannot_hold_one_photo_is_an_error(tmp_path, memory):
+def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
-        ValueError, match="batch size of 1: lower `model.image_size`.*`model.backbone` than Tiny"
+        ValueError, match="batch size of 1 and Tiny. Lower `model.image_size` or.*smaller `model.backbone`"
     ):
         training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
     assert steps == [4, 2, 1]
 
 
-# Rates
+# Learning rates
 
 
 def test_the_optimizer_gets_the_rate_of_each_step(tmp_path, monkeypatch, eager):
@@ -450,7 +514,7 @@ def test_the_optimizer_gets_the_rate_of_each_step(tmp_path, monkeypatch, eager):
         "fall": {**options, "schedule": "exponential", "decay": 0.5},
         "wave": {**options, "schedule": "cosine"},
     }
-    # a reduction of the rate after each epoch, if it were heard
+    # would reduce the rate after each epoch, but only a constant rate is reduced
     plateau = {"reduce_learning_rate": {"factor": 0.01, "patience": 1}, "monitor": "val_accuracy"}
     trained = training.fit(make_settings(stages, **plateau), make_photos(), folder=tmp_path)
     wave = [0.05 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
@@ -458,7 +522,7 @@ def test_the_optimizer_gets_the_rate_of_each_step(tmp_path, monkeypatch, eager):
     assert trained.history.learning_rate.tolist() == pytest.approx([0.1, 0.05, wave[0], wave[2]])
 
 
-# What learns
+# Trainable layers
 
 
 def statistics(network):
@@ -488,18 +552,18 @@ def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eag
     for mean, variance in seen:
         assert (mean == 0).all() and (variance == 1).all()
     assert trained.learned == ("none", "last 2 layers")
-    # the normalisation; the convolution learned
+    # the normalization; the convolution was trained
     assert training.frozen_layers_agree(trained, training.network(settings, photos), settings=settings)
 
 
-def test_statistics_move_where_the_parameters_say_so(tmp_path, eager):
+def test_statistics_are_updated_if_batch_normalization_is_train(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model=pretrained(tmp_path, "train"))
     trained = training.fit(settings, make_photos(), folder=tmp_path / "training")
     mean, variance = statistics(trained.model)
     assert (mean != 0).all() and (variance != 1).all()
 
 
-# A head on embeddings
+# Embeddings
 
 
 PLAIN_STAGES = {
@@ -510,9 +574,9 @@ PLAIN_STAGES = {
 
 @pytest.fixture
 def embedded(tmp_path, monkeypatch):
-    """Settings and photos of a pretrained network, and how many photos its backbone is asked for."""
-    asked = []
-    fixed = keras.initializers.GlorotUniform(seed=1)  # as weights from a file are
+    """Settings and photos of a pretrained network, and the number of photos of each call of its backbone."""
+    calls = []
+    fixed = keras.initializers.GlorotUniform(seed=1)  # constant, like weights from a file
 
     def Fixed(weights, input_shape):
         inputs = keras.Input(input_shape)
@@ -523,22 +587,22 @@ def embedded(tmp_path, monkeypatch):
     original = manifest.embeddings.compute
 
     def counting(images, **options):
-        asked.append(len(images))
+        calls.append(len(images))
         return original(images, **options)
 
     monkeypatch.setattr(photoset.embeddings, "compute", counting)
     settings = make_settings(
         PLAIN_STAGES, model=pretrained(tmp_path, "inference"), augment={"flip": "horizontal"}
     )
-    return settings, dataclasses.replace(make_photos(), folder=tmp_path / "cache"), asked
+    return settings, dataclasses.replace(make_photos(), folder=tmp_path / "cache"), calls
 
 
-def test_a_head_without_augmentation_learns_from_embeddings_as_it_does_from_photos(embedded, tmp_path, eager):
-    settings, photos, asked = embedded
+def test_training_a_head_on_embeddings_has_the_same_result_as_on_photos(embedded, tmp_path, eager):
+    settings, photos, calls = embedded
     fast = training.fit(settings, photos, folder=tmp_path / "fast")
-    assert asked == [24]  # once, all photos
+    assert calls == [24]  # all photos, once
     slow = training.fit(settings, dataclasses.replace(photos, folder=None), folder=tmp_path / "slow")
-    assert asked == [24] and fast.learned == slow.learned == ("none", "last 2 layers")
+    assert calls == [24] and fast.learned == slow.learned == ("none", "last 2 layers")
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     np.testing.assert_allclose(fast.history[columns], slow.history[columns], rtol=1e-4)
     assert training.frozen_layers_agree(fast, training.network(settings, photos), settings=settings)
@@ -552,7 +616,7 @@ def test_a_head_without_augmentation_learns_from_embeddings_as_it_does_from_phot
     assert fast.model.evaluate(batches, verbose=0) == pytest.approx(least, rel=1e-4)
 
 
-def test_a_head_on_embeddings_that_was_interrupted_goes_on(embedded, tmp_path, monkeypatch, eager):
+def test_an_interrupted_training_on_embeddings_continues(embedded, tmp_path, monkeypatch, eager):
     settings, photos, _ = embedded
     whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
     interrupt(settings, photos, tmp_path / "cut", monkeypatch, at_step=4)
@@ -562,9 +626,9 @@ def test_a_head_on_embeddings_that_was_interrupted_goes_on(embedded, tmp_path, m
 @pytest.mark.parametrize(
     "why, change",
     {
-        "the backbone learns": {"stages": {"all": {**PLAIN_STAGES["head"], "trainable": "all"}}},
-        "the photos are changed": {"stages": {"head": {**PLAIN_STAGES["head"], "augment": True}}},
-        "the backbone has learned": {
+        "the backbone is trained": {"stages": {"all": {**PLAIN_STAGES["head"], "trainable": "all"}}},
+        "the photos are augmented": {"stages": {"head": {**PLAIN_STAGES["head"], "augment": True}}},
+        "the backbone was trained": {
             "stages": {"all": ONE_EPOCH["head"], "head": {**PLAIN_STAGES["head"], "epochs": 1}}
         },
         "no weights": {"model": {"weights": None}},
@@ -574,12 +638,12 @@ def test_a_head_on_embeddings_that_was_interrupted_goes_on(embedded, tmp_path, m
         },
     }.items(),
 )
-def test_no_embeddings_where(why, change, embedded, tmp_path, eager):
-    settings, photos, asked = embedded
+def test_no_embeddings_are_computed_if(why, change, embedded, tmp_path, eager):
+    settings, photos, calls = embedded
     model = pretrained(tmp_path, "inference") | change.get("model", {})
     settings = make_settings(change.get("stages", {"head": PLAIN_STAGES["head"]}), model=model)
     trained = training.fit(settings, photos, folder=tmp_path / "training")
-    assert not asked and len(trained.history), why
+    assert not calls and len(trained.history), why
 
 
 # Several devices
@@ -608,7 +672,7 @@ TWO_DEVICES = """
 
 
 def uneven(folder):
-    """Returns settings and photos whose batches of 5, 5 and 3, and of 5 and 2, two devices cannot halve."""
+    """Return settings and photos with batches of 5, 5 and 3, and of 5 and 2, for two devices."""
     stages = {
         "head": {"trainable": "none", "epochs": 1, "learning_rate": 0.03},
         "all": {"trainable": "all", "epochs": 1, "learning_rate": 0.01, "schedule": "cosine"},
@@ -619,7 +683,7 @@ def uneven(folder):
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one_does_whatever_the_number_of_photos(tmp_path):
+def test_two_devices_have_the_result_of_one_for_any_number_of_photos(tmp_path):
     one = training.fit(*uneven(tmp_path), folder=tmp_path / "one").history
     command = [sys.executable, "-c", textwrap.dedent(TWO_DEVICES), str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -627,6 +691,10 @@ def test_two_devices_train_as_one_does_whatever_the_number_of_photos(tmp_path):
     replicas, history = done.stdout.strip().splitlines()[-1].split(" ", 1)
     assert replicas == "2"
     two = pd.DataFrame(json.loads(history)).reset_index(drop=True)
-    exact = ["accuracy", "val_loss", "val_accuracy"]  # the loss on train gives the last batch another weight
+    exact = [
+        "accuracy",
+        "val_loss",
+        "val_accuracy",
+    ]  # in the loss on train, the last batch has another weight
     np.testing.assert_allclose(two[exact], one[exact], rtol=1e-4)
     np.testing.assert_allclose(two.loss, one.loss, atol=0.03)

@@ -1,4 +1,4 @@
-"""Training: a finished one is read back, its key holds all that decides it, and another one resumes it."""
+"""Training: it is loaded if it is finished, resumed on request, and its key covers all that determines it."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from lib.clean import photoset
 from lib.core import files
 from lib.networks import backbones, models
 from lib.networks.device import keras
-from lib.train import state, training
+from lib.train import training
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -26,7 +26,7 @@ def forbid_fit(monkeypatch):
 # The result of a training
 
 
-def test_the_returned_network_gives_the_best_value_of_the_history(uninterrupted, eager):
+def test_the_returned_network_has_the_best_value_of_the_history(uninterrupted, eager):
     photos = make_photos()
     _, trained = uninterrupted("two", make_settings(), photos)
     probabilities = trained.model(photos.images[photos.rows("val")].astype("float32"), training=False).numpy()
@@ -36,7 +36,7 @@ def test_the_returned_network_gives_the_best_value_of_the_history(uninterrupted,
     assert trained.kept_epoch == trained.history.epoch[trained.history.val_loss.idxmin()]
 
 
-def test_the_trained_network_carries_no_optimizer(uninterrupted, eager):
+def test_the_trained_network_has_no_optimizer(uninterrupted, eager):
     trained = uninterrupted("two", make_settings(), make_photos())[1]
     assert getattr(trained.model, "optimizer", None) is None
 
@@ -44,7 +44,7 @@ def test_the_trained_network_carries_no_optimizer(uninterrupted, eager):
 # Folders and keys
 
 
-def test_a_finished_training_is_read_back(uninterrupted, monkeypatch, eager):
+def test_a_finished_training_is_loaded(uninterrupted, monkeypatch, eager):
     settings, photos = make_settings(), make_photos()
     folder, trained = uninterrupted("two", settings, photos)
     forbid_fit(monkeypatch)
@@ -55,7 +55,7 @@ def test_a_finished_training_is_read_back(uninterrupted, monkeypatch, eager):
     np.testing.assert_array_equal(again.model(pixels, training=False), trained.model(pixels, training=False))
 
 
-def test_changed_parameters_get_a_folder_of_their_own(uninterrupted, eager):
+def test_changed_parameters_have_their_own_folder(uninterrupted, eager):
     photos = make_photos()
     folder, first = uninterrupted("two", make_settings(), photos)
     before = {path: path.stat().st_mtime_ns for path in (folder / first.key).iterdir()}
@@ -75,7 +75,7 @@ def test_changed_parameters_get_a_folder_of_their_own(uninterrupted, eager):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_the_key_holds_all_parameters_that_decide(change):
+def test_the_key_covers_all_parameters_that_determine_the_result(change):
     photos = make_photos()
     assert training.key(make_settings(**change), photos) != training.key(make_settings(), photos)
 
@@ -93,7 +93,7 @@ def test_measured_scaling_is_that_of_the_training_photos_and_belongs_to_the_key(
     np.testing.assert_allclose(scaled.std(axis=(0, 1, 2)), 1, atol=1e-5)
 
 
-def test_the_key_holds_the_photos_that_train_and_choose():
+def test_the_key_covers_the_photos_of_train_and_val():
     settings, photos = make_settings(), make_photos()
     key = training.key(settings, photos)
     for row, changes in ((0, True), (15, True), (23, False)):  # train, val, test
@@ -104,10 +104,10 @@ def test_the_key_holds_the_photos_that_train_and_choose():
         ) is changes
 
 
-# On top of a finished training
+# Resuming a finished training
 
 
-def test_resume_stages_goes_on_from_the_finished_training(tmp_path, monkeypatch, eager):
+def test_resume_stages_continues_the_finished_training(tmp_path, monkeypatch, eager):
     photos = make_photos()
     first = training.fit(make_settings(SHORT_STAGES), photos, folder=tmp_path)
     parent_files = {path: path.read_bytes() for path in (tmp_path / first.key).glob("*.npz")}
@@ -117,7 +117,7 @@ def test_resume_stages_goes_on_from_the_finished_training(tmp_path, monkeypatch,
     assert resumed.key != first.key
     pd.testing.assert_frame_equal(resumed.history[:2], first.history)
     assert resumed.history.stage.tolist()[2:] == ["fine_tune"] and resumed.history.epoch.tolist()[2:] == [3]
-    # Hardly a step from the kept weights: val is as it was there, the weights are nearly the parent's.
+    # A tiny step from the kept weights: val loss and weights are nearly those of the parent.
     assert resumed.history.val_loss[2] == pytest.approx(first.history.val_loss.min(), abs=0.05)
     for mine, theirs in zip(
         kept_weights(tmp_path, resumed.key)[:2], kept_weights(tmp_path, first.key)[:2], strict=True
@@ -134,22 +134,15 @@ def test_resume_stages_goes_on_from_the_finished_training(tmp_path, monkeypatch,
     assert plain.key == first.key and len(plain.history) == 2
 
 
-def finished_by_hand(folder, settings, photos, key="first"):
-    record = {"parent": None, "network": training._network_key(settings, photos)}
-    files.write_json(folder / key / "finished.json", record)
-    state.State().save(folder / key, [])
-    return key
-
-
 @pytest.mark.parametrize("other", ["model", "photos"])
-def test_resuming_another_model_or_other_photos_is_refused(tmp_path, other):
-    key = finished_by_hand(tmp_path, make_settings(), make_photos())
+def test_resuming_another_model_or_other_photos_is_refused(uninterrupted, eager, other):
+    folder, trained = uninterrupted("two", make_settings(), make_photos())
     model, photos = ({"scaling": "unit"}, make_photos()) if other == "model" else ({}, make_photos(seed=1))
     with pytest.raises(
-        ValueError, match="of another model or of other photos.*only with the same `model` and data"
+        ValueError, match="needs the model and the photos of the finished training.*another `model` or other"
     ):
         training.fit(
-            make_settings(model=model, resume_stages=["head"]), photos, folder=tmp_path, finished=key
+            make_settings(model=model, resume_stages=["head"]), photos, folder=folder, finished=trained.key
         )
 
 
@@ -157,7 +150,8 @@ def test_resuming_another_model_or_other_photos_is_refused(tmp_path, other):
 def test_resuming_without_a_finished_training_is_refused(tmp_path, finished):
     settings = make_settings(resume_stages=["head"])
     with pytest.raises(
-        ValueError, match="no finished training to go on from.*without `train.resume_stages` first"
+        ValueError,
+        match="`train.resume_stages` needs a finished training.*without `train.resume_stages` first",
     ):
         training.fit(settings, make_photos(), folder=tmp_path, finished=finished)
 
@@ -168,19 +162,20 @@ def test_of_run_reads_the_key_from_the_model_card(tmp_path):
     assert training.of_run(tmp_path) == "abc"
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("counts", "missing"), [({"val": 0}, "none in val"), ({"train": 0, "val": 0}, "none in train and val")]
+    ("counts", "missing"),
+    [({"val": 0}, "no photos in val"), ({"train": 0, "val": 0}, "no photos in train and val")],
 )
-def test_photos_to_train_on_and_to_choose_by_are_needed(tmp_path, counts, missing):
-    with pytest.raises(ValueError, match=f"in train and in val. Received: {missing}.*02_clean"):
+def test_photos_in_train_and_val_are_required(tmp_path, counts, missing):
+    with pytest.raises(ValueError, match=f"photos in train and val. Received: {missing}.*02_clean"):
         training.fit(make_settings(), make_photos(**counts), folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_frozen_weight_that_moved_is_found():
+def test_a_changed_frozen_weight_is_detected():
     settings, photos = make_settings(), make_photos()
     model, fresh = (training.network(settings, photos) for _ in range(2))
     trained = training.Training(
@@ -193,9 +188,9 @@ def test_a_frozen_weight_that_moved_is_found():
     )
     assert training.frozen_layers_agree(trained, fresh, settings=settings)
     norm, conv = (model.get_layer(models.BACKBONE).get_layer(name) for name in ("norm", "conv"))
-    norm.gamma.assign(norm.gamma + 1)  # it may learn
+    norm.gamma.assign(norm.gamma + 1)  # trainable
     assert training.frozen_layers_agree(trained, fresh, settings=settings)
-    conv.bias.assign(conv.bias + 1e-6)  # it may not
+    conv.bias.assign(conv.bias + 1e-6)  # frozen
     assert not training.frozen_layers_agree(trained, fresh, settings=settings)
 
 

@@ -10,7 +10,7 @@ from lib.tune import studies
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
-    """A database without trials, which takes longer to make than to copy."""
+    """A database without trials. Copying it is faster than creating another."""
     folder = tmp_path_factory.mktemp("empty")
     with studies.opened("x", monitor="val_loss", seed=0, settings=schema.Tune(), folder=folder):
         return folder / "study.db"
@@ -18,7 +18,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture
 def outputs(tmp_path, monkeypatch, database):
-    """The folder of the runs, and a function that moves on to an empty one."""
+    """A function that changes to an empty folder of runs; its attribute `folder` is the first."""
 
     def move(name):
         (tmp_path / name / "tiny/tune").mkdir(parents=True)
@@ -32,8 +32,8 @@ def outputs(tmp_path, monkeypatch, database):
 
 @pytest.fixture
 def fit(monkeypatch):
-    """The stand-in for the training; it leaves no networks whose memory would have to be freed."""
-    # Not at the top: TensorFlow takes seconds to load, and the tests of the studies do without it.
+    """The stand-in for the training, without networks whose memory must be freed."""
+    # Imported here: TensorFlow takes seconds to load, and the tests of the studies do not need it.
     from search_builders import Fit
 
     stand_in = Fit()

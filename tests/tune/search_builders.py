@@ -28,7 +28,7 @@ def make_photos(seed=0, count=12):
 
 
 def make_run(space=SPACE, *, model=None, train=None, seed=1, **tune):
-    dimensions = {name: schema.Dimension.model_validate(one) for name, one in space.items()}
+    dimensions = {name: schema.Dimension.model_validate(options) for name, options in space.items()}
     settings = schema.Params.model_validate(
         {
             "name": "tiny",
@@ -43,15 +43,15 @@ def make_run(space=SPACE, *, model=None, train=None, seed=1, **tune):
 
 
 def loss(settings, epoch):
-    """What the stand-in for a training reaches: least with a rate of 0.01 and many filters."""
+    """Return the loss of the stand-in for a training: lowest with a rate of 0.01 and many filters."""
     rate = settings.train.stages["all"].learning_rate
     return (math.log10(rate) + 2) ** 2 + 1 / settings.model.simple_cnn.filters + 1 / epoch
 
 
 class Fit:
-    """Stands in for `training.fit`: takes no time, resumes, keeps files like it; `ran` lists the epochs.
+    """Replace `training.fit`: write the same files and resume, without training; `ran` lists the epochs.
 
-    `fits` is the batch size that fits into memory, if it is less than the parameters'.
+    `fits` is the batch size that fits into memory, if it is smaller than that of the parameters.
     """
 
     def __init__(self):
@@ -60,9 +60,9 @@ class Fit:
     def __call__(self, settings, photos, *, folder, watch):
         self.settings.append(settings)
         self.photos.append(photos)
-        place = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
-        place.mkdir(parents=True, exist_ok=True)
-        state = place / "state.npz"
+        own = folder / cache.fingerprint(settings.model.model_dump(), settings.train.model_dump())
+        own.mkdir(parents=True, exist_ok=True)
+        state = own / "state.npz"
         history = files.read_json(state) if state.exists() else []
         for epoch in range(len(history) + 1, settings.train.stages["all"].epochs + 1):
             value = self.loss(settings, epoch)
@@ -78,9 +78,9 @@ class Fit:
             history.append(row)
             self.ran.append((folder.name, epoch))
             files.write_json(state, history)
-            (place / f"best-{epoch}.npz").write_bytes(b"weights")
+            (own / f"best-{epoch}.npz").write_bytes(b"weights")
             watch(row, self.fits or settings.train.batch_size)
-        files.write_json(place / "finished.json", {})
+        files.write_json(own / "finished.json", {})
         size = self.fits or settings.train.batch_size
         return SimpleNamespace(history=pd.DataFrame(history), batch_size=size)
 

@@ -1,4 +1,4 @@
-"""The space of a search: wrong ones are refused before any training, values are as parameters take them."""
+"""The search space: invalid spaces are refused, and sampled values are valid parameters."""
 
 import optuna
 import pytest
@@ -21,7 +21,7 @@ BASE = {
     },
 }  # fmt: skip
 RATE = {"parameter": "train.stages.all.learning_rate", "low": 1e-4, "high": 0.1, "log": True}
-# what the search over the mammals varies
+# the search space of the mammals
 MAMMALS = {
     "layers": {"parameter": "model.simple_cnn.blocks", "low": 2, "high": 5},
     "filters": {"parameter": "model.simple_cnn.filters", "low": 8, "high": 64, "log": True},
@@ -48,19 +48,20 @@ def refusal(space, **tune):
     return str(caught.value)
 
 
-def drawn(space, count=40, seed=0):
-    """Return what random trials draw."""
+def sampled(space, count=40, seed=0):
+    """Return the values of random trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     return [spaces.suggest(study.ask(), settings(space).tune.space) for _ in range(count)]
 
 
-# What is refused
+# Invalid spaces
 
 
-def test_an_empty_space_says_how_to_write_one():
+def test_the_error_of_an_empty_space_has_a_valid_example():
     message = refusal({})
-    assert message.startswith("`tune.space` is empty: say in params/mine.yaml")
+    assert message.startswith("`tune.space` needs at least one parameter. Received: an empty space. Add")
+    assert "params/mine.yaml" in message
     example = message.partition("\n")[2]
     written = yaml.safe_load(example)["tune"]
     space = {name: schema.Dimension.model_validate(one) for name, one in written["space"].items()}
@@ -73,19 +74,19 @@ def test_an_empty_space_says_how_to_write_one():
     [
         (
             dimension("model.simple_cnn.filtres", low=1, high=2),
-            ["no parameter model.simple_cnn.filtres", "`filters`?"],
+            ["unknown parameter model.simple_cnn.filtres", "`filters`?"],
         ),
-        (dimension("train.stages.head.epochs", low=1, high=2), ["Instead of head there are: all"]),
-        (dimension("model.backbone.name", low=1, high=2), ["There is nothing below model.backbone"]),
+        (dimension("train.stages.head.epochs", low=1, high=2), ["Expected instead of head: all"]),
+        (dimension("model.backbone.name", low=1, high=2), ["model.backbone has no parameters of its own"]),
         (dimension("model", low=1, high=2), ["`tune.space.x`: model is not a number", "`choices`"]),
         (dimension("model.fit", low=1, high=2), ["model.fit is not a number", "`choices`"]),
         (dimension("train.class_weights", low=0, high=1), ["train.class_weights is not a number"]),
         (
             dimension("seed", low=1, high=2),
-            ["varies seed. A search may vary what is in model, augment, train"],
+            ["must vary a parameter of model, augment, train. Received: seed"],
         ),
-        (dimension("split.val", low=0.1, high=0.2), ["varies split.val"]),
-        (dimension("train.batch_size", low=1.5, high=2), ["train.batch_size is a whole number", "1.5, 2.0"]),
+        (dimension("split.val", low=0.1, high=0.2), ["Received: split.val"]),
+        (dimension("train.batch_size", low=1.5, high=2), ["must be a whole number", "1.5, 2.0"]),
         (dimension("train.batch_size", low=1, high=2, step=0.5), ["a whole number", "0.5"]),
         (dimension("train.batch_size", low=0, high=2), ["tune.space: `train.batch_size`", "Received: 0"]),
         (dimension("train.batch_size", low=1, high=5000), ["`train.batch_size`", "Received: 5000"]),
@@ -94,16 +95,16 @@ def test_an_empty_space_says_how_to_write_one():
         (dimension("model.fit", choices=["crop", "fill"]), ["`model.fit`", "'fill'"]),
         (dimension("augment.erasing.probability", low=0, high=2), ["`augment.erasing.probability`", "2.0"]),
         (MAMMALS | {"again": RATE}, ["varies train.stages.all.learning_rate twice"]),
-        ({"value": RATE}, ["`tune.space.value` is called as a column"]),
-        ({"batch_size": RATE}, ["`tune.space.batch_size` is called as a column"]),
+        ({"value": RATE}, ["`tune.space.value` has the name of a column"]),
+        ({"batch_size": RATE}, ["`tune.space.batch_size` has the name of a column"]),
     ],
 )  # fmt: skip
-def test_wrong_spaces_are_refused(space, words):
+def test_invalid_spaces_are_refused(space, words):
     message = refusal(space)
     assert [word for word in words if word not in message] == []
 
 
-def test_two_dimensions_that_do_not_go_together():
+def test_dimensions_that_contradict_each_other_are_refused():
     stage = "train.stages.all."
     space = {
         "schedule": {"parameter": stage + "schedule", "choices": ["exponential", "cosine"]},
@@ -112,7 +113,7 @@ def test_two_dimensions_that_do_not_go_together():
     assert "`decay` is required if the schedule is exponential" in refusal(space)
 
 
-def test_changes_are_checked_and_part_of_what_all_trials_share():
+def test_changes_are_checked_and_apply_to_the_shared_parameters():
     assert "tune.changes: unknown key `train.batch`. Did you mean `batch_size`?" in refusal(
         {"rate": RATE}, changes={"train": {"batch": 1}}
     )
@@ -122,22 +123,22 @@ def test_changes_are_checked_and_part_of_what_all_trials_share():
     changes = {"train": {"stages": {"all": {"epochs": 9}}, "resume_stages": ["all"]}}
     found = spaces.shared(settings({"rate": RATE}, changes=changes))
     assert found.train.stages["all"].epochs == 9 and found.train.stages["all"].decay == 0.9
-    assert found.train.resume_stages == []  # a trial goes on from nothing
+    assert found.train.resume_stages == []  # a trial resumes no training
 
 
-def test_a_dimension_may_name_what_only_the_changes_add():
+def test_a_dimension_may_name_a_parameter_that_the_changes_add():
     space = dimension("train.stages.new.epochs", low=1, high=2)
     new = {"trainable": "all", "epochs": 1, "learning_rate": 0.1}
-    assert "there is no parameter train.stages.new.epochs" in refusal(space)
+    assert "unknown parameter train.stages.new.epochs" in refusal(space)
     spaces.shared(settings(space, changes={"train": {"stages": {"new": new}}}))
 
 
-def test_a_dimension_may_switch_a_part_on():
+def test_a_dimension_may_enable_a_section():
     space = dimension("augment.erasing.probability", low=0.1, high=0.5)
     assert spaces.shared(settings(space)).augment.erasing is None
 
 
-def test_every_corner_of_a_large_space_is_looked_at_in_reasonable_time(monkeypatch):
+def test_corners_of_a_large_space_are_limited_in_number_and_contain_every_limit(monkeypatch):
     seen = []
     monkeypatch.setattr(
         spaces.params, "changed", lambda base, values, origin=None: seen.append(values) or base
@@ -148,7 +149,7 @@ def test_every_corner_of_a_large_space_is_looked_at_in_reasonable_time(monkeypat
     corners = [values for values in seen if len(values) == 8]
     assert len(corners) == 2**8 == len({tuple(values.values()) for values in corners})
     seen.clear()
-    monkeypatch.setattr(spaces, "MOST_CORNERS", 100)
+    monkeypatch.setattr(spaces, "MAX_CORNERS", 100)
     spaces.shared(settings(big))
     corners = [values for values in seen if len(values) == 8]
     assert len(corners) < 50
@@ -175,16 +176,16 @@ def test_size_counts_combinations(one, count):
     assert spaces.size(space | {"fit": fit}) == (count and 2 * count)
 
 
-def test_a_dimension_of_the_batch_size_may_be_called_so():
+def test_a_dimension_of_the_batch_size_may_have_its_name():
     spaces.shared(settings({"batch_size": {"parameter": "train.batch_size", "choices": [8, 16]}}))
 
 
-# What is drawn
+# Sampled values
 
 
-def test_the_mammals_can_be_searched():
+def test_sampled_values_have_the_type_and_range_of_their_parameter():
     spaces.shared(settings(MAMMALS))
-    found = drawn(MAMMALS)
+    found = sampled(MAMMALS)
     whole = {"layers", "filters", "kernel"}
     for values in found:
         assert {name: type(value) for name, value in values.items()} == {
@@ -198,10 +199,10 @@ def test_the_mammals_can_be_searched():
     rates = [values["rate"] for values in found]
     assert (
         sum(rate < 1e-2 for rate in rates) > 20
-    )  # two thirds of the logarithm lie below it, a tenth of the rest
+    )  # two thirds of the logarithmic range are below 1e-2, but only a tenth of a linear range
 
 
-def test_steps_and_choices_of_every_kind():
+def test_steps_and_choices_of_every_type_are_sampled():
     space = {
         "batch": {"parameter": "train.batch_size", "low": 8, "high": 32, "step": 8},
         "zoom": {"parameter": "augment.zoom", "low": 0, "high": 0.3, "step": 0.1},
@@ -210,7 +211,7 @@ def test_steps_and_choices_of_every_kind():
         "fit": {"parameter": "model.fit", "choices": ["crop", "pad"]},
     }
     spaces.shared(settings(space))
-    found = drawn(space)
+    found = sampled(space)
     assert {values["batch"] for values in found} == {8, 16, 24, 32}
     assert {values["zoom"] for values in found} == {0.0, 0.1, 0.2, 0.3}  # not 0.30000000000000004
     assert {values["dropout"] for values in found} == {0.5}
@@ -218,7 +219,7 @@ def test_steps_and_choices_of_every_kind():
     assert {values["fit"] for values in found} == {"crop", "pad"}
 
 
-def test_numbers_have_few_digits_and_stay_inside():
+def test_numbers_are_rounded_within_their_limits():
     space = settings({"rate": RATE | {"low": 0.01234567, "high": 0.07654321}}).tune.space
     assert spaces.values(space, {"rate": 0.0456789123}) == {"rate": 0.0456789}
     assert spaces.values(space, {"rate": 0.01234567}) == {"rate": 0.0123457}
@@ -228,7 +229,7 @@ def test_numbers_have_few_digits_and_stay_inside():
     assert spaces.values(space, {}) == {}
 
 
-def test_values_by_parameter():
+def test_values_are_returned_by_the_key_of_their_parameter():
     space = settings(MAMMALS).tune.space
     assert spaces.by_parameter(space, {"layers": 3, "rate": 0.1}) == {
         "model.simple_cnn.blocks": 3,

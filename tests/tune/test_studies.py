@@ -1,4 +1,4 @@
-"""Studies: interrupted trials are taken up, draws do not depend on it, and a database can be shared."""
+"""Studies: interrupted trials are queued again with the same values, and a database can be shared."""
 
 import shutil
 import subprocess
@@ -15,12 +15,12 @@ from lib.tune import spaces, studies
 
 
 class Killed(BaseException):
-    """What no one catches: the process is gone."""
+    """Simulate a killed process: no code catches this error."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def empty(tmp_path_factory):
-    """A database without trials, which takes longer to make than to copy."""
+    """A database without trials. Copying it is faster than creating another."""
     folder = tmp_path_factory.mktemp("empty")
     with opened(folder, name="another", copied=False):
         pass
@@ -48,16 +48,16 @@ def kill(trial):
     raise Killed
 
 
-def drawn(study):
+def sampled(study):
     return [attempt.params["x"] for attempt in studies.latest(study).values()]
 
 
 @pytest.mark.parametrize(("sampler", "trials"), [("random", (1, 1, 2)), ("tpe", (3, 9))])
-def test_an_interrupted_study_has_the_trials_of_one_that_was_not(tmp_path, sampler, trials):
+def test_an_interrupted_study_has_the_trials_of_an_uninterrupted_study(tmp_path, sampler, trials):
     count = sum(trials) + 2
     with opened(tmp_path / "whole", sampler=sampler) as study:
         study.optimize(objective, n_trials=count)
-        whole = drawn(study)
+        whole = sampled(study)
     for some in trials:
         with pytest.raises(Killed), opened(tmp_path / "cut", sampler=sampler) as study:
             study.optimize(objective, n_trials=some) if some else None
@@ -67,10 +67,10 @@ def test_an_interrupted_study_has_the_trials_of_one_that_was_not(tmp_path, sampl
         study.optimize(objective, n_trials=count + len(trials) - len(study.trials) + 1)
         states = [attempt.state for attempt in studies.latest(study).values()]
         assert states == [TrialState.COMPLETE] * count and len(study.trials) == count + len(trials)
-        assert drawn(study) == whole and len(set(whole)) == count
+        assert sampled(study) == whole and len(set(whole)) == count
 
 
-def test_an_attempt_that_is_taken_up_keeps_values_reports_and_notes(tmp_path):
+def test_a_second_attempt_keeps_values_reports_and_attributes(tmp_path):
     def noted(trial):
         trial.set_user_attr("epochs", 7)
         kill(trial)
@@ -98,13 +98,13 @@ def test_a_trial_whose_process_was_killed_twice_has_failed(tmp_path):
         assert studies.numbers(study)[2] == 1 and studies.problem(study.trials[2]) == ""
 
 
-def test_interruptions_that_the_process_sees_do_not_count(tmp_path):
+def test_interruptions_that_the_process_handles_do_not_count_as_kills(tmp_path):
     with pytest.raises(Killed), opened(tmp_path) as study:
         study.optimize(kill, n_trials=1)
 
     def interrupted(trial):
         objective(trial)
-        studies.again(study, study.get_trials(deepcopy=False)[trial.number])
+        studies.requeue(study, study.get_trials(deepcopy=False)[trial.number])
         raise KeyboardInterrupt
 
     for _ in range(3):
@@ -116,7 +116,7 @@ def test_interruptions_that_the_process_sees_do_not_count(tmp_path):
         assert last.state == TrialState.COMPLETE and last.params == study.trials[0].params
 
 
-def test_a_kill_while_a_trial_is_taken_up_does_not_double_it(tmp_path, monkeypatch):
+def test_a_kill_while_a_trial_is_queued_again_does_not_duplicate_it(tmp_path, monkeypatch):
     with pytest.raises(Killed), opened(tmp_path) as study:
         study.optimize(kill, n_trials=1)
 
@@ -132,26 +132,26 @@ def test_a_kill_while_a_trial_is_taken_up_does_not_double_it(tmp_path, monkeypat
             assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_a_trial_killed_before_it_drew_draws_what_it_would_have(tmp_path):
+def test_a_trial_killed_before_sampling_samples_the_same_values(tmp_path):
     def nothing(trial):
         raise Killed
 
     with opened(tmp_path / "whole") as study:
         study.optimize(objective, n_trials=2)
-        whole = drawn(study)
+        whole = sampled(study)
     with pytest.raises(Killed), opened(tmp_path / "cut") as study:
         study.optimize(nothing, n_trials=1)
     with opened(tmp_path / "cut") as study:
         study.optimize(objective, n_trials=2)
-        assert drawn(study) == whole
+        assert sampled(study) == whole
 
 
-def test_the_seed_decides_what_is_drawn(tmp_path):
+def test_another_seed_samples_other_values(tmp_path):
     for seed in (0, 1):
         with opened(tmp_path / str(seed), seed=seed) as study:
             study.optimize(objective, n_trials=2)
     with opened(tmp_path / "0") as zero, opened(tmp_path / "1") as one:
-        assert not set(drawn(zero)) & set(drawn(one))
+        assert not set(sampled(zero)) & set(sampled(one))
 
 
 SPACE = {
@@ -161,7 +161,7 @@ SPACE = {
 
 
 @pytest.mark.parametrize(("sampler", "seed"), [("random", 0), ("random", 1), ("tpe", 2)])
-def test_values_that_were_tried_are_drawn_again(tmp_path, sampler, seed):
+def test_values_of_earlier_trials_are_sampled_again(tmp_path, sampler, seed):
     settings = schema.Tune(space=SPACE)
     space = settings.space
 
@@ -175,7 +175,7 @@ def test_values_that_were_tried_are_drawn_again(tmp_path, sampler, seed):
     with opened(tmp_path / "whole", seed=seed, sampler=sampler, space=SPACE) as study:
         study.optimize(objective, n_trials=6)
         whole = [attempt.params for attempt in studies.latest(study).values()]
-        assert len(studies.tried(study, space)) == 6 == spaces.size(space)
+        assert len(studies.combinations(study, space)) == 6 == spaces.size(space)
         study.optimize(objective, n_trials=1)
         assert study.trials[6].params in whole
     with pytest.raises(Killed), opened(tmp_path / "cut", seed=seed, sampler=sampler, space=SPACE) as study:
@@ -187,14 +187,14 @@ def test_values_that_were_tried_are_drawn_again(tmp_path, sampler, seed):
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("val_loss", min), ("val_accuracy", max)])
-def test_direction(tmp_path, monitor, best):
+def test_the_monitored_value_determines_the_direction(tmp_path, monitor, best):
     with opened(tmp_path, monitor=monitor) as study:
         study.optimize(objective, n_trials=4)
-        assert study.best_value == best(drawn(study))
+        assert study.best_value == best(sampled(study))
 
 
 @pytest.mark.parametrize(("pruner", "ends"), [("median", True), ("none", False)])
-def test_pruner(tmp_path, pruner, ends):
+def test_only_the_median_pruner_prunes(tmp_path, pruner, ends):
     def worse(trial):
         trial.report(trial.number, 1)
         assert trial.should_prune() == (ends and trial.number >= 5)  # after five complete ones
@@ -207,7 +207,7 @@ def test_pruner(tmp_path, pruner, ends):
 # The folder's own database
 
 
-def test_studies_of_other_names_are_left_alone(tmp_path):
+def test_studies_with_other_names_are_not_changed(tmp_path):
     with pytest.raises(Killed), opened(tmp_path, name="one", copied=False) as study:
         study.optimize(kill, n_trials=1)
     with opened(tmp_path, name="two") as study:
@@ -216,7 +216,7 @@ def test_studies_of_other_names_are_left_alone(tmp_path):
         assert len(study.trials) == 2
 
 
-def test_a_real_kill_leaves_a_whole_database(tmp_path):
+def test_a_real_kill_does_not_damage_the_database(tmp_path):
     code = f"""
         import os, signal, sys
         sys.path.insert(0, {str(params.ROOT)!r})
@@ -252,16 +252,16 @@ def shared(folder, name="trials.db"):
     return f"sqlite:///{folder / name}"
 
 
-def test_two_at_once_share_a_study_and_draw_different_values(tmp_path):
+def test_two_processes_share_a_study_and_sample_different_values(tmp_path):
     url = shared(tmp_path)
     with opened(tmp_path / "a", storage=url) as one, opened(tmp_path / "b", storage=url) as two:
         for study in (one, two, one, two):
             study.optimize(objective, n_trials=1)
-        assert drawn(one) == drawn(two) and len(set(drawn(one))) == 4
+        assert sampled(one) == sampled(two) and len(set(sampled(one))) == 4
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
-def test_a_trial_without_signs_of_life_is_taken_up_and_a_living_one_is_not(tmp_path):
+def test_a_trial_without_heartbeat_is_queued_again_and_a_running_trial_is_not(tmp_path):
     url = shared(tmp_path)
     with pytest.raises(Killed), opened(tmp_path, storage=url) as study:
         study.optimize(kill, n_trials=1)
@@ -277,13 +277,13 @@ def test_a_trial_without_signs_of_life_is_taken_up_and_a_living_one_is_not(tmp_p
 
 
 def stop_hearts(url):
-    """Set the last signs of life of all trials so far back that they count as dead."""
+    """Set the last heartbeats of all trials so far back that their processes count as killed."""
     long_ago = f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{studies.GRACE + 5} seconds')"
     with sqlalchemy.create_engine(url).begin() as connection:
         connection.execute(sqlalchemy.text(long_ago))
 
 
-def test_a_trial_that_kills_two_of_the_machines_is_left_alone_by_the_others(tmp_path):
+def test_a_trial_that_killed_two_machines_is_not_repeated_by_others(tmp_path):
     url = shared(tmp_path)
     for _ in range(2):
         with pytest.raises(Killed), opened(tmp_path, storage=url) as study:
@@ -296,13 +296,15 @@ def test_a_trial_that_kills_two_of_the_machines_is_left_alone_by_the_others(tmp_
         assert studies.problem(studies.latest(study)[0]) == studies.KILLED
 
 
-@pytest.mark.parametrize("url", ["trials.db", "sqlite://", "sqlite:///:memory:", "postgresql://host", ""])
-def test_a_storage_that_is_no_lasting_database(tmp_path, url):
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "postgresql://host", "postgresql://host:port/db"]
+)
+def test_a_storage_that_is_not_persistent_is_refused(tmp_path, url):
     with (
         pytest.raises(
-            ValueError, match="`tune.storage` must be the URL of a database that lasts.*sqlite:///file"
+            ValueError, match="`tune.storage` must be the URL of a persistent database.*sqlite:///file"
         ),
-        studies._database(url or " ", tmp_path),
+        opened(tmp_path, storage=url),
     ):
         pass
 
@@ -310,12 +312,15 @@ def test_a_storage_that_is_no_lasting_database(tmp_path, url):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("sqlite:////nowhere/at/all/trials.db", "(sqlite) cannot be used: unable to open database file"),
+        (
+            "sqlite:////nowhere/at/all/trials.db",
+            "`tune.storage` (sqlite) cannot be used: unable to open database file",
+        ),
         ("nosuch://ann:secret@host/db", "(nosuch) cannot be used: Can't load plugin"),
         ("postgresql+nodriver://ann:secret@host/db", "(postgresql) cannot be used"),
     ],
 )
-def test_a_database_that_cannot_be_reached(tmp_path, monkeypatch, url, words):
+def test_a_database_that_cannot_be_used_is_an_error_without_its_password(tmp_path, monkeypatch, url, words):
     monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
     with pytest.raises(ValueError) as caught, opened(tmp_path, storage=url):
         pass
@@ -323,14 +328,15 @@ def test_a_database_that_cannot_be_reached(tmp_path, monkeypatch, url, words):
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
-def test_the_path_of_a_shared_file_is_read_as_everywhere(tmp_path, monkeypatch):
+@pytest.mark.parametrize("url", ["sqlite:///~/x.db", "sqlite:///x.db"])
+def test_the_path_of_a_shared_file_is_relative_to_the_home_folder_or_the_project(tmp_path, monkeypatch, url):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert studies._address("sqlite:///~/x.db").database == str(tmp_path / "x.db")
-    assert studies._address("sqlite:///outputs/x.db").database == str(params.ROOT / "outputs/x.db")
-    assert studies._address("postgresql://ann:p@host/x").database == "x"
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    with opened(tmp_path, storage=url):
+        assert (tmp_path / "x.db").is_file()
 
 
-def test_nothing_is_said(tmp_path, capfd, recwarn):
+def test_a_study_prints_nothing(tmp_path, capfd, recwarn):
     def fail(trial):
         raise RuntimeError("mine")
 

@@ -1,4 +1,4 @@
-"""The search: every trial is kept, an interrupted one goes on, the best is found by val alone."""
+"""The search: every trial is recorded, an interrupted trial continues, the best is selected on val."""
 
 import math
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("outputs")
 
 
 class Killed(BaseException):
-    """What no one catches: the process is gone."""
+    """Simulate a killed process: no code catches this error."""
 
 
 def kept(folder, name):
@@ -31,7 +31,7 @@ def same(one, other):
 # Trials
 
 
-def test_every_trial_is_tracked_and_the_best_is_the_least(fit):
+def test_every_trial_is_recorded_and_the_best_has_the_lowest_loss(fit):
     found = search(trials=6)
     table = found.trials
     assert list(table.columns) == [
@@ -44,7 +44,7 @@ def test_every_trial_is_tracked_and_the_best_is_the_least(fit):
         "filters",
         "problem",
     ]
-    assert [*table.columns] == [*spaces.TAKEN[:-1], *SPACE, spaces.TAKEN[-1]]
+    assert [*table.columns] == [*spaces.COLUMNS[:-1], *SPACE, spaces.COLUMNS[-1]]
     assert table.number.tolist() == list(range(6)) and set(table.state) == {"complete"}
     for row in table.itertuples():
         value = (math.log10(row.rate) + 2) ** 2 + 1 / row.filters + 1 / 3
@@ -62,7 +62,7 @@ def test_every_trial_is_tracked_and_the_best_is_the_least(fit):
     assert tried == list(zip(table.rate, table.filters, strict=True))
 
 
-def test_val_accuracy_is_maximised_and_test_photos_are_not_asked(fit):
+def test_val_accuracy_is_maximised(fit):
     found = search(trials=4, train={"monitor": "val_accuracy"})
     assert found.best["value"] == found.trials.value.max() > found.trials.value.min()
     assert found.ranked.value.is_monotonic_decreasing
@@ -73,7 +73,7 @@ def test_the_value_is_that_of_the_best_epoch(fit):
     assert search(trials=1).trials.value.tolist() == [0.2]
 
 
-def test_only_the_best_keeps_its_weights_and_all_their_history(fit, outputs):
+def test_only_the_best_trial_keeps_its_weights_and_all_keep_their_history(fit, outputs):
     found = search(trials=5)
     best = found.best["number"]
     for name in ("state.npz", "best-3.npz", "finished.json"):
@@ -84,13 +84,13 @@ def test_only_the_best_keeps_its_weights_and_all_their_history(fit, outputs):
         assert pd.read_csv(path).val_loss.min() == pytest.approx(found.trials.value[number])
 
 
-def test_changes_are_for_all_trials_and_for_nothing_else(fit):
+def test_changes_apply_to_all_trials(fit):
     found = search(trials=2, changes={"train": {"stages": {"all": {"epochs": 1}}}, "augment": {"zoom": 0.3}})
     assert found.trials.epochs.tolist() == [1, 1] and {s.augment.zoom for s in fit.settings} == {0.3}
     assert found.changes == {"train.stages.all.epochs": 1, "augment.zoom": 0.3}
 
 
-def test_values_that_were_tried_are_not_trained_again(fit):
+def test_values_of_earlier_trials_are_not_trained_again(fit):
     space = {"filters": SPACE["filters"]}
     found = search(space=space, trials=8)
     assert len(found.trials) == 3 == len(fit.settings) == found.trials.filters.nunique()
@@ -100,8 +100,8 @@ def test_values_that_were_tried_are_not_trained_again(fit):
     assert search(trials=2).summary == "2 trials, 2 distinct combinations"
 
 
-def test_a_value_is_taken_over_if_no_new_one_is_drawn(fit, monkeypatch):
-    monkeypatch.setattr(studies, "DRAWS", 1)
+def test_the_value_of_an_earlier_trial_is_reused_if_no_new_values_are_sampled(fit, monkeypatch):
+    monkeypatch.setattr(studies, "MAX_SAMPLES", 1)
     found = search(space={"filters": SPACE["filters"]}, trials=6)
     repeated = found.trials[found.trials.epochs.eq(0)]
     assert len(repeated) and len(fit.settings) == found.trials.filters.nunique()
@@ -120,10 +120,10 @@ def test_photos_are_resized_for_the_trials_that_need_it(fit, monkeypatch):
     assert [photos == "resized" for photos in map(str, fit.photos)] == [size == 48 for size in sizes]
 
 
-# Going on
+# Resuming
 
 
-def test_what_is_done_is_done(fit):
+def test_a_finished_search_is_not_repeated(fit):
     one = search(trials=3)
     ran = list(fit.ran)
     two = search(trials=3)
@@ -132,7 +132,7 @@ def test_what_is_done_is_done(fit):
     assert one.best == two.best and one.study == two.study
 
 
-def test_more_trials_go_on_with_new_values(fit, outputs):
+def test_more_trials_continue_with_new_values(fit, outputs):
     search(trials=2)
     more = search(trials=5)
     assert more.trials.rate.nunique() == 5
@@ -140,13 +140,13 @@ def test_more_trials_go_on_with_new_values(fit, outputs):
     same(more.trials, search(trials=5).trials)
 
 
-def test_less_trials_than_there_are_are_no_error(fit):
+def test_fewer_trials_than_exist_are_no_error(fit):
     search(trials=3)
     assert len(search(trials=1).trials) == 3 and len(fit.ran) == 9
 
 
 @pytest.mark.parametrize("error", [Killed, KeyboardInterrupt, OSError("the disk is full")])
-def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, error):
+def test_an_interrupted_trial_continues_after_its_last_epoch(fit, outputs, error):
     def stop(settings, epoch):
         if len(fit.ran) == 4:  # in the second epoch of the second trial
             raise error
@@ -157,14 +157,14 @@ def test_an_interrupted_trial_goes_on_at_its_epoch(fit, outputs, error):
         search(trials=3)
     fit.loss = loss
     found = search(trials=3)
-    assert fit.ran == [(f"{trial:05}", epoch) for trial in range(3) for epoch in (1, 2, 3)]  # none twice
+    assert fit.ran == [(f"{trial:05}", epoch) for trial in range(3) for epoch in (1, 2, 3)]  # no epoch twice
     assert found.trials.epochs.tolist() == [3, 3, 3] and found.trials.seconds.tolist() == [6, 6, 6]
     assert all(len(pd.read_csv(path)) == 3 for path in outputs.folder.glob("tiny/tune/*/*/history.csv"))
     outputs("another")
     same(found.trials, search(trials=3).trials)
 
 
-def test_a_trial_that_kills_its_process_twice_has_failed_and_the_search_goes_on(fit):
+def test_a_trial_that_kills_its_process_twice_has_failed_and_the_search_continues(fit):
     def kill(settings, epoch):
         if settings.model.simple_cnn.filters == 16:
             raise Killed
@@ -182,14 +182,14 @@ def test_a_trial_that_kills_its_process_twice_has_failed_and_the_search_goes_on(
     assert found.summary == "3 trials: all 3 combinations were tried"
 
 
-def test_a_smaller_batch_size_than_the_parameters_is_recorded(fit):
+def test_a_reduced_batch_size_is_recorded(fit):
     assert "batch_size" not in search(trials=1).trials
     fit.fits = 3
     found = search(trials=2)
     assert found.trials.batch_size.fillna(0).tolist() == [0, 3]
     smaller = search(trials=1, seed=3)
     assert smaller.best["batch_size"] == 3 == results.record(smaller)["best"]["batch_size"]
-    assert "# memory ran out: it was trained with a batch size of 3" in results.fragment(smaller).splitlines()
+    assert "# memory ran out: the batch size of this trial was 3" in results.fragment(smaller).splitlines()
 
 
 def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
@@ -197,21 +197,21 @@ def test_a_trial_whose_batch_size_does_not_fit_has_failed(fit):
     fit.fits = 8
     found = search(space=space, trials=2)
     failed = found.trials[found.trials.state.eq("failed")]
-    assert failed.problem.tolist() == ["32 photos do not fit into memory; 8 were used"]
+    assert failed.problem.tolist() == ["out of memory with a batch size of 32; 8 would fit"]
     assert failed.batch.tolist() == [32] and found.best["parameters"] == {"train.batch_size": 8}
     # It ends after its first epoch.
     assert len(fit.ran) == 4 and "batch_size" not in found.trials
 
 
-def test_a_trial_that_was_trained_when_the_process_ended_is_read_back(fit, monkeypatch):
+def test_a_trial_that_was_trained_when_the_process_ended_is_loaded(fit, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(results, "best_value", lambda values, monitor: (_ for _ in ()).throw(Killed))
         search(trials=1)
     assert search(trials=1).trials.state.tolist() == ["complete"] and len(fit.ran) == 3
 
 
-def name(photos=None, **options):
-    return tuning._key(spaces.shared(make_run(**options).settings), photos or make_photos())
+def study_key(photos=None, **options):
+    return tuning.key(spaces.shared(make_run(**options).settings), photos or make_photos())
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def name(photos=None, **options):
         {"photos": make_photos(seed=1)},
     ],
 )
-def test_what_makes_values_incomparable_makes_another_study(change):
-    assert name() != name(**change)
+def test_a_change_that_makes_values_incomparable_results_in_another_study(change):
+    assert study_key() != study_key(**change)
 
 
 @pytest.mark.parametrize(
@@ -237,15 +237,15 @@ def test_what_makes_values_incomparable_makes_another_study(change):
         {"sampler": "tpe"},
         {"pruner": "median"},
         {"storage": "sqlite:///x.db"},
-        {"changes": {"augment": {"zoom": 0.15}}},  # as it is without it
+        {"changes": {"augment": {"zoom": 0.15}}},  # the default
         {"photos": make_photos(count=14)},  # more test photos
     ],
 )
-def test_what_does_not_make_another_study(change):
-    assert name() == name(**change)
+def test_other_changes_continue_the_study(change):
+    assert study_key() == study_key(**change)
 
 
-def test_another_study_begins_anew_beside_the_first(fit):
+def test_another_study_is_independent_of_the_first(fit):
     one, two = search(trials=1), search(trials=1, seed=2)
     assert one.study != two.study and one.study.startswith("tiny-") and len(two.trials) == 1
     assert search(trials=1).study == one.study and len(fit.ran) == 6
@@ -264,7 +264,7 @@ def test_two_folders_share_a_study_through_a_database(fit, outputs):
         0,
         1,
         found.best["number"],
-    }  # each keeps what is its own
+    }  # each folder keeps its own
 
 
 # Pruned and failed trials
@@ -283,7 +283,7 @@ def test_a_trial_that_is_worse_than_the_others_ends_early(fit):
         assert row.value > at_epoch.median()
 
 
-def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, outputs):
+def test_a_failed_trial_is_recorded_with_its_reason_and_the_search_continues(fit, outputs):
     def failing(settings, epoch):
         if len(fit.settings) == 1:
             return math.nan if epoch == 2 else 1.0
@@ -304,31 +304,33 @@ def test_a_trial_that_fails_is_kept_with_its_reason_and_the_search_goes_on(fit, 
     assert found.ranked.number.tolist()[2:] == [0, 1] and kept(outputs.folder, "state.npz") == [
         found.best["number"]
     ]
-    assert search(trials=4).trials.state.tolist() == found.trials.state.tolist()  # it is not tried again
+    assert (
+        search(trials=4).trials.state.tolist() == found.trials.state.tolist()
+    )  # the failed trials are not repeated
 
 
-def test_all_trials_failed(fit):
+def test_a_search_without_a_complete_trial_is_an_error(fit):
     fit.loss = lambda settings, epoch: math.nan
     with pytest.raises(
         ValueError,
-        match=r"no trial of the search is complete: 2 failed. The last failure: the loss of epoch 1 is nan",
+        match="at least one complete trial. Received: 2 failed. The last failure: the loss of epoch 1 is",
     ):
         search(trials=2)
     assert fit.ran == []
 
 
-def test_nothing_is_trained_in_a_wrong_space(fit):
-    with pytest.raises(ValueError, match=r"`tune.space` is empty"):
+def test_an_invalid_space_is_refused_before_any_training(fit):
+    with pytest.raises(ValueError, match=r"`tune.space` needs at least one parameter"):
         search(space={})
     with pytest.raises(ValueError, match=r"tune.space: `train.batch_size`.*Received: 0"):
         search(space={"batch": {"parameter": "train.batch_size", "low": 0, "high": 9}})
     assert not fit.settings
 
 
-# What is shown
+# Output
 
 
-def test_lines_and_silence(fit, monkeypatch, capfd, recwarn):
+def test_a_search_prints_one_line_per_trial_and_no_warnings(fit, monkeypatch, capfd, recwarn):
     bars = []
     original = tuning.progress.Bar
     monkeypatch.setattr(tuning.progress, "Bar", lambda *args: bars.append(original(*args)) or bars[-1])
@@ -355,7 +357,7 @@ def Tiny(weights, input_shape):
 
 @pytest.fixture
 def eager(monkeypatch):
-    """A network and steps that need no tracing."""
+    """A small network and training steps without tracing."""
     monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.SIGNED))
     device.prepare(0)
     tf.config.run_functions_eagerly(True)
@@ -363,7 +365,7 @@ def eager(monkeypatch):
     tf.config.run_functions_eagerly(False)
 
 
-def test_a_killed_training_goes_on_at_its_epoch(eager, outputs, monkeypatch):
+def test_a_killed_training_continues_after_its_last_epoch(eager, outputs, monkeypatch):
     stages = {"all": STAGE | {"epochs": 2}}
     options = {"space": {"rate": SPACE["rate"]}, "model": {"backbone": "Tiny"}, "train": {"stages": stages}}
     epochs = []
@@ -372,7 +374,7 @@ def test_a_killed_training_goes_on_at_its_epoch(eager, outputs, monkeypatch):
     def end_epoch(self, stage, logs, *, epoch, callbacks):
         original(self, stage, logs, epoch=epoch, callbacks=callbacks)
         epochs.append(epoch)
-        if len(epochs) == 1:  # it is on the disk
+        if len(epochs) == 1:  # the epoch is saved
             raise Killed
 
     monkeypatch.setattr(trainer.Trainer, "end_epoch", end_epoch)
