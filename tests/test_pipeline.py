@@ -95,6 +95,7 @@ class Pretending(pipeline.Runner):
         self.ran.append(step.name)
         at = steps.Run(self.settings, step)
         for name in step.writes:
+            at.path(name).parent.mkdir(exist_ok=True)
             at.path(name).write_text(f"{step.name} {self.settings.seed}")
         nbformat.write(nbformat.v4.new_notebook(), at.folder / f"{step.name}.ipynb")
         record = steps.provenance(at.folder)

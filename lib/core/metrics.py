@@ -81,7 +81,7 @@ def report(
         "precision_weighted": weighted[0],
         "recall_weighted": weighted[1],
         "f1_weighted": weighted[2],
-        "log_loss": float(_log_losses(targets, probabilities).mean()),
+        "log_loss": float(log_losses(targets, probabilities).mean()),
         "roc_auc": _roc_auc(targets, probabilities),
         "mcc": float(sk.matthews_corrcoef(targets, predicted)),
         "calibration_error": calibration_error(targets, probabilities),
@@ -143,16 +143,29 @@ def interval(hits: int, n: int) -> list[float]:
 
 
 def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the expected calibration error: how far confidence and accuracy are apart, from 0 to 1.
+    """Return the expected calibration error: the mean gap between confidence and accuracy, from 0 to 1.
 
-    Fifteen bins of equal width over the confidence, weighted by their photos (Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599).
+    The gaps of the bins are weighted by their photos (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+    """
+    bins = calibration_bins(targets, probabilities)
+    return float(((bins.accuracy - bins.confidence).abs() * bins.photos).sum() / len(targets))
+
+
+def calibration_bins(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """Compute the mean confidence and the accuracy of photos, in fifteen bins of equal width by confidence.
+
+    Args:
+        targets: `int64` of shape `(n,)`.
+        probabilities: `float` of shape `(n, classes)`.
+
+    Returns:
+        A row per bin that holds photos, in order: `confidence`, `accuracy` (0 to 1) and `photos` (a count).
     """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == targets
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = pd.DataFrame({"gap": right - confidence}).groupby(bins).gap.sum()
-    return float(gaps.abs().sum() / len(targets))
+    table = pd.DataFrame({"confidence": confidence, "accuracy": probabilities.argmax(axis=1) == targets})
+    by_bin = table.astype(float).groupby(bins)
+    return by_bin.mean().assign(photos=by_bin.size())
 
 
 def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
@@ -204,7 +217,8 @@ def apply_temperature(probabilities: np.ndarray, value: float) -> np.ndarray:
     return special.softmax(logits / value, axis=1)
 
 
-def _log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the cross-entropy of the true class of each photo, `float64` of shape `(n,)`."""
     own = probabilities[np.arange(len(targets)), targets].astype(np.float64)
     return -np.log(np.maximum(own, SMALLEST))
 
@@ -227,7 +241,7 @@ def _bootstrap(targets: np.ndarray, probabilities: np.ndarray, *, seed: int) -> 
     n, k = len(targets), probabilities.shape[1]
     cells = np.bincount(targets * k + probabilities.argmax(axis=1), minlength=k * k)
     draws = random.multinomial(n, cells / n, size=RESAMPLES).reshape(-1, k, k)
-    losses = _log_losses(targets, probabilities)
+    losses = log_losses(targets, probabilities)
     values = {
         "f1_macro": [macro_f1(matrix) for matrix in draws],
         "mcc": [matthews(matrix) for matrix in draws],

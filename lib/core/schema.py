@@ -507,7 +507,7 @@ class GradCam(Section):
     """What the explanations show."""
 
     examples: int = Field(
-        8, ge=1, le=64, description="photos in each of the two grids, of correct and of wrong predictions"
+        8, ge=1, le=64, description="correct, and also misclassified, photos in the grid of heatmaps"
     )
     masks: str | None = Field(
         None,

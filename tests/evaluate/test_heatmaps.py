@@ -1,4 +1,4 @@
-"""Grad-CAM: against networks whose heat is known, and measured against masks solved by hand."""
+"""Grad-CAM heatmaps of networks that can be solved by hand, masks, and the energy inside them."""
 
 import zipfile
 
@@ -114,7 +114,7 @@ def test_the_size_of_the_batch_changes_nothing(tiny, monkeypatch):
     network = build(head=HEADS["batch normalisation first"])
     targets = np.arange(5) % 3
     whole = heatmaps.compute(network, photos(5, 32), targets=targets)
-    monkeypatch.setattr(heatmaps, "AT_ONCE", 2)
+    monkeypatch.setattr(heatmaps, "BATCH_SIZE", 2)
     single = heatmaps.compute(network, photos(5, 32), targets=targets)
     np.testing.assert_allclose(whole, single, atol=1e-4)
 
@@ -151,25 +151,27 @@ def test_a_coarse_map_is_enlarged_bilinearly():
 def test_a_network_without_a_feature_map_is_refused():
     inputs = keras.Input((4,))
     network = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name=models.LOGITS)(inputs)))
-    with pytest.raises(ValueError, match="a layer pools or flattens a feature map. This one has none"):
+    with pytest.raises(
+        ValueError, match="a layer pools or flattens a feature map. Received: a network without"
+    ):
         heatmaps.compute(network, photos(), targets=np.zeros(3, int))
 
 
 # Against masks
 
 
-def test_share_inside():
+def test_the_energy_inside_a_mask():
     heat = np.array([[1.0, 3.0], [0.0, 4.0]])
     mask = np.array([[True, False], [True, True]])
-    assert heatmaps.share_inside(heat, mask) == 5 / 8
-    assert heatmaps.share_inside(heat, np.zeros((2, 2), bool)) == 0
-    assert heatmaps.share_inside(heat, np.ones((2, 2), bool)) == 1
-    assert np.isnan(heatmaps.share_inside(np.zeros((2, 2)), mask))
+    assert heatmaps.energy_inside(heat, mask) == 5 / 8
+    assert heatmaps.energy_inside(heat, np.zeros((2, 2), bool)) == 0
+    assert heatmaps.energy_inside(heat, np.ones((2, 2), bool)) == 1
+    assert np.isnan(heatmaps.energy_inside(np.zeros((2, 2)), mask))
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_centre_prior(size):
-    prior = heatmaps.centre_prior(size)
+def test_the_baseline_is_a_centred_gaussian(size):
+    prior = heatmaps.centred_gaussian(size)
     assert prior.shape == (size, size)
     np.testing.assert_allclose(prior, prior[::-1, ::-1])
     np.testing.assert_allclose(prior, prior.T)
@@ -209,7 +211,7 @@ def test_masks_are_read_as_the_photos_are_resized(tmp_path, kind):
 
 def test_missing_masks_are_said_so(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="`gradcam.masks`: there is no masks. Expected: a folder or a zip"
+        FileNotFoundError, match="`gradcam.masks`: masks does not exist. Expected: a folder or a zip"
     ):
         heatmaps.masks(tmp_path / "masks", ["one"], size=8, fit="crop")
 
@@ -225,7 +227,7 @@ def test_a_mask_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_pa
     monkeypatch.setattr(heatmaps, "LARGEST_PACKED", 10_000)
     path = packed(tmp_path / "masks.zip", one_png=bytes(2_000_000), two_png=bytes(9_000))
     with pytest.raises(
-        ValueError, match=r"`gradcam.masks`: one.png unpacks to 2,000,000 bytes from .* 100 times"
+        ValueError, match=r"`gradcam.masks`: one.png unpacks from .* to 2,000,000 bytes. .* 100 times"
     ):
         heatmaps.masks(path, ["one"], size=8, fit="crop")
     # a small one may shrink as it likes, and one that no photo wants is not looked at
@@ -240,13 +242,14 @@ def test_a_mask_larger_than_a_photo_may_be_is_refused(kind, tmp_path, monkeypatc
     path = draw_masks(tmp_path / "masks")
     if kind == "zip":
         path = packed(tmp_path / "masks.zip", one_png=(path / "one.png").read_bytes())
-    with pytest.raises(ValueError, match="one.png unpacks to .* Expected: at most 50"):
+    with pytest.raises(ValueError, match="one.png unpacks from .* Expected: at most 50 bytes"):
         heatmaps.masks(path, ["one"], size=8, fit="crop")
 
 
 def test_a_file_that_is_no_zip_is_named(tmp_path):
     (tmp_path / "masks.tar").write_bytes(b"x" * 600)
     with pytest.raises(
-        ValueError, match="`gradcam.masks`: masks.tar is no zip file. Expected: a folder or a zip"
+        ValueError,
+        match="`gradcam.masks`: expected a folder or a zip of masks. Received: masks.tar, which is not a zip",
     ):
         heatmaps.masks(tmp_path / "masks.tar", ["one"], size=8, fit="crop")

@@ -141,7 +141,9 @@ def test_what_was_said_before_memory_ran_short_is_not_asked_again(tmp_path):
 
 
 def test_memory_that_does_not_suffice_for_one_photo_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="memory does not suffice to predict one photo of 4 pixels: close"):
+    with pytest.raises(
+        ValueError, match="memory does not suffice to predict a single photo of 4 pixels. Close"
+    ):
         inference.of_rows(make_network(most=0), noise(), rows=np.arange(5), folder=tmp_path, batch_size=4)
     assert not list(tmp_path.iterdir())
 
@@ -251,7 +253,7 @@ def test_a_folder_of_photos(run, tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 32])
 def test_a_few_photos_at_a_time_give_one_row_per_file_in_order(at_once, run, tmp_path, monkeypatch, once):
-    monkeypatch.setattr(inference, "AT_ONCE", at_once)
+    monkeypatch.setattr(inference, "BATCH_SIZE", at_once)
     folder = colours(tmp_path / "photos", 9)
     for name in ("000.jpg", "004 b.jpg", "004 c.jpg", "004 d.jpg", "009.jpg"):
         (folder / name).write_bytes(b"")
@@ -302,7 +304,7 @@ def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="PHOTOS must be a folder of photos. Received: .*nowhere"):
         inference.of_folder(run, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no photo. Expected files such as .jpg"):
+    with pytest.raises(ValueError, match="empty contains no photo. Expected: files such as .jpg"):
         inference.of_folder(run, tmp_path / "empty")
 
 

@@ -55,7 +55,7 @@ def test_classes_are_ranked_by_recall_and_then_by_evidence():
     given = classes(a=(1, 2), b=(4, 4), c=(2, 2), d=(0, 9), e=(0, 0), f=(0, 1), g=(9, 10))
     ranked = mistakes.classes(given, 99)
     assert ranked.label.tolist() == ["b", "c", "g", "a", "f", "d"]
-    assert ranked.index.tolist() == [1, 2, 3, 4, 5, 6] and ranked.index.name == "place"
+    assert ranked.index.tolist() == [1, 2, 3, 4, 5, 6] and ranked.index.name == "rank"
     row = ranked.loc[3]
     assert (row.n, row.recall) == (10, 0.9) and [row.low, row.high] == metrics.interval(9, 10)
     few = mistakes.classes(given, 2)
@@ -72,13 +72,13 @@ def test_confused_pairs_by_hand():
         "label": ["c", "a", "b"],
         "predicted": ["b", "b", "a"],
         "photos": [3, 2, 1],
-        "share": [1.0, 0.5, 0.5],
+        "fraction": [1.0, 0.5, 0.5],
     }
     assert mistakes.confused(ROWS, 1, similarities=None).label.tolist() == ["c"]
     assert mistakes.confused(ROWS[ROWS.label.eq("d")], 9, similarities=None).empty
 
 
-def test_of_equally_many_the_larger_share_comes_first():
+def test_equally_frequent_pairs_are_ordered_by_their_fraction():
     rows = table(LETTERS, "aa", "aa", "ab", "ba", "cc", "ca")
     assert mistakes.confused(rows, 9, similarities=None).label.tolist() == ["b", "c", "a"]
 
@@ -90,12 +90,13 @@ def test_truth_in_top_by_hand():
     # the truth comes second, fourth, second, third, and fourth
     rows = table(LETTERS, "aba", "acdba", "bab", "cbac", "dabcd", "ee")
     found = mistakes.truth_in_top(rows, 3)
-    assert (found["mistakes"], found["hits"], found["share"]) == (5, 3, 0.6)
+    assert (found["mistakes"], found["hits"], found["fraction"]) == (5, 3, 0.6)
     assert found["interval"] == metrics.interval(3, 5)
     # two of the four classes that are left
     assert found["by_chance"] == 0.5
     assert found["sentence"] == (
-        "In 3 of 5 mistakes (60 %) the truth is in the top 3; 95 % interval 23 % to 88 %, by chance 50 %."
+        "In 3 of 5 mistakes (60 %) the true class is in the top 3 "
+        "(95 % interval 23 % to 88 %, expected by chance 50 %)."
     )
     assert mistakes.truth_in_top(rows, 2)["hits"] == 2
     assert mistakes.truth_in_top(rows, 4)["hits"] == 5
@@ -108,10 +109,10 @@ def test_right_predictions_do_not_count():
 
 def test_the_top_of_few_classes_says_nothing():
     found = mistakes.truth_in_top(table(list("ab"), "ab", "bb"), 3)
-    assert (found["mistakes"], found["share"], found["interval"]) == (1, None, None)
-    assert found["sentence"] == "Of 2 classes, all are in the top 3 of the 1 mistakes."
+    assert (found["mistakes"], found["fraction"], found["interval"]) == (1, None, None)
+    assert found["sentence"] == "With 2 classes, the top 3 of the 1 mistakes holds every class."
     none = mistakes.truth_in_top(table(LETTERS, "aa", "bb"), 3)
-    assert (none["mistakes"], none["share"], none["sentence"]) == (0, None, "There is no mistake.")
+    assert (none["mistakes"], none["fraction"], none["sentence"]) == (0, None, mistakes.NO_MISTAKES)
 
 
 # Similarity of confused classes
@@ -132,7 +133,7 @@ def test_centroids_are_the_same_a_part_at_a_time(monkeypatch):
     vectors, targets = random.normal(size=(50, 6)).astype(np.float32), np.arange(50) % 3
     photos = {"rows": np.arange(50), "targets": targets, "classes": ["a", "b", "c"]}
     whole = mistakes.centroid_similarities(vectors, **photos)
-    monkeypatch.setattr(mistakes, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(mistakes, "BATCH_SIZE", 7)
     pd.testing.assert_frame_equal(mistakes.centroid_similarities(vectors, **photos), whole)
 
 
@@ -164,9 +165,8 @@ def test_similarities_are_those_of_the_training_photos_in_the_cache_of_the_clean
 def test_without_embeddings_similarity_is_not_known(tmp_path):
     assert mistakes.class_similarities(*drawn(tmp_path, embeddings=False)) is None
     found = mistakes.similarity(ROWS, None)
-    assert found == {
-        "sentence": "Without embeddings (`clean.embeddings`), how alike the classes are is not known."
-    }
+    sentence = "The similarity of the classes needs embeddings, which `clean.embeddings` turns off."
+    assert found == {"sentence": sentence}
     assert "similarity" not in mistakes.confused(ROWS, 9, similarities=None)
 
 
@@ -193,7 +193,7 @@ def test_similarity_solved_by_hand():
     assert found["confused"] == pytest.approx((4 * 0.9 + 0.1) / 5)
     assert found["random"] == pytest.approx((3 * 0.9 + 63 * 0.1) / 66)
     assert found["sentence"] == (
-        "Confused classes are more alike than random pairs: 0.74 against 0.14, "
+        "Confused classes are more similar than random pairs: 0.74 against 0.14, "
         "95 % interval 0.10 to {:.2f} (mistakes: 5, classes: 12).".format(found["interval"][1])
     )
 
@@ -228,8 +228,8 @@ def test_many_mistakes_between_two_classes_are_one_coincidence():
     )
     assert one["interval"] == fifty["interval"]
     # the most alike of 15 pairs is met by chance in one of 15 cases
-    assert one["sentence"].startswith("Too few mistakes or classes to tell whether")
-    assert fifty["sentence"].startswith("Too few mistakes or classes to tell whether")
+    assert one["sentence"].startswith("Too few mistakes or classes to test whether")
+    assert fifty["sentence"].startswith("Too few mistakes or classes to test whether")
 
 
 def test_confusions_at_random_are_rarely_called_alike():
@@ -243,19 +243,22 @@ def test_confusions_at_random_are_rarely_called_alike():
             similarities = pd.DataFrame((values + values.T) / 2, names, names)
             pairs = ["".join(random.choice(names, 2, replace=False)) for _ in range(count)]
             verdicts.append(mistakes.similarity(table(names, *pairs), similarities)["sentence"])
-        assert sum("are more alike" in verdict for verdict in verdicts if "whether" not in verdict) <= 9
+        assert sum("are more similar" in verdict for verdict in verdicts if "whether" not in verdict) <= 9
 
 
 @pytest.mark.parametrize(
     ("said", "verdict"),
     [
-        (["ab", "cd", "ef"], "Confused classes are more alike than random pairs: 0.90 against"),
-        (["ab", "gh", "ai", "bk", "cl", "dk", "eg", "fh"], "Confused classes are not measurably more alike"),
+        (["ab", "cd", "ef"], "Confused classes are more similar than random pairs: 0.90 against"),
+        (
+            ["ab", "gh", "ai", "bk", "cl", "dk", "eg", "fh"],
+            "Confused classes are not significantly more similar",
+        ),
         (
             ["ab"],
-            "Too few mistakes or classes to tell whether confused classes are more alike",
+            "Too few mistakes or classes to test whether confused classes are similar",
         ),
-        (["aa"], "There is no mistake."),
+        (["aa"], mistakes.NO_MISTAKES),
     ],
 )
 def test_the_sentence_follows_the_interval(said, verdict):
@@ -268,7 +271,7 @@ def test_unlike_classes_are_said_so():
     values = np.where(np.eye(12, dtype=bool), 1.0, np.where(TWINS == 0.9, 0.1, 0.9))
     found = mistakes.similarity(mistaken("ab", "cd", "ef"), pd.DataFrame(values, names, names))
     assert found["sentence"].startswith(
-        "Confused classes are less alike than random pairs: 0.10 against 0.86"
+        "Confused classes are less similar than random pairs: 0.10 against 0.86"
     )
 
 
@@ -303,7 +306,7 @@ def test_the_summary_lists_the_extremes_first():
     found = mistakes.summary(rows, measured(rows), similarities=None)
     assert [row["label"] for row in found["most_accurate"]] == ["a", "e", "f", "g", "b"]
     assert [row["label"] for row in found["least_accurate"]] == ["d", "c", "b", "g", "f"]
-    assert found["confused"][0] == {"label": "d", "predicted": "a", "photos": 3, "share": 1.0}
+    assert found["confused"][0] == {"label": "d", "predicted": "a", "photos": 3, "fraction": 1.0}
     assert set(found["most_accurate"][0]) == {"label", "n", "recall", "low", "high"}
 
 

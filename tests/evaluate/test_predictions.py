@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from lib.clean import photoset
-from lib.core import metrics, schema
+from lib.core import files, metrics, schema
 from lib.evaluate import predictions
 
 CLASSES = ["ant", "bee", "cat"]
@@ -58,13 +58,53 @@ def test_table_lists_the_labelled_photos_by_split():
     assert predictions.classes(rows) == CLASSES
 
 
-def test_hardest_are_those_whose_class_got_least():
-    rows = predictions.table(LABELLED, {"val": VAL, "test": TEST})
-    worst = predictions.hardest(rows, 3)
-    assert worst.path.tolist() == ["d.jpg", "a.jpg", "b.jpg"]
-    assert worst.probability_of_label.tolist() == [0.1, 0.2, 0.6]
-    assert list(worst.columns) == ["path", "label", "predicted", "confidence", "probability_of_label"]
-    assert len(predictions.hardest(rows, 99)) == 4
+def test_the_hardest_examples_are_misclassified_photos_by_their_loss_and_then_correct_ones():
+    # e.jpg is correct although its loss is larger than that of the misclassified a.jpg
+    photos = make_photos([(f"{name}.jpg", "ant", "test") for name in "abcde"])
+    probabilities = np.array(
+        [[0.39, 0.4, 0.21], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.2, 0.5, 0.3], [0.36, 0.32, 0.32]]
+    )
+    rows = predictions.table(photos, {"test": probabilities})
+    hardest = predictions.hardest(rows, 4)
+    assert hardest.path.tolist() == ["c.jpg", "d.jpg", "a.jpg", "e.jpg"]
+    assert hardest.correct.tolist() == [False, False, False, True]
+    np.testing.assert_allclose(hardest.loss, -np.log([0.1, 0.2, 0.39, 0.36]))
+    assert predictions.hardest(rows, 2).path.tolist() == ["c.jpg", "d.jpg"]
+    assert predictions.hardest(rows, 99).path.tolist() == ["c.jpg", "d.jpg", "a.jpg", "e.jpg", "b.jpg"]
+
+
+def test_the_mean_loss_of_all_photos_is_the_log_loss():
+    rows = predictions.table(LABELLED, {"test": TEST})
+    report = metrics.report(np.array([0, 2, 1]), TEST, classes=CLASSES)
+    assert predictions.hardest(rows, 99).loss.mean() == pytest.approx(report["log_loss"])
+
+
+def test_the_file_of_the_hardest_examples_has_the_number_in_its_name(tmp_path):
+    rows = predictions.hardest(predictions.table(LABELLED, {"test": TEST}), 2)
+    assert predictions.write_hardest(rows, tmp_path, count=5) == "hardest_examples_top5.json"
+    (tmp_path / "hardest_examples.png").write_bytes(b"picture")
+    assert predictions.write_hardest(rows, tmp_path, count=20) == "hardest_examples_top20.json"
+    # the file of the earlier number is gone
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"hardest_examples_top20.json", "hardest_examples.png"}
+    assert files.read_json(tmp_path / "hardest_examples_top20.json") == [
+        {
+            "path": "d.jpg",
+            "label": "cat",
+            "predicted": "ant",
+            "correct": False,
+            "confidence": 0.5,
+            "loss": 2.3026,
+        },
+        {
+            "path": "b.jpg",
+            "label": "ant",
+            "predicted": "ant",
+            "correct": True,
+            "confidence": 0.6,
+            "loss": 0.5108,
+        },
+    ]
 
 
 def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rendering import rendered, texts
+from rendering import assert_within_limits, rendered, texts
 
 from lib.figures import style, training_plots
 
@@ -32,7 +32,9 @@ def lines(axes):
 @pytest.mark.parametrize("part", [0, 1])
 def test_train_and_val_are_drawn_as_what_they_are(part):
     name = ("loss", "accuracy")[part]
-    axes = training_plots.training_curves(history()).axes[part]
+    figure = training_plots.training_curves(history())
+    assert_within_limits(figure)
+    axes = figure.axes[part]
     curves, _, _ = lines(axes)
     assert (axes.get_ylabel(), axes.get_xlabel()) == (name, "epoch")
     for split, column in (("train", name), ("val", f"val_{name}")):
