@@ -121,7 +121,8 @@ def energy_inside_masks(network: keras.Model, photos: photoset.Photos, run: step
     if settings.gradcam.masks is None:
         return pd.DataFrame(columns=MEASURES)
     folder = run.find(settings.gradcam.masks)
-    size, stems = photos.images.shape[1], {row: _stem(photos, row) for row in photos.rows(_split(photos))}
+    size = photos.images.shape[1]
+    stems = {row: Path(photos.table.path.iloc[row]).stem for row in photos.rows(_split(photos))}
     masks = heatmaps.masks(folder, list(stems.values()), size=size, fit=settings.model.fit)
     rows = [row for row, stem in stems.items() if stem in masks][:MOST_MASKED]
     targets = pd.Categorical(photos.table.label.iloc[rows], photos.classes).codes.astype(np.int64)
@@ -134,10 +135,6 @@ def energy_inside_masks(network: keras.Model, photos: photoset.Photos, run: step
         hit = bool(mask[np.unravel_index(heatmap.argmax(), heatmap.shape)])
         measured.append((photos.table.path.iloc[row], inside, float(mask.mean()), centre, hit))
     return pd.DataFrame(measured, columns=MEASURES)
-
-
-def _stem(photos: photoset.Photos, row: int) -> str:
-    return Path(photos.table.path.iloc[row]).stem
 
 
 def summary(measured: pd.DataFrame) -> dict:

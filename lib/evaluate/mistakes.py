@@ -141,7 +141,7 @@ def truth_in_top(rows: pd.DataFrame, k: int) -> TruthInTop:
         "fraction": None,
         "interval": None,
         "by_chance": None,
-        "sentence": f"With {len(names)} classes, the top {k} of the {len(wrong)} mistakes holds every class.",
+        "sentence": f"With {len(names)} classes, the top {k} holds every class.",
     }
     if wrong.empty:
         result["sentence"] = NO_MISTAKES

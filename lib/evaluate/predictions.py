@@ -124,37 +124,24 @@ def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def write_hardest(rows: pd.DataFrame, folder: Path, *, count: int) -> str:
-    """Write the result of `hardest` as JSON, and remove the file that another `count` has left.
+    """Write the result of `hardest` to `hardest_examples_top<count>.json`, and return the name of the file.
 
-    Args:
-        rows: the result of `hardest`.
-        folder: the run's folder.
-        count: the number that is part of the file's name.
-
-    Returns:
-        The name of the file.
+    The file of an earlier run with another `count` is removed.
     """
+    for path in folder.glob("hardest_examples_top*.json"):
+        path.unlink()
     name = f"hardest_examples_top{count}.json"
     files.write_json(folder / name, rows.round(4).to_dict("records"))
-    for path in folder.glob("hardest_examples_top*.json"):
-        if path.name != name:
-            path.unlink()
     return name
 
 
 def unlabelled(
     photos: photoset.Photos, probabilities: np.ndarray, *, columns: schema.Predictions
 ) -> pd.DataFrame:
-    """Tabulate the predictions for the photos without labels.
+    """Tabulate the predictions for the photos without labels, in natural order of the file names.
 
-    Args:
-        photos: the run's photos.
-        probabilities: `float` of shape `(photos without labels, classes)`.
-        columns: `evaluate.predictions`, the names of the columns.
-
-    Returns:
-        A row per photo, in natural order of the file names; the paths replace the names if two photos have
-        the same name.
+    If two photos have the same file name, paths replace the names. `probabilities` are `float` of shape
+    `(photos without labels, classes)`.
     """
     paths = photos.table.path.iloc[photos.rows("predict")]
     names = paths.map(lambda path: Path(path).name)

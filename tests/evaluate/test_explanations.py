@@ -110,12 +110,9 @@ def test_the_upper_rows_of_the_grid_are_correct_and_the_lower_ones_misclassified
             images[2 * index + 1], photo_grids.overlay(photos.images[row], maps[index])
         )
         assert titles[2 * index] == f"p{row}.png"
-    # the kind of the pairs in each row of the grid
-    drawn = [axes.get_title() for axes in figure.axes]
-    kinds = [
-        {"label" in title for title in drawn[start + 1 : start + 6 : 2] if title}
-        for start in range(0, len(drawn), 6)
-    ]
+    # the titles of the overlays in each row of the grid
+    overlays = np.array([axes.get_title() for axes in figure.axes]).reshape(-1, 3, 2)[..., 1]
+    kinds = [{"label" in title for title in row if title} for row in overlays]
     assert kinds == [{False}] * rows[0] + [{True}] * rows[1]
 
 
