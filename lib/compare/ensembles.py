@@ -150,7 +150,7 @@ def average(
         (name, _measure(targets, values, splits=splits, classes=classes, seed=seed))
         for name, values in measured
     ]
-    rows = predictions.named(base, together, classes=classes)
+    rows = predictions.join(base, together, classes=classes)
     own = rows.set_index(base.index)[splits[best.headline]]
     report = {
         "members": list(names),

@@ -29,13 +29,13 @@ def table(photos: photoset.Photos, probabilities: dict[str, np.ndarray]) -> pd.D
         column `p(<class>)` with its probability.
     """
     parts = [
-        named(photos.table.iloc[photos.rows(split)], values, classes=photos.classes)
+        join(photos.table.iloc[photos.rows(split)], values, classes=photos.classes)
         for split, values in probabilities.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def named(rows: pd.DataFrame, probabilities: np.ndarray, *, classes: list[str]) -> pd.DataFrame:
+def join(rows: pd.DataFrame, probabilities: np.ndarray, *, classes: list[str]) -> pd.DataFrame:
     """Join photos and their probabilities to a table with the columns of `table`.
 
     Args:
@@ -59,7 +59,7 @@ def probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
 
     Args:
         rows: the result of `table`.
-        classes: the class names in the order wanted.
+        classes: the class names, in the order of the result's columns.
     """
     return rows[_columns(classes)].to_numpy()
 
@@ -106,7 +106,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the photos with the largest loss: the misclassified ones first, then the others.
+    """Return the photos with the largest loss, first misclassified ones, then correct ones.
 
     Args:
         rows: the result of `table`.

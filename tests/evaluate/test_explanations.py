@@ -220,7 +220,7 @@ def test_missing_masks_are_named(tmp_path, monkeypatch):
         explanations.energy_inside_masks(solvable(), make_photos(), run)
 
 
-# A photo of one's own
+# A photo of the user
 
 
 CARD = {
@@ -233,7 +233,7 @@ CARD = {
 }
 
 
-def test_a_photo_of_ones_own(tmp_path):
+def test_the_photo_of_the_user_is_explained_for_its_most_probable_classes(tmp_path):
     Image.new("RGB", (30, 20), (0, 200, 100)).save(tmp_path / "mine.png")
     settings = make_settings(photo=str(tmp_path / "mine.png"))
     images, titles = shown(explanations.own_photo(solvable(), CARD, photos=make_photos(), settings=settings))
@@ -259,7 +259,7 @@ def test_classes_are_called_by_their_names():
     assert set(chosen.label) <= set(names.values())
 
 
-def test_without_one_it_is_the_first_kept_photo():
+def test_without_a_photo_of_the_user_it_is_the_first_kept_photo():
     photos = make_photos()
     figure = explanations.own_photo(solvable(), CARD, photos=photos, settings=make_settings())
     images, titles = shown(figure)

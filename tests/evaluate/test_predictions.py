@@ -1,4 +1,4 @@
-"""Predictions: the table of labelled photos, and the forms that are handed in."""
+"""Predictions: the table of labelled photos, and the tables of unlabelled photos."""
 
 import csv
 
@@ -107,7 +107,7 @@ def test_the_file_of_the_hardest_examples_has_the_number_in_its_name(tmp_path):
     ]
 
 
-def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
+def test_the_log_loss_can_be_recomputed_from_the_file(tmp_path):
     random = np.random.default_rng(0)
     probabilities = random.dirichlet([0.2] * 3, 200).astype(np.float32)
     targets = random.integers(0, 3, 200)
@@ -139,7 +139,7 @@ def unlabelled(*paths, **form):
     return predictions.unlabelled(photos, probabilities, columns=schema.Predictions(**form))
 
 
-def test_unlabelled_photos_stand_in_natural_order():
+def test_unlabelled_photos_are_in_natural_order():
     rows = unlabelled("test/Image_10.jpg", "test/Image_2.jpg", "test/Image_1.jpg")
     assert list(rows.columns) == ["filename", "label", "confidence"]
     assert rows.filename.tolist() == ["Image_1.jpg", "Image_2.jpg", "Image_10.jpg"]
@@ -153,7 +153,7 @@ def test_the_columns_are_named_as_the_task_wants():
     assert rows.id.tolist() == ["a.jpg", "b.jpg"] and rows.species.tolist() == ["bee", "ant"]
 
 
-def test_photos_of_one_name_are_told_apart_by_their_path():
+def test_photos_with_the_same_name_have_their_paths():
     assert unlabelled("one/a.jpg", "two/a.jpg", "two/b.jpg").filename.tolist() == [
         "one/a.jpg",
         "two/a.jpg",

@@ -1,4 +1,4 @@
-"""Figures of the evaluation: no axis exchanged, every class at its place."""
+"""Figures of the evaluation, tested by the artists they hold."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ def lines(axes):
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_train_and_val_are_drawn_as_what_they_are(part):
+def test_train_and_val_have_their_own_curves(part):
     name = ("loss", "accuracy")[part]
     figure = training_plots.training_curves(history())
     assert_within_limits(figure)
@@ -52,7 +52,7 @@ def test_the_dot_is_on_the_best_epoch_of_val(part, epoch, value):
     assert dots[0].get_color() == style.COLOURS["val"]
 
 
-def test_a_line_stands_before_the_first_epoch_of_each_stage():
+def test_a_line_marks_the_first_epoch_of_each_stage():
     for axes in training_plots.training_curves(history()).axes:
         assert lines(axes)[2] == [0.5, 2.5]
         assert {text.get_text(): text.get_position()[0] for text in axes.texts} == {

@@ -30,7 +30,7 @@ def test_search_history_draws_the_best_complete_trial_so_far(monitor, best):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("trial (dotted: failed)", monitor)
 
 
-def test_search_history_tells_the_states_apart():
+def test_search_history_marks_the_states():
     figure = tuning_plots.search_history(FIVE, "val_loss")
     assert_within_limits(figure)
     axes = figure.axes[0]
@@ -73,7 +73,7 @@ def test_values_are_drawn_against_their_own_parameter():
     rate, filters, kind = figure.axes
     assert [axes.get_xlabel() for axes in figure.axes] == ["rate", "filters", "kind"]
     complete, pruned = rate.lines
-    # the failed and the running ones are left out
+    # the failed and the running ones are not drawn
     assert complete.get_xydata().tolist() == [[0.1, 0.5], [0.001, 0.7]] and complete.get_marker() == "o"
     assert pruned.get_xydata().tolist() == [[0.01, 0.1]] and pruned.get_marker() == "x"
     assert (complete.get_color(), pruned.get_color()) == (style.COLOURS["train"], style.COLOURS["val"])
