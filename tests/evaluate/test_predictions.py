@@ -122,6 +122,14 @@ def test_the_log_loss_can_be_recomputed_from_the_file(tmp_path):
     assert (rows.label == rows.predicted).mean() == measured["top_1"]
 
 
+def test_the_file_has_seven_significant_digits_of_a_probability(tmp_path):
+    probabilities = np.random.default_rng(0).dirichlet([0.2] * 3, 3)
+    predictions.write(predictions.table(LABELLED, {"test": probabilities}), tmp_path / "predictions.csv")
+    rows = predictions.read(tmp_path / "predictions.csv")
+    # the error is at most half a unit of the seventh digit
+    np.testing.assert_allclose(predictions.probabilities(rows, CLASSES), probabilities, rtol=5e-7)
+
+
 def test_labels_that_look_like_numbers_stay_text(tmp_path):
     table = pd.DataFrame({"path": ["x.jpg"], "label": ["001"], "split": ["test"]})
     photos = photoset.Photos(table, np.zeros((1, 4, 4, 3), np.uint8), 4, ["001", "NA"])
@@ -194,3 +202,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         ValueError, match="predictions.csv has no column split, predicted: evaluate the run again"
     ):
         predictions.read(tmp_path / "predictions.csv")
+
+
+@pytest.mark.parametrize("header", [None, "filename,label,confidence,problem"])
+def test_new_files_and_earlier_predictions_of_a_folder_can_be_replaced(tmp_path, header):
+    if header:
+        (tmp_path / "predictions.csv").write_text(f"{header}\na.jpg,ant,0.5,\n")
+    predictions.require_replaceable(tmp_path / "predictions.csv")
+
+
+@pytest.mark.parametrize("header", ["", "a,b", "path,split,label", "filename,label,confidence,problem,more"])
+def test_other_files_cannot_be_replaced(tmp_path, header):
+    (tmp_path / "notes.csv").write_text(f"{header}\n")
+    with pytest.raises(ValueError, match="notes.csv: expected a new file, or one with the columns filename"):
+        predictions.require_replaceable(tmp_path / "notes.csv")
+    with pytest.raises(ValueError, match="a file or folder that predict did not write"):
+        predictions.require_replaceable(tmp_path)
