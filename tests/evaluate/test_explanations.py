@@ -263,8 +263,15 @@ def test_without_a_photo_of_the_user_it_is_the_first_kept_photo():
     photos = make_photos()
     figure = explanations.own_photo(solvable(), CARD, photos=photos, settings=make_settings())
     images, titles = shown(figure)
-    np.testing.assert_array_equal(images[0], photos.images[1])
-    assert titles[0] == "p1.png" and len(images) == 4
+    photo = photos.images[1]
+    np.testing.assert_array_equal(images[0], photo)
+    assert titles[0] == "p1.png"
+    # the heatmap of a class is its colour; the classes are in the order of their probabilities
+    ranking = np.argsort(-photo.mean(axis=(0, 1)))
+    assert [title.split()[0] for title in titles[1:]] == [CLASSES[target] for target in ranking]
+    for image, target in zip(images[1:], ranking, strict=True):
+        colour = photo[..., target] / photo[..., target].max()
+        np.testing.assert_allclose(image, photo_grids.overlay(photo, colour), atol=1)
 
 
 def test_a_missing_or_broken_photo_is_named(tmp_path):
