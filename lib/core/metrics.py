@@ -152,11 +152,7 @@ def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def calibration_bins(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Compute the mean confidence and the accuracy of photos, in fifteen bins of equal width by confidence.
-
-    Args:
-        targets: `int64` of shape `(n,)`.
-        probabilities: `float` of shape `(n, classes)`.
+    """Compute the mean confidence and the accuracy in fifteen bins of equal width over the confidence.
 
     Returns:
         A row per bin that holds photos, in order: `confidence`, `accuracy` (0 to 1) and `photos` (a count).

@@ -77,15 +77,12 @@ def example(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) ->
 
 
 def grid(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Figure | None:
-    """Plot photos beside their overlays: the upper rows are classified correctly, the lower ones are not.
+    """Plot photos beside their overlays, the misclassified photos in the lower rows; `None` without photos.
 
     Args:
         photos: the run's photos.
         rows: the result of `choose`.
         maps: the heatmaps, `float32` of shape `(len(rows), size, size)`.
-
-    Returns:
-        The figure; `None` without photos.
     """
     images: list[np.ndarray | None] = []
     titles = []

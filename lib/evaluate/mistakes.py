@@ -258,16 +258,13 @@ def _permuted_means(values: np.ndarray, labels: np.ndarray, *, predicted: np.nda
 def _verdict(mean: float, *, low: float, high: float, largest: float) -> str:
     """Compare the mean similarity of confused classes with its 95 % interval under random renamings.
 
-    Args:
-        mean: the mean over the mistakes.
-        low, high: the ends of the interval.
-        largest: the mean if each photo had been classified as the class most similar to its own; the test
-            has no power if even this mean is inside the interval.
+    `largest` is the mean if each photo had been classified as the class most similar to its own.
     """
     if mean > high:
         return "Confused classes are more similar than random pairs"
     if mean < low:
         return "Confused classes are less similar than random pairs"
+    # If even the largest possible mean is inside the interval, the test has no power.
     if largest <= high:
         return "Too few mistakes or classes to test whether confused classes are similar"
     return "Confused classes are not significantly more similar than random pairs"
