@@ -1,4 +1,4 @@
-"""Check what `make acceptance` made: the butterfly recipe on real photos."""
+"""Check the results of `make acceptance`, the butterfly recipe on real photos."""
 
 import csv
 import json
@@ -6,12 +6,12 @@ import sys
 
 from lib.core import steps
 
-LEAST_TOP_1 = 0.95
+MIN_TOP_1 = 0.95
 UNLABELLED = 167
 
 
 def main() -> int:
-    """Print the figures and whether they meet the targets; return the exit code."""
+    """Print the results and whether they reach the targets; return the exit code."""
     folder = steps.outputs() / "acceptance"
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     with (folder / "test_predictions.csv").open(encoding="utf-8") as file:
@@ -19,7 +19,7 @@ def main() -> int:
     top_1, (low, high) = metrics["top_1"], metrics["intervals"]["top_1"]
     figure = f"top-1 on test {top_1:.3f} ({low:.3f} to {high:.3f}, {metrics['n']} photos)"
     checks = {
-        f"{figure}, at least {LEAST_TOP_1}": top_1 >= LEAST_TOP_1,
+        f"{figure}, at least {MIN_TOP_1}": top_1 >= MIN_TOP_1,
         f"{len(rows)} predictions for photos without labels, expected {UNLABELLED}": len(rows) == UNLABELLED,
     }
     for text, passed in checks.items():

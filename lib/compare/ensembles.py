@@ -148,7 +148,7 @@ def average(
         (name, _evaluate(targets, values, splits=splits, classes=classes, seed=seed))
         for name, values in [*probabilities.items(), ("ensemble", calibrated)]
     ]
-    rows = predictions.named(base, calibrated, classes=classes)
+    rows = predictions.join(base, calibrated, classes=classes)
     headline = rows.set_index(base.index)[splits[best.headline]]
     report = {
         "members": list(names),

@@ -82,7 +82,7 @@ def report(
         "precision_weighted": weighted[0],
         "recall_weighted": weighted[1],
         "f1_weighted": weighted[2],
-        "log_loss": float(_log_losses(targets, probabilities).mean()),
+        "log_loss": float(log_losses(targets, probabilities).mean()),
         "roc_auc": _roc_auc(targets, probabilities),
         "mcc": float(sk.matthews_corrcoef(targets, predicted)),
         "calibration_error": calibration_error(targets, probabilities),
@@ -146,14 +146,23 @@ def interval(hits: int, n: int) -> list[float]:
 def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy, from 0 to 1.
 
-    The gap is computed in 15 bins of equal width, weighted by their number of photos (Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599).
+    The gaps of the bins are weighted by their photos (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+    """
+    bins = calibration_bins(targets, probabilities)
+    return float(((bins.accuracy - bins.confidence).abs() * bins.photos).sum() / len(targets))
+
+
+def calibration_bins(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """Compute the mean confidence and the accuracy in fifteen bins of equal width over the confidence.
+
+    Returns:
+        A row per bin that holds photos, in order: `confidence`, `accuracy` (0 to 1) and `photos` (a count).
     """
     confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == targets
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = pd.DataFrame({"gap": correct - confidence}).groupby(bins).gap.sum()
-    return float(gaps.abs().sum() / len(targets))
+    table = pd.DataFrame({"confidence": confidence, "accuracy": probabilities.argmax(axis=1) == targets})
+    by_bin = table.astype(float).groupby(bins)
+    return by_bin.mean().assign(photos=by_bin.size())
 
 
 def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
@@ -206,9 +215,10 @@ def apply_temperature(probabilities: np.ndarray, value: float) -> np.ndarray:
     return special.softmax(logits / value, axis=1)
 
 
-def _log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    of_targets = probabilities[np.arange(len(targets)), targets].astype(np.float64)
-    return -np.log(np.maximum(of_targets, EPSILON))
+def log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the cross-entropy of the true class of each photo, `float64` of shape `(n,)`."""
+    own = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    return -np.log(np.maximum(own, EPSILON))
 
 
 def _roc_auc(targets: np.ndarray, probabilities: np.ndarray) -> float | None:
@@ -230,7 +240,7 @@ def _bootstrap(targets: np.ndarray, probabilities: np.ndarray, *, seed: int) -> 
     n, k = len(targets), probabilities.shape[1]
     cells = np.bincount(targets * k + probabilities.argmax(axis=1), minlength=k * k)
     draws = random.multinomial(n, cells / n, size=RESAMPLES).reshape(-1, k, k)
-    losses = _log_losses(targets, probabilities)
+    losses = log_losses(targets, probabilities)
     values = {
         "f1_macro": [macro_f1(matrix) for matrix in draws],
         "mcc": [matthews(matrix) for matrix in draws],

@@ -501,7 +501,7 @@ class GradCam(Section):
     """The explanations by Grad-CAM."""
 
     examples: int = Field(
-        8, ge=1, le=64, description="number of photos in each grid, of correct and of wrong predictions"
+        8, ge=1, le=64, description="correct, and also misclassified, photos in the grid of heatmaps"
     )
     masks: str | None = Field(
         None,

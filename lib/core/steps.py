@@ -94,13 +94,19 @@ EVALUATE = Step(
     "04_evaluate",
     parameters=("evaluate", "source.class_names", "clean.embeddings"),
     reads=("manifest.csv", "model.json", "model.keras"),
-    writes=("metrics.json", "predictions.csv", "confusion_matrix.png", "class_accuracies.png"),
+    writes=(
+        "metrics.json",
+        "predictions.csv",
+        "confusion_matrix.png",
+        "class_accuracies.png",
+        "hardest_examples.png",
+    ),
 )
 GRADCAM = Step(
     "05_gradcam",
     parameters=("gradcam",),
     reads=("manifest.csv", "model.json", "model.keras", "predictions.csv"),
-    writes=("gradcam.json",),
+    writes=("gradcam.json", "gradcam/example.png", "gradcam/gradcam_grid.png"),
     user_files=("gradcam.masks", "gradcam.photo"),
 )
 TUNE = Step(

@@ -1,4 +1,4 @@
-"""Explanations of predictions: which photos, their pictures, and their numbers."""
+"""Grad-CAM explanations of predictions: the choice of photos, figures, and the energy inside masks."""
 
 from pathlib import Path
 
@@ -14,42 +14,38 @@ from lib.networks import cards
 from lib.networks.backend import keras
 from lib.photos import class_names, decoding
 
-# Photos whose heat is measured against masks: enough for two digits of a mean.
+# Photos that are compared with their masks, which suffice for two digits of a mean.
 MOST_MASKED = 256
-MEASURES = ["path", "inside", "even", "centre", "hit"]
+MEASURES = ["path", "energy_inside", "energy_uniform", "energy_centre", "hit"]
+# Photos in a row of the grid, each beside its overlay.
+PAIRS_IN_ROW = 3
 
 
 def choose(
-    photos: photoset.Photos,
-    predictions: pd.DataFrame,
-    *,
-    settings: schema.Params,
-    names: dict[str, str] | None = None,
-) -> dict[str, pd.DataFrame]:
+    photos: photoset.Photos, predictions: pd.DataFrame, *, settings: schema.Params, names: dict[str, str]
+) -> pd.DataFrame:
     """Choose the photos to explain, from the test split or, if there is none, from val.
 
     Args:
         photos: the run's photos.
         predictions: `predictions.csv`.
-        settings: `gradcam.examples` says how many of each group; `seed` draws the right ones.
-        names: the names of the classes, the result of `class_names.of_card`; `None`: their labels.
+        settings: `gradcam.examples` is the number of photos of each kind; `seed` draws the correct ones.
+        names: the names of the classes, the result of `class_names.of_card`.
 
     Returns:
-        `right`, drawn at random, and `wrong`, the most confident first: each with the columns `path`,
-        `label` and `predicted` (names), `confidence`, `row` (in the manifest) and `target` (the index of
-        the predicted class).
+        First photos that are classified correctly, drawn at random, then misclassified ones, the most
+        confident first. Columns: `path`, `label` and `predicted` (names), `confidence`, `correct`, `row` (in
+        the manifest) and `target` (the index of the predicted class).
     """
     rows = predictions[predictions.split.eq(_split(photos))].copy()
+    rows["correct"] = rows.label.eq(rows.predicted)
     rows["row"] = rows.path.map({path: row for row, path in enumerate(photos.table.path)})
     rows["target"] = rows.predicted.map({name: index for index, name in enumerate(photos.classes)})
-    right = rows[rows.label.eq(rows.predicted)]
-    wrong = rows[rows.label.ne(rows.predicted)].sort_values("confidence", ascending=False)
     count = settings.gradcam.examples
-    chosen = {
-        "right": right.sample(min(count, len(right)), random_state=settings.seed),
-        "wrong": wrong.head(count),
-    }
-    return {group: class_names.rename(part, names or {}) for group, part in chosen.items()}
+    correct, misclassified = rows[rows.correct], rows[~rows.correct]
+    drawn = correct.sample(min(count, len(correct)), random_state=settings.seed)
+    most_confident = misclassified.sort_values("confidence", ascending=False).head(count)
+    return class_names.rename(pd.concat([drawn, most_confident], ignore_index=True), names)
 
 
 def _split(photos: photoset.Photos) -> str:
@@ -57,136 +53,134 @@ def _split(photos: photoset.Photos) -> str:
 
 
 def _titles(rows: pd.DataFrame) -> list[str]:
-    """Return a title per photo: the prediction, its confidence and, if that is wrong, the label."""
-    columns = zip(rows.label, rows.predicted, rows.confidence, strict=True)
+    """Return the title of each overlay: the prediction, its confidence and, if it is wrong, the label."""
     return [
-        f"{predicted} {confidence:.2f}" + ("" if label == predicted else f"\nlabel: {label}")
-        for label, predicted, confidence in columns
+        f"{row.predicted} {row.confidence:.2f}" + ("" if row.correct else f"\nlabel: {row.label}")
+        for row in rows.itertuples()
     ]
 
 
-def single(photos: photoset.Photos, rows: pd.DataFrame, *, heats: np.ndarray) -> Figure | None:
-    """Draw one photo, its heatmap, and both; `None` if there is no photo.
+def example(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Figure | None:
+    """Plot the first photo, its heatmap, and their overlay; `None` without photos.
 
     Args:
         photos: the run's photos.
-        rows: at most one row of the result of `choose`.
-        heats: its heat, `float32` of shape `(len(rows), size, size)`.
+        rows: the result of `choose`.
+        maps: the heatmaps, `float32` of shape `(len(rows), size, size)`.
     """
     if rows.empty:
         return None
-    image, heat = photos.images[rows.row.iloc[0]], heats[0]
-    titles = [Path(rows.path.iloc[0]).name, "heat", *_titles(rows)]
-    images = [image, photo_grids.heat_colours(heat), photo_grids.overlay(image, heat)]
+    image = photos.images[rows.row.iloc[0]]
+    images = [image, photo_grids.colour_heatmap(maps[0]), photo_grids.overlay(image, maps[0])]
+    titles = [Path(rows.path.iloc[0]).name, "Grad-CAM heatmap", _titles(rows)[0]]
     return photo_grids.photo_grid(images, titles, columns=3)
 
 
-def grid(photos: photoset.Photos, rows: pd.DataFrame, *, heats: np.ndarray) -> Figure | None:
-    """Draw photos beside the same photos with their heatmaps; `None` if there are none.
+def grid(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Figure | None:
+    """Plot photos beside their overlays, the misclassified photos in the lower rows; `None` without photos.
 
     Args:
         photos: the run's photos.
-        rows: a group of the result of `choose`.
-        heats: their heat, `float32` of shape `(len(rows), size, size)`.
+        rows: the result of `choose`.
+        maps: the heatmaps, `float32` of shape `(len(rows), size, size)`.
     """
-    images, titles = [], []
-    for row, path, title, heat in zip(rows.row, rows.path, _titles(rows), heats, strict=True):
+    images: list[np.ndarray | None] = []
+    titles = []
+    for row, path, title, heatmap in zip(rows.row, rows.path, _titles(rows), maps, strict=True):
         image = photos.images[row]
-        images += [image, photo_grids.overlay(image, heat)]
+        images += [image, photo_grids.overlay(image, heatmap)]
         titles += [Path(path).name, title]
-    return photo_grids.photo_grid(images, titles, columns=6)
+    # The first misclassified photo begins a row.
+    correct = int(rows.correct.sum())
+    end, empty = 2 * correct, 2 * (-correct % PAIRS_IN_ROW)
+    images[end:end], titles[end:end] = [None] * empty, [""] * empty
+    return photo_grids.photo_grid(images, titles, columns=2 * PAIRS_IN_ROW)
 
 
-def inside_masks(
-    network: keras.Model, photos: photoset.Photos, *, settings: schema.Params, run: steps.Run
-) -> pd.DataFrame:
-    """Measure how much of the heat for the true class lies on the object.
+def energy_inside_masks(network: keras.Model, photos: photoset.Photos, run: steps.Run) -> pd.DataFrame:
+    """Compute the Grad-CAM energy inside the masks, for the true class of each photo.
 
     Args:
         network: the trained model.
         photos: the run's photos.
-        settings: `gradcam.masks` says where the masks are, if there are any.
-        run: the run; relative paths of masks start at its data folder.
+        run: the run; `gradcam.masks` of its settings is the path of the masks.
 
     Returns:
-        One row per photo that has a mask: `path`; `inside`, the share of heat on the object; `even`,
-        the share if the heat were spread evenly; `centre`, the share of a centred Gaussian; `hit`,
-        whether the hottest place is on the object. Empty if there are no masks.
+        A row per photo that has a mask: `path`; `energy_inside`, the fraction of the heatmap's energy inside
+        the mask (NaN if the heatmap is all 0); `energy_uniform` and `energy_centre`, the same fraction of a
+        uniform heatmap and of a centred Gaussian; `hit`, whether the maximum of the heatmap is inside the
+        mask. Empty without masks.
 
     Raises:
         FileNotFoundError, ValueError: as `heatmaps.masks`.
     """
+    settings = run.settings
     if settings.gradcam.masks is None:
         return pd.DataFrame(columns=MEASURES)
     folder = run.find(settings.gradcam.masks)
-    size, stems = photos.images.shape[1], {row: _stem(photos, row) for row in photos.rows(_split(photos))}
+    size = photos.images.shape[1]
+    stems = {row: Path(photos.table.path.iloc[row]).stem for row in photos.rows(_split(photos))}
     masks = heatmaps.masks(folder, list(stems.values()), size=size, fit=settings.model.fit)
     rows = [row for row, stem in stems.items() if stem in masks][:MOST_MASKED]
     targets = pd.Categorical(photos.table.label.iloc[rows], photos.classes).codes.astype(np.int64)
-    heats = heatmaps.compute(network, photos.images[rows], targets=targets)
-    centre = heatmaps.centre_prior(size)
+    maps = heatmaps.compute(network, photos.images[rows], targets=targets)
+    gaussian = heatmaps.centred_gaussian(size)
     measured = []
-    for row, heat in zip(rows, heats, strict=True):
+    for row, heatmap in zip(rows, maps, strict=True):
         mask = masks[stems[row]]
-        inside, even = heatmaps.share_inside(heat, mask), float(mask.mean())
-        hit = bool(mask[np.unravel_index(heat.argmax(), heat.shape)])
-        path = photos.table.path.iloc[row]
-        measured.append((path, inside, even, heatmaps.share_inside(centre, mask), hit))
+        inside, centre = (heatmaps.energy_inside(values, mask) for values in (heatmap, gaussian))
+        hit = bool(mask[np.unravel_index(heatmap.argmax(), heatmap.shape)])
+        measured.append((photos.table.path.iloc[row], inside, float(mask.mean()), centre, hit))
     return pd.DataFrame(measured, columns=MEASURES)
 
 
-def _stem(photos: photoset.Photos, row: int) -> str:
-    return Path(photos.table.path.iloc[row]).stem
-
-
-def summary(shares: pd.DataFrame) -> dict:
-    """Summarise the result of `inside_masks`.
+def summary(measured: pd.DataFrame) -> dict:
+    """Summarise the result of `energy_inside_masks`, for `gradcam.json`.
 
     Returns:
-        `photos` with a mask; `without_heat`, how many of them have no heat at all, which counts as none on
-        the object; the means of `inside`, `even` and `centre`; `hit`, the share of photos whose hottest place
-        is on the object; `better_than_centre`, the share of photos in which the heat beats the centred
-        Gaussian, and its 95 % `interval`. Only `photos` if there are no masks.
+        `photos` with a mask; `all_zero`, the number of heatmaps that are all 0, whose energy counts as
+        outside; the means of `energy_inside`, `energy_uniform` and `energy_centre`; `pointing_game`, the
+        fraction of photos with the maximum inside the mask (Zhang et al., 2016,
+        https://arxiv.org/abs/1608.00507); `better_than_centre`, the fraction of photos in which the heatmap
+        has more energy inside the mask than the centred Gaussian, and its 95 % `interval` (Wilson). Only
+        `photos` without masks.
     """
-    if shares.empty:
+    if measured.empty:
         return {"photos": 0}
-    measured = shares.fillna({"inside": 0.0})
-    better = int((measured.inside > measured.centre).sum())
-    means = {name: round(float(measured[name].mean()), 4) for name in ("inside", "even", "centre", "hit")}
-    interval = [round(value, 4) for value in metrics.interval(better, len(measured))]
+    energies = measured[["energy_inside", "energy_uniform", "energy_centre"]].fillna(0.0)
+    better = int((energies.energy_inside > energies.energy_centre).sum())
     return {
         "photos": len(measured),
-        "without_heat": int(shares.inside.isna().sum()),
-        **means,
+        "all_zero": int(measured.energy_inside.isna().sum()),
+        **energies.mean().round(4).to_dict(),
+        "pointing_game": round(float(measured.hit.mean()), 4),
         "better_than_centre": round(better / len(measured), 4),
-        "interval": interval,
+        "interval": [round(value, 4) for value in metrics.interval(better, len(measured))],
     }
 
 
 def own_photo(
     network: keras.Model, card: cards.ModelCard, *, photos: photoset.Photos, settings: schema.Params
 ) -> Figure | None:
-    """Explain a photo of one's own, or the manifest's first kept one.
+    """Plot a photo beside its overlays for the three most probable classes.
 
     Args:
         network: the trained model.
         card: `model.json`.
         photos: the run's photos.
-        settings: `gradcam.photo` is the path of the photo.
-
-    Returns:
-        The photo beside its heatmaps for the three most probable classes.
+        settings: `gradcam.photo` is the path of the photo; if it is `None`, the first kept photo of the
+            manifest is explained.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such photo, or it cannot be read.
+        FileNotFoundError, ValueError: the photo does not exist, or cannot be read.
     """
     image, name = _own_image(card, photos, photo=settings.gradcam.photo)
     probabilities = metrics.apply_temperature(
         network(image[None].astype(np.float32), training=False).numpy(), card["temperature"]
     )[0]
     best = np.argsort(-probabilities)[:3]
-    heats = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), targets=best)
-    images = [image, *(photo_grids.overlay(image, heat) for heat in heats)]
+    maps = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), targets=best)
+    images = [image, *(photo_grids.overlay(image, heatmap) for heatmap in maps)]
     names = list(class_names.of_card(card).values())
     titles = [name, *(f"{names[target]} {probabilities[target]:.2f}" for target in best)]
     return photo_grids.photo_grid(images, titles, columns=4)
@@ -195,13 +189,13 @@ def own_photo(
 def _own_image(
     card: cards.ModelCard, photos: photoset.Photos, *, photo: str | None
 ) -> tuple[np.ndarray, str]:
-    """Return a photo as the network takes it, `uint8` `(size, size, 3)`, and its name."""
+    """Return the network's input for a photo, `uint8` `(size, size, 3)`, and the file name."""
     if photo is None:
         row = int(np.flatnonzero(photos.table.status.eq("kept"))[0])
         return photos.images[row], Path(photos.table.path.iloc[row]).name
     path = params.find_file(photo)
     if not path.is_file():
-        raise FileNotFoundError(f"`gradcam.photo`: there is no file {photo}. Expected: the path of a photo")
+        raise FileNotFoundError(f"`gradcam.photo`: {photo} does not exist. Expected: the path of a photo")
     try:
         pixels, _ = decoding.decode(path.read_bytes(), side=card["resize"])
     except ValueError as error:

@@ -1,8 +1,7 @@
-"""Grad-CAM: the places of a photo that speak for a class.
+"""Grad-CAM heatmaps, the masks of objects, and the energy of a heatmap inside a mask.
 
-Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391: the gradient of the class's logit with
-respect to the last feature map, averaged over the places, weighs the channels; the positive part of
-their weighted sum is the heat.
+Grad-CAM (Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391) weighs the channels of the last feature
+map by the mean gradient of the class's logit, and keeps the positive part of their weighted sum.
 """
 
 import zipfile
@@ -16,9 +15,8 @@ from lib.networks import models
 from lib.networks.backend import keras
 from lib.photos import decoding
 
-# Photos that are explained at a time.
-AT_ONCE = 16
-# A mask of more bytes than this is refused if it is packed into less than a hundredth of them.
+BATCH_SIZE = 16
+# A mask of more bytes is refused if a zip compresses it by more than this ratio.
 LARGEST_PACKED, LARGEST_RATIO = 100_000_000, 100
 
 
@@ -26,49 +24,50 @@ def compute(network: keras.Model, images: np.ndarray, *, targets: np.ndarray) ->
     """Compute the Grad-CAM heatmap of a class for each photo.
 
     Args:
-        network: a model whose softmax follows a layer `logits`, as `models.build` makes it.
+        network: a model from `models.build`, whose softmax follows a layer `logits`.
         images: `uint8` or `float32` of shape `(n, size, size, 3)`, RGB, 0 to 255.
         targets: the class to explain for each photo, `int64` of shape `(n,)`.
 
     Returns:
-        `float32` of shape `(n, size, size)`, 0 to 1, the hottest place of each photo 1; all 0 if
-        nothing speaks for the class.
+        `float32` of shape `(n, size, size)`, 0 to 1. The maximum of each heatmap is 1; a heatmap is 0
+        everywhere if the feature map holds no evidence for the class.
 
     Raises:
-        ValueError: the network keeps no feature map.
+        ValueError: the network has no feature map.
     """
     explainer = keras.Model(
         network.inputs[0], [feature_map(network), network.get_layer(models.LOGITS).output]
     )
     size = images.shape[1:3][::-1]
     result = []
-    for start in range(0, len(images), AT_ONCE):
-        batch = tf.convert_to_tensor(np.asarray(images[start : start + AT_ONCE]), tf.float32)
-        coarse = _heat(explainer, batch, targets=tf.convert_to_tensor(targets[start : start + AT_ONCE]))
-        result += [cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR) for heat in coarse.numpy()]
-    heats = np.stack(result) if result else np.empty((0, *images.shape[1:3]), np.float32)
-    return heats / np.maximum(heats.max(axis=(1, 2), keepdims=True), 1e-9)
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = tf.convert_to_tensor(np.asarray(images[start : start + BATCH_SIZE]), tf.float32)
+        coarse = _coarse(explainer, batch, targets=tf.convert_to_tensor(targets[start : start + BATCH_SIZE]))
+        result += [cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR) for heatmap in coarse.numpy()]
+    maps = np.stack(result) if result else np.empty((0, *images.shape[1:3]), np.float32)
+    return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
 def feature_map(network: keras.Model) -> keras.KerasTensor:
-    """Return the last feature map of a network: the input of the first layer whose output is a vector.
+    """Return the last feature map of a network: the input of the first layer that pools or flattens.
 
     Raises:
-        ValueError: no layer turns a feature map into a vector.
+        ValueError: there is no such layer.
     """
     for layer in network.layers:
         shapes = [getattr(tensor, "shape", ()) for tensor in (layer.input, layer.output)]
         if [len(shape) for shape in shapes] == [4, 2]:
             return layer.input
     raise ValueError(
-        "Grad-CAM needs a network in which a layer pools or flattens a feature map. This one has none"
+        "Grad-CAM needs a network in which a layer pools or flattens a feature map. "
+        "Received: a network without such a layer"
     )
 
 
-def _heat(explainer: keras.Model, batch: tf.Tensor, *, targets: tf.Tensor) -> tf.Tensor:
-    """Return the heat at the size of the feature map, `float32` `(len(batch), height, width)`, 0 or more."""
+def _coarse(explainer: keras.Model, batch: tf.Tensor, *, targets: tf.Tensor) -> tf.Tensor:
+    """Return heatmaps at the size of the feature map, `float32` `(len(batch), height, width)`, 0 or more."""
     with tf.GradientTape() as tape:
-        # A tape follows trainable weights, and all of the network may be frozen.
+        # By default a tape records trainable weights only, and the whole network may be frozen.
         tape.watch(batch)
         features, logits = explainer(batch, training=False)
         score = tf.gather(tf.cast(logits, tf.float32), targets, batch_dims=1)
@@ -77,58 +76,61 @@ def _heat(explainer: keras.Model, batch: tf.Tensor, *, targets: tf.Tensor) -> tf
     return tf.nn.relu(tf.reduce_sum(weights * tf.cast(features, tf.float32), axis=-1))
 
 
-def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
-    """Return the share of a photo's heat that lies on the object, from 0 to 1; NaN if there is no heat.
+def energy_inside(heatmap: np.ndarray, mask: np.ndarray) -> float:
+    """Return the fraction of a heatmap's energy inside a mask, from 0 to 1; NaN if the heatmap is all 0.
+
+    This is the energy-based pointing game of Wang et al. (2020, https://arxiv.org/abs/1910.01279).
 
     Args:
-        heat: `float` of shape `(size, size)`, 0 or more.
-        mask: `bool` of the same shape.
+        heatmap: `float` of shape `(size, size)`, 0 or more.
+        mask: `bool` of the same shape, true inside the object.
     """
-    total = heat.sum()
-    return float(heat[mask].sum() / total) if total > 0 else float("nan")
+    total = heatmap.sum()
+    return float(heatmap[mask].sum() / total) if total > 0 else float("nan")
 
 
-def centre_prior(size: int) -> np.ndarray:
-    """Return a centred Gaussian, `float64` of shape `(size, size)`; its deviation is a quarter of the side.
+def centred_gaussian(size: int) -> np.ndarray:
+    """Return the baseline of the heatmaps, a centred Gaussian, `float64` of shape `(size, size)`, 0 to 1.
 
-    Photographers put the object in the middle: a map explains something only if it beats this baseline.
+    Its standard deviation is a quarter of the side. Most photos show the object in the middle: a heatmap is
+    informative only if it has more energy inside the mask than this baseline.
     """
     line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 4)) ** 2)
     return np.outer(line, line)
 
 
 def masks(path: Path, stems: list[str], *, size: int, fit: str) -> dict[str, np.ndarray]:
-    """Read the masks of photos.
+    """Load the masks of photos.
 
     Args:
-        path: a folder or a zip file with one picture per photo, white inside the object.
-        stems: the photos' file names without suffix.
-        size, fit: how the photos were resized, as `decoding.resize`.
+        path: a folder or a zip file with an image per photo, white inside the object.
+        stems: the file names of the photos without suffix.
+        size, fit: the arguments of `decoding.resize` with which the photos were resized.
 
     Returns:
         For each photo that has a mask, `bool` of shape `(size, size)`, in the order of `stems`.
 
     Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: the file is no zip, or a mask cannot be read.
+        FileNotFoundError: `path` does not exist.
+        ValueError: the file is not a zip, or a mask cannot be read.
     """
     if not path.exists():
         raise FileNotFoundError(
-            f"`gradcam.masks`: there is no {path.name}. Expected: a folder or a zip of masks, or null"
+            f"`gradcam.masks`: {path.name} does not exist. Expected: a folder or a zip of masks, or null"
         )
     read = _of_zip if path.is_file() else _of_folder
-    found = {}
+    loaded = {}
     for stem, data in read(path, set(stems)):
         try:
             pixels, _ = decoding.decode(data)
         except ValueError as error:
             raise ValueError(f"`gradcam.masks`: the mask of {stem} cannot be read: {error}") from None
-        found[stem] = decoding.resize(pixels, size=size, fit=fit)[..., 0] > 127
-    return {stem: found[stem] for stem in stems if stem in found}
+        loaded[stem] = decoding.resize(pixels, size=size, fit=fit)[..., 0] > 127
+    return {stem: loaded[stem] for stem in stems if stem in loaded}
 
 
 def _of_folder(folder: Path, stems: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Read the files of some stems, one at a time."""
+    """Read the files with the given stems."""
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.stem in stems:
             _check_size(file.name, file.stat().st_size, packed=file.stat().st_size)
@@ -136,12 +138,12 @@ def _of_folder(folder: Path, stems: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _of_zip(path: Path, stems: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Read the members of some stems, one at a time; those in folders are no masks."""
+    """Read the members with the given stems; members in folders are ignored."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
         raise ValueError(
-            f"`gradcam.masks`: {path.name} is no zip file. Expected: a folder or a zip of masks"
+            f"`gradcam.masks`: expected a folder or a zip of masks. Received: {path.name}, which is not a zip"
         ) from None
     with archive:
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
@@ -152,9 +154,9 @@ def _of_zip(path: Path, stems: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_size(name: str, size: int, *, packed: int) -> None:
-    """Check that a mask fits into memory, and that it is no small member that unpacks to a large one."""
+    """Check that a mask fits into memory and is not compressed as strongly as a zip bomb."""
     if size > decoding.LARGEST_BYTES or (size > LARGEST_PACKED and size > LARGEST_RATIO * packed):
         raise ValueError(
-            f"`gradcam.masks`: {name} unpacks to {size:,} bytes from {packed:,}. "
-            f"Expected: at most {decoding.LARGEST_BYTES:,}, and at most {LARGEST_RATIO} times as many"
+            f"`gradcam.masks`: {name} unpacks from {packed:,} to {size:,} bytes. Expected: at most "
+            f"{decoding.LARGEST_BYTES:,} bytes, and at most {LARGEST_RATIO} times the compressed size"
         )

@@ -1,4 +1,4 @@
-"""Predict photos with a trained network: those of a run, and those of a folder."""
+"""Predict the photos of a run, or of a folder, with a trained network."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,40 +6,41 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from lib.clean import photoset
 from lib.core import cache, files, metrics, progress
-from lib.networks import cards, models
+from lib.networks import backend, cards, models
 from lib.networks.backend import keras
 from lib.photos import decoding, labels
 from lib.train import dataset
 
-# Photos of a folder in memory.
-AT_ONCE = 32
-# Fraction of the side that the closer views keep.
-CLOSER = 0.9
+# Photos of a folder that are in memory at a time.
+BATCH_SIZE = 32
+# Fraction of the side that the central crop of a view keeps.
+CROP = 0.9
 # The photo itself as the only view.
 PLAIN = ((1.0, False),)
 
 
 def views(augmented: bool, *, flip: str) -> tuple[tuple[float, bool], ...]:
-    """Return the views of a photo that its prediction averages.
+    """Return the views of a photo over which its prediction is averaged.
 
-    Several of them are test-time augmentation, as in Krizhevsky et al. (2012, section 4.1 of "ImageNet
-    classification with deep convolutional neural networks"), who averaged crops and their mirror images.
+    Test-time augmentation follows Krizhevsky et al. (2012, section 4.1 of "ImageNet classification with deep
+    convolutional neural networks"), who averaged the predictions of crops and their mirror images.
 
     Args:
-        augmented: whether there are others than the photo itself.
-        flip: `augment.flip`. Photos are mirrored only if the training mirrored them: writing, or a left
-            hand, is something else in the mirror.
+        augmented: whether to use test-time augmentation.
+        flip: `augment.flip`. Photos are mirrored only if the training mirrored them: the mirror image of a
+            text, or of a left hand, may be of another class.
 
     Returns:
-        For each view the fraction of the side that is kept about the centre, and whether it is mirrored:
-        the photo first, then 90 % of it, then both mirrored.
+        For each view the fraction of the side that its central crop keeps, and whether it is mirrored: the
+        photo itself, the crop of 90 %, then both mirrored.
     """
-    fractions = (1.0, CLOSER) if augmented else (1.0,)
+    fractions = (1.0, CROP) if augmented else (1.0,)
     mirrors = (False, True) if augmented and flip != "none" else (False,)
     return tuple((fraction, mirrored) for mirrored in mirrors for fraction in fractions)
 
@@ -53,26 +54,26 @@ def of_rows(
     batch_size: int,
     views: Sequence[tuple[float, bool]] = PLAIN,
 ) -> np.ndarray:
-    """Predict photos of a run, or read the earlier predictions of the same network for the same photos.
+    """Predict photos of a run, or load the predictions of the same network for the same photos.
 
     Args:
         network: a model from `models.build`.
         photos: the run's photos.
         rows: rows of the manifest, `int64` of shape `(n,)`.
-        folder: keeps the predictions.
-        batch_size: photos at a time, halved if memory does not suffice; does not change the result but
-            for rounding.
-        views: the result of the function `views`. With several, the prediction is the mean of the
-            probabilities, before any temperature: calibration belongs after the mean (Rahaman and Thiery,
-            2021, https://arxiv.org/abs/2007.08792). The run's temperature was found with one view, and a
-            mean is less confident than its members: confidence then lies a little below accuracy. The
-            predicted class does not depend on the temperature.
+        folder: the folder that caches the predictions.
+        batch_size: photos in a batch, halved if memory is exhausted; changes the result by rounding errors
+            only.
+        views: the result of the function `views`. Probabilities are averaged over the views before the
+            temperature is applied (Rahaman and Thiery, 2021, https://arxiv.org/abs/2007.08792). The
+            temperature of the run was fitted to a single view, and a mean is less confident than its
+            members, so predictions from several views are slightly underconfident. The temperature does not
+            change the predicted class.
 
     Returns:
         Probabilities, `float32` of shape `(n, classes)`, in the order of the rows.
 
     Raises:
-        ValueError: memory does not suffice for one photo.
+        ValueError: memory does not suffice for a batch of a single photo.
     """
     if len(rows) == 0:
         return np.empty((0, len(photos.classes)), np.float32)
@@ -92,7 +93,7 @@ def of_rows(
 
 
 def _without_weights(network: keras.Model) -> list[dict]:
-    """Return the configuration of layers without weights, such as the scaling, which are in no weight."""
+    """Return the configuration of the layers without weights, which no hash of the weights covers."""
     return [{**layer.get_config(), "name": ""} for layer in network.layers if not layer.weights]
 
 
@@ -104,7 +105,7 @@ def _predict(
     batch_size: int,
     views: Sequence[tuple[float, bool]],
 ) -> np.ndarray:
-    """Predict rows of photos, with half the batch from the batch on that memory did not suffice for."""
+    """Predict rows of photos; halve the batch size when memory is exhausted, and continue with that batch."""
     parts: list[np.ndarray] = []
     done = 0
     while done < len(rows):
@@ -113,12 +114,13 @@ def _predict(
                 for batch in batches:
                     parts.append(_mean(network, batch, views=views))
                     done += len(parts[-1])
-        except tf.errors.ResourceExhaustedError:
+        except Exception as error:
+            if not backend.is_out_of_memory(error):
+                raise
             if batch_size == 1:
                 raise ValueError(
-                    f"memory does not suffice to predict one photo of {images.shape[-2]} pixels: close what "
-                    "else uses it, such as other open notebooks, or take a smaller `model.image_size` or "
-                    "backbone"
+                    f"memory does not suffice to predict a single photo of {images.shape[-2]} pixels. Close "
+                    "other programs and notebooks, or choose a smaller `model.image_size` or backbone"
                 ) from None
             batch_size //= 2
     return np.concatenate(parts)
@@ -126,41 +128,40 @@ def _predict(
 
 def _mean(network: keras.Model, batch: np.ndarray, *, views: Sequence[tuple[float, bool]]) -> np.ndarray:
     """Return the mean probabilities over the views, `float32` of shape `(len(batch), classes)`."""
-    outputs = [
-        network(_view(batch, fraction, mirrored=mirrored), training=False) for fraction, mirrored in views
+    probabilities = [
+        backend.outputs(network, _view(batch, fraction, mirrored=mirrored)) for fraction, mirrored in views
     ]
-    probabilities = [tf.convert_to_tensor(output).numpy() for output in outputs]
     return np.asarray(np.mean(probabilities, axis=0, dtype=np.float32))
 
 
-def _view(batch: np.ndarray, fraction: float, *, mirrored: bool) -> np.ndarray | tf.Tensor:
-    """Return the middle of each photo, at the size of the whole, and its mirror image if asked for."""
+def _view(batch: np.ndarray, fraction: float, *, mirrored: bool) -> np.ndarray:
+    """Return the central crop of each photo, resized to the size of the photo and mirrored if asked for."""
     if fraction < 1:
         size = batch.shape[1]
         margin = round(size * (1 - fraction) / 2)
-        batch = tf.image.resize(batch[:, margin : size - margin, margin : size - margin], (size, size))
+        crops = batch[:, margin : size - margin, margin : size - margin]
+        batch = np.stack([cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR) for crop in crops])
     return batch[:, :, ::-1] if mirrored else batch
 
 
 def of_folder(run: Path, folder: Path, *, replaces: Path | None = None) -> pd.DataFrame:
-    """Predict every photo under a folder with the model of a finished run, as its evaluation predicts.
+    """Predict every photo in a folder with the model of a finished run, as its evaluation does.
 
     Args:
-        run: the run's folder, with `model.keras`, `model.json` and `params.json`; the last says whether
-            several views are averaged (`evaluate.test_time_augmentation`) and how small a usable photo is
-            (`clean.minimum_side`).
-        folder: photos, at any depth. A few are in memory at a time, however many there are.
-        replaces: file of earlier predictions, which is removed once the arguments are checked, so that it is
-            not taken for the result of a prediction that fails.
+        run: the run's folder, with `model.keras`, `model.json` and `params.json`, whose
+            `evaluate.test_time_augmentation` and `clean.minimum_side` apply.
+        folder: the photos, at any depth; only a batch of them is in memory at a time.
+        replaces: file of earlier predictions, which is removed when the arguments have been checked, so that
+            it is not mistaken for the result if the prediction fails.
 
     Returns:
-        One row per file that looks like a photo, in the order of the paths: `filename` (relative to the
-        folder), `label`, `confidence`, and `problem`. A photo that cannot be read has no label; one that
-        is smaller than the cleaning allows has one, and the problem beside it.
+        A row per file with the suffix of a photo, in the order of the paths: `filename` (relative to the
+        folder), `label`, `confidence` (0 to 1) and `problem`. `label` is empty if the photo cannot be read;
+        a photo smaller than `clean.minimum_side` has both a label and a problem.
 
     Raises:
-        FileNotFoundError: the run has no model, or there is no such folder.
-        ValueError: the folder holds no photo.
+        FileNotFoundError: the run has no model, or the folder does not exist.
+        ValueError: the folder contains no photo.
     """
     if not (run / "model.json").is_file():
         raise FileNotFoundError(f"{run.name} has no model yet: run `make {run.name}` first")
@@ -168,7 +169,7 @@ def of_folder(run: Path, folder: Path, *, replaces: Path | None = None) -> pd.Da
         raise FileNotFoundError(f"PHOTOS must be a folder of photos. Received: {folder}")
     paths = labels.files(folder)
     if not paths:
-        raise ValueError(f"{folder.name} holds no photo. Expected files such as .jpg or .png")
+        raise ValueError(f"{folder.name} contains no photo. Expected: files such as .jpg or .png")
     names = [files.readable(str(path)) for path in paths]
     if replaces:
         replaces.unlink(missing_ok=True)
@@ -186,28 +187,28 @@ def of_folder(run: Path, folder: Path, *, replaces: Path | None = None) -> pd.Da
 
 
 def views_of(run: Path) -> tuple[tuple[float, bool], ...]:
-    """Return the views that a run's own evaluation averages, as its `params.json` says."""
+    """Return the views that the evaluation of a run averaged, according to its `params.json`."""
     chosen = files.read_json(run / "params.json")
     return views(chosen["evaluate"].get("test_time_augmentation", False), flip=chosen["augment"]["flip"])
 
 
 class _Photo(NamedTuple):
-    """A file: its pixels, `uint8` `(size, size, 3)`, if it can be read, and its problem, if any."""
+    """The pixels of a file, `uint8` `(size, size, 3)`, `None` if it cannot be read, and its problem or ""."""
 
     pixels: np.ndarray | None
     problem: str
 
 
 def _read_parts(paths: list[Path], card: cards.ModelCard, *, minimum: int) -> Iterator[list[_Photo]]:
-    """Read files, a few at a time."""
+    """Read files in parallel, a batch at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), AT_ONCE):
-            part = paths[start : start + AT_ONCE]
+        for start in range(0, len(paths), BATCH_SIZE):
+            part = paths[start : start + BATCH_SIZE]
             yield list(pool.map(lambda path: _read(path, card, minimum=minimum), part))
 
 
 def _read(path: Path, card: cards.ModelCard, *, minimum: int) -> _Photo:
-    """Read a file; a photo smaller than `minimum` pixels on a side has a problem but can be predicted."""
+    """Read a file; a photo with a side below `minimum` pixels has a problem but is predicted nevertheless."""
     try:
         pixels, (width, height) = decoding.decode(path.read_bytes(), side=card["resize"])
     except OSError as error:
@@ -221,13 +222,13 @@ def _read(path: Path, card: cards.ModelCard, *, minimum: int) -> _Photo:
 def _part(
     photos: list[_Photo], card: cards.ModelCard, *, network: keras.Model, views: Sequence[tuple[float, bool]]
 ) -> pd.DataFrame:
-    """Predict a few files, among them those that could not be read."""
+    """Return the rows of a batch of files, with empty labels for those that could not be read."""
     part = pd.DataFrame({"label": "", "confidence": 0.0, "problem": [photo.problem for photo in photos]})
     read = [photo.pixels is not None for photo in photos]
     if any(read):
         images = np.stack([photo.pixels for photo in photos if photo.pixels is not None])
         rows = np.arange(len(images))
-        probabilities = _predict(network, images, rows=rows, batch_size=AT_ONCE, views=views)
+        probabilities = _predict(network, images, rows=rows, batch_size=BATCH_SIZE, views=views)
         probabilities = metrics.apply_temperature(probabilities, card["temperature"])
         part.loc[read, "label"] = np.take(card["classes"], probabilities.argmax(axis=1))
         part.loc[read, "confidence"] = probabilities.max(axis=1).round(4)

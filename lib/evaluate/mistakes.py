@@ -1,4 +1,4 @@
-"""Mistakes of a network: in which classes, between which classes, and how alike the confused classes are."""
+"""Mistakes: accuracy per class, confused pairs of classes, and the similarity of confused classes."""
 
 from typing import NotRequired, TypedDict
 
@@ -10,27 +10,28 @@ from lib.clean import embeddings, photoset
 from lib.core import metrics, schema
 from lib.evaluate import predictions
 
-# Rows in the lists of `summary`.
+# Numbers of rows in the lists of `summary`.
 CLASSES, PAIRS = 5, 10
 PERMUTATIONS = 2000
-# Photos whose embeddings are in memory at a time.
-ROWS_AT_ONCE = 256
+# Number of embeddings in memory at a time.
+BATCH_SIZE = 256
 PAIR = ["label", "predicted"]
+NO_MISTAKES = "No photo is misclassified."
 
 
 class TruthInTop(TypedDict):
-    """How often the true class is among the most probable ones, as `truth_in_top` describes it."""
+    """The result of `truth_in_top`."""
 
     mistakes: int
     hits: int
-    share: float | None
+    fraction: float | None
     interval: list[float] | None
     by_chance: float | None
     sentence: str
 
 
 class Similarity(TypedDict):
-    """How alike confused classes are, as `similarity` describes it."""
+    """The result of `similarity`."""
 
     sentence: str
     confused: NotRequired[float]
@@ -39,7 +40,7 @@ class Similarity(TypedDict):
 
 
 class Summary(TypedDict):
-    """The mistakes of a split, as `summary` describes them."""
+    """The result of `summary`."""
 
     n: int
     truth_in_top_3: TruthInTop
@@ -53,14 +54,14 @@ def summary(rows: pd.DataFrame, report: metrics.Report, *, similarities: pd.Data
     """Summarise the mistakes of a split, for `metrics.json`.
 
     Args:
-        rows: the result of `predictions.table`, of one split.
-        report: the result of `metrics.report` for it.
+        rows: the result of `predictions.table`, for a single split.
+        report: the result of `metrics.report` for this split.
         similarities: the result of `class_similarities`.
 
     Returns:
-        `n` (mistakes); `truth_in_top_3` and `similarity`, the results of the functions of these names;
-        `most_accurate` and `least_accurate`, rows of `classes` without its place, the extreme first; and
-        `confused`, rows of `confused`.
+        `n`, the number of mistakes; `truth_in_top_3`, the result of `truth_in_top` for `k=3`; `similarity`
+        and `confused`, the results of these functions; `most_accurate` and `least_accurate`, the first and
+        the last rows of `classes`, the extreme first.
     """
     ranked = classes(report["classes"], len(report["classes"]))
     return {
@@ -78,12 +79,12 @@ def classes(report: dict[str, metrics.ClassReport], count: int) -> pd.DataFrame:
 
     Args:
         report: `classes` of the result of `metrics.report`.
-        count: how many of the best and of the worst to keep.
+        count: the number of best and of worst classes to return.
 
     Returns:
-        Best first, by `place`: `label`, `n` (photos), `recall`, and `low` and `high`, its 95 % interval
-        (Wilson). Of classes with the same recall, the one whose interval lies higher comes first. Classes
-        without a photo are left out.
+        A row per class, best first, with the index `rank` from 1: `label`, `n` (photos), `recall`, and `low`
+        and `high`, its 95 % interval (Wilson). Ties are broken by the middle of the interval. Classes without
+        photos are ignored.
     """
     rows = []
     for label, values in report.items():
@@ -92,25 +93,25 @@ def classes(report: dict[str, metrics.ClassReport], count: int) -> pd.DataFrame:
             rows.append((label, n, values["recall"], low, high, low + high))
     table = pd.DataFrame(rows, columns=["label", "n", "recall", "low", "high", "middle"])
     table = table.sort_values(["recall", "middle"], ascending=False, kind="stable").drop(columns="middle")
-    table.index = pd.RangeIndex(1, len(table) + 1, name="place")
+    table.index = pd.RangeIndex(1, len(table) + 1, name="rank")
     return table[(table.index <= count) | (table.index > len(table) - count)]
 
 
 def confused(rows: pd.DataFrame, count: int, *, similarities: pd.DataFrame | None) -> pd.DataFrame:
-    """List the pairs of classes that are confused, the most frequent first.
+    """List the confused pairs of classes, the most frequent first.
 
     Args:
-        rows: the result of `predictions.table`, of one split.
-        count: how many pairs to keep.
+        rows: the result of `predictions.table`, for a single split.
+        count: the largest number of pairs to return.
         similarities: the result of `class_similarities`.
 
     Returns:
-        `label` (the true class), `predicted`, `photos`, `share` (of the photos of the true class) and, if
-        it is known, `similarity` (of the two classes).
+        `label` (the true class), `predicted`, `photos` (a count), `fraction` (of the photos of the true
+        class) and, unless `similarities` is `None`, the `similarity` of the two classes.
     """
     pairs = rows[rows.label.ne(rows.predicted)].groupby(PAIR).size().rename("photos").reset_index()
-    pairs["share"] = pairs.photos / pairs.label.map(rows.label.value_counts())
-    order = {"photos": False, "share": False, "label": True, "predicted": True}
+    pairs["fraction"] = pairs.photos / pairs.label.map(rows.label.value_counts())
+    order = {"photos": False, "fraction": False, "label": True, "predicted": True}
     pairs = pairs.sort_values(list(order), ascending=list(order.values()), ignore_index=True).head(count)
     if similarities is not None:
         pairs["similarity"] = [float(similarities.loc[label, name]) for label, name in pairs[PAIR].to_numpy()]
@@ -118,16 +119,17 @@ def confused(rows: pd.DataFrame, count: int, *, similarities: pd.DataFrame | Non
 
 
 def truth_in_top(rows: pd.DataFrame, k: int) -> TruthInTop:
-    """Count the mistakes whose true class is among the `k` most probable ones.
+    """Count the mistakes whose true class is among the `k` most probable classes.
 
     Args:
-        rows: the result of `predictions.table`, of one split.
+        rows: the result of `predictions.table`, for a single split.
         k: at least 2.
 
     Returns:
-        `mistakes` and `hits`, counts; `share`, its 95 % `interval` (Wilson), and `by_chance`, the share if
-        all classes but the predicted one were in random order; and a `sentence` that says all this.
-        `share`, `interval` and `by_chance` are None if there is no mistake, or no class outside the top.
+        `mistakes` and `hits`, counts; their ratio `fraction` with its 95 % `interval` (Wilson); `by_chance`,
+        the expected fraction if all classes except the predicted class were in random order; and a
+        `sentence` for the notebook. `fraction`, `interval` and `by_chance` are `None` if there are no
+        mistakes or at most `k` classes.
     """
     names = predictions.classes(rows)
     wrong = rows[rows.label.ne(rows.predicted)]
@@ -136,38 +138,39 @@ def truth_in_top(rows: pd.DataFrame, k: int) -> TruthInTop:
     result: TruthInTop = {
         "mistakes": len(wrong),
         "hits": hits,
-        "share": None,
+        "fraction": None,
         "interval": None,
         "by_chance": None,
-        "sentence": f"Of {len(names)} classes, all are in the top {k} of the {len(wrong)} mistakes.",
+        "sentence": f"With {len(names)} classes, the top {k} holds every class.",
     }
     if wrong.empty:
-        result["sentence"] = "There is no mistake."
+        result["sentence"] = NO_MISTAKES
     elif k < len(names):
         low, high = result["interval"] = metrics.interval(hits, len(wrong))
-        share = result["share"] = hits / len(wrong)
+        fraction = result["fraction"] = hits / len(wrong)
         chance = result["by_chance"] = (k - 1) / (len(names) - 1)
         result["sentence"] = (
-            f"In {hits} of {len(wrong)} mistakes ({_percent(share)}) the truth is in the top {k}; "
-            f"95 % interval {_percent(low)} to {_percent(high)}, by chance {_percent(chance)}."
+            f"In {hits} of {len(wrong)} mistakes ({_percent(fraction)}) the true class is in the top {k} "
+            f"(95 % interval {_percent(low)} to {_percent(high)}, expected by chance {_percent(chance)})."
         )
     return result
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
 
 
 def class_similarities(photos: photoset.Photos, settings: schema.Params) -> pd.DataFrame | None:
-    """Compute how alike the classes look to a pretrained network that has not seen their labels.
+    """Compute the similarities of the classes from the embeddings of their training photos.
+
+    The pretrained network that computes the embeddings has not seen the labels.
 
     Args:
-        photos: the run's photos; the embeddings are those that the cleaning has in its cache.
-        settings: `clean.embeddings` says whether there are any.
+        photos: the run's photos, whose embeddings the cleaning has cached.
+        settings: `clean.embeddings` turns the embeddings on or off.
 
     Returns:
-        `float64`, one row and one column per class: the result of `centroid_similarities`, over the
-        training photos. `None` without embeddings.
+        The result of `centroid_similarities`; `None` without embeddings.
     """
     if not settings.clean.embeddings or photos.folder is None:
         return None
@@ -180,61 +183,60 @@ def class_similarities(photos: photoset.Photos, settings: schema.Params) -> pd.D
 def centroid_similarities(
     vectors: np.ndarray, rows: np.ndarray, *, targets: np.ndarray, classes: list[str]
 ) -> pd.DataFrame:
-    """Compute the cosine between the centroids of classes: the means of their photos' normalised embeddings.
+    """Compute the cosine similarity between classes: between the means of their normalised embeddings.
 
     Args:
-        vectors: embeddings, `float32` of shape `(photos, channels)`; a memory map is read a part at a time.
+        vectors: embeddings, `float32` of shape `(photos, channels)`; a memory map is read in batches.
         rows: the photos to average, `int64` of shape `(n,)`.
         targets: their classes, `int64` of shape `(n,)`.
-        classes: the class names; each has at least one photo.
+        classes: the class names; each class has a photo at least.
 
     Returns:
-        `float64`, one row and one column per class, -1 to 1.
+        `float64`, -1 to 1, with a row and a column per class.
     """
     sums = np.zeros((len(classes), vectors.shape[1]))
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(rows), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
         np.add.at(sums, targets[part], normalize(vectors[rows[part]]))
-    # The cosine does not depend on the length: the sums serve as well as the means.
+    # The cosine does not depend on lengths: sums have the same directions as means.
     centroids = normalize(sums)
     return pd.DataFrame(centroids @ centroids.T, index=classes, columns=classes)
 
 
 def similarity(rows: pd.DataFrame, similarities: pd.DataFrame | None) -> Similarity:
-    """Tell whether confused classes are more alike than random pairs of classes.
+    """Test whether confused classes are more similar than random pairs of classes.
 
-    The baseline renames the classes at random, which keeps how many mistakes there are and how they
-    cluster in a few pairs (the permutation test of Mantel, 1967, for two matrices of the same things):
-    ten photos of one confused pair are one coincidence, not ten.
+    The permutation test of Mantel (1967) renames the classes at random. This keeps the number of mistakes per
+    pair: ten photos of the same confused pair are a single coincidence.
 
     Args:
-        rows: the result of `predictions.table`, of one split.
+        rows: the result of `predictions.table`, for a single split.
         similarities: the result of `class_similarities`.
 
     Returns:
-        A `sentence` that says the result, or why there is none; and if there is one: `confused`, the mean
-        similarity of label and prediction over the mistakes; `random`, the mean over random pairs; and
-        `interval`, in which 95 % of such means lie if classes are confused at random.
+        `confused`, the mean similarity of label and prediction over the mistakes; `random`, the mean over all
+        pairs of classes; `interval`, which holds 95 % of the means under random renamings; and a `sentence`
+        for the notebook. Only the sentence without similarities or mistakes.
     """
     if similarities is None:
         return {
-            "sentence": "Without embeddings (`clean.embeddings`), how alike the classes are is not known."
+            "sentence": "The similarity of the classes needs embeddings, which `clean.embeddings` turns off."
         }
     wrong = rows[rows.label.ne(rows.predicted)]
     if wrong.empty:
-        return {"sentence": "There is no mistake."}
+        return {"sentence": NO_MISTAKES}
     values = similarities.to_numpy()
-    others = ~np.eye(len(values), dtype=bool)
+    pairs = ~np.eye(len(values), dtype=bool)
     labels, predicted = (pd.Categorical(wrong[end], similarities.index).codes for end in PAIR)
-    # Rounded, so that means over the same numbers in another order are equal.
+    # Rounded, so that means of the same numbers in another order are equal.
     mean = round(float(values[labels, predicted].mean()), 6)
     means = _permuted_means(values, labels, predicted=predicted).round(6)
-    # The outer of two neighbours, so that at most 2.5 % of the means lie beyond either end.
+    # Not interpolated, so that at most 2.5 % of the means are outside either end.
     low = float(np.percentile(means, 2.5, method="lower"))
     high = float(np.percentile(means, 97.5, method="higher"))
-    random = float(values[others].mean())
-    most = round(float(np.where(others, values, -1)[labels].max(axis=1).mean()), 6)
-    verdict = _verdict(mean, low=low, high=high, most=most)
+    random = float(values[pairs].mean())
+    largest = round(float(np.where(pairs, values, -1)[labels].max(axis=1).mean()), 6)
+    verdict = _verdict(mean, low=low, high=high, largest=largest)
     figures = f"{mean:.2f} against {random:.2f}, 95 % interval {low:.2f} to {high:.2f}"
     counts = f"mistakes: {len(wrong)}, classes: {len(values)}"
     return {
@@ -253,19 +255,16 @@ def _permuted_means(values: np.ndarray, labels: np.ndarray, *, predicted: np.nda
     return np.array([values[order[pairs[0]], order[pairs[1]]] @ counts for order in orders]) / len(labels)
 
 
-def _verdict(mean: float, *, low: float, high: float, most: float) -> str:
-    """Compare the mean similarity of confused classes with the interval of random pairs.
+def _verdict(mean: float, *, low: float, high: float, largest: float) -> str:
+    """Compare the mean similarity of confused classes with its 95 % interval under random renamings.
 
-    Args:
-        mean: of the confused classes.
-        low, high: of random pairs.
-        most: the mean if each mistake were in favour of the most similar class; inside the interval, no
-            mean can be told from chance.
+    `largest` is the mean if each photo had been classified as the class most similar to its own.
     """
     if mean > high:
-        return "Confused classes are more alike than random pairs"
+        return "Confused classes are more similar than random pairs"
     if mean < low:
-        return "Confused classes are less alike than random pairs"
-    if most <= high:
-        return "Too few mistakes or classes to tell whether confused classes are more alike than random pairs"
-    return "Confused classes are not measurably more alike than random pairs"
+        return "Confused classes are less similar than random pairs"
+    # If even the largest possible mean is inside the interval, the test has no power.
+    if largest <= high:
+        return "Too few mistakes or classes to test whether confused classes are similar"
+    return "Confused classes are not significantly more similar than random pairs"

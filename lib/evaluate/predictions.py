@@ -1,4 +1,4 @@
-"""Tables of predictions: one row per photo, for people to read, to open in a spreadsheet and to hand in."""
+"""Tables of predictions, with a row per photo, and the list of the hardest examples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,39 +7,39 @@ import numpy as np
 import pandas as pd
 
 from lib.clean import photoset
-from lib.core import schema, tables
+from lib.core import files, metrics, schema, tables
 from lib.photos import labels
 
-# Significant digits of a probability: enough to compute every metric again from the file.
+# Significant digits of a probability, which suffice to recompute every metric from the file.
 DIGITS = 7
 TEXTS = ["path", "split", "label", "predicted"]
-# Of the predictions for a folder of photos.
+# Columns of the predictions for a folder of photos.
 PHOTO_COLUMNS = ["filename", "label", "confidence", "problem"]
 
 
 def table(photos: photoset.Photos, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
-    """List the predictions for the labelled photos.
+    """Tabulate the predictions for the labelled photos.
 
     Args:
         photos: the run's photos.
         probabilities: for each split, `float` of shape `(photos of the split, classes)`.
 
     Returns:
-        One row per photo: `path`, `split`, `label`, `predicted`, `confidence`, and one column per
-        class, `p(<class>)`, with its probability.
+        A row per photo: `path`, `split`, `label`, `predicted`, `confidence` (0 to 1), and for each class a
+        column `p(<class>)` with its probability.
     """
     parts = [
-        named(photos.table.iloc[photos.rows(split)], values, classes=photos.classes)
+        join(photos.table.iloc[photos.rows(split)], values, classes=photos.classes)
         for split, values in probabilities.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def named(rows: pd.DataFrame, probabilities: np.ndarray, *, classes: list[str]) -> pd.DataFrame:
-    """Put photos and the probabilities of their classes side by side, in the form of `table`.
+def join(rows: pd.DataFrame, probabilities: np.ndarray, *, classes: list[str]) -> pd.DataFrame:
+    """Join photos and their probabilities to a table with the columns of `table`.
 
     Args:
-        rows: one row per photo, with the columns `path`, `split` and `label`.
+        rows: a row per photo, with the columns `path`, `split` and `label`.
         probabilities: `float` of shape `(len(rows), classes)`.
         classes: the class names, in order.
     """
@@ -59,7 +59,7 @@ def probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
 
     Args:
         rows: the result of `table`.
-        classes: the class names in the order wanted.
+        classes: the class names, in the order of the result's columns.
     """
     return rows[_columns(classes)].to_numpy()
 
@@ -69,10 +69,10 @@ def _columns(classes: Sequence[str]) -> list[str]:
 
 
 def require_replaceable(path: Path) -> None:
-    """Check that a file does not exist, or holds predictions of a folder of photos.
+    """Check that a file does not exist, or was written by `make predict-<name>`.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: it is another file, or a folder.
     """
     if not path.exists():
         return
@@ -83,20 +83,20 @@ def require_replaceable(path: Path) -> None:
     if header != ",".join(PHOTO_COLUMNS):
         raise ValueError(
             f"{path.name}: expected a new file, or one with the columns {', '.join(PHOTO_COLUMNS)}. "
-            "Received: a file or folder that predict did not write, which is never overwritten"
+            "Received: a file or folder that predict did not write and therefore does not replace"
         )
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
-    """Write predictions as CSV, in any of the forms of this module."""
+    """Write a table of predictions to a CSV file."""
     tables.write(rows, path, float_format=f"%.{DIGITS}g")
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read the result of `table` from a file of `write`; labels are text, even if they look like numbers.
+    """Read the result of `table` from a CSV file; labels are text, even if they look like numbers.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: the file lacks a column.
     """
     text = dict.fromkeys(TEXTS, str)
     rows = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
@@ -106,28 +106,42 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the photos whose true class has the lowest probability, worst first.
+    """Return the photos with the largest loss, first misclassified ones, then correct ones.
 
     Args:
         rows: the result of `table`.
-        count: how many.
+        count: the number of photos to return.
 
     Returns:
-        The columns `path`, `label`, `predicted`, `confidence` and `probability_of_label`.
+        The columns `path`, `label`, `predicted`, `correct`, `confidence` (0 to 1) and `loss` (cross-entropy).
     """
     names = classes(rows)
     targets = pd.Categorical(rows.label, names).codes
-    own = probabilities(rows, names)[np.arange(len(rows)), targets]
-    worst = rows.assign(probability_of_label=own).sort_values("probability_of_label", kind="stable")
-    return worst.head(count)[["path", "label", "predicted", "confidence", "probability_of_label"]]
+    losses = metrics.log_losses(targets, probabilities(rows, names))
+    table = rows.assign(correct=rows.label.eq(rows.predicted), loss=losses)
+    table = table.sort_values(["correct", "loss"], ascending=[True, False], kind="stable").head(count)
+    return table[["path", "label", "predicted", "correct", "confidence", "loss"]]
+
+
+def write_hardest(rows: pd.DataFrame, folder: Path, *, count: int) -> str:
+    """Write the result of `hardest` to `hardest_examples_top<count>.json`, and return the name of the file.
+
+    The file of an earlier run with another `count` is removed.
+    """
+    for path in folder.glob("hardest_examples_top*.json"):
+        path.unlink()
+    name = f"hardest_examples_top{count}.json"
+    files.write_json(folder / name, rows.round(4).to_dict("records"))
+    return name
 
 
 def unlabelled(
     photos: photoset.Photos, probabilities: np.ndarray, *, columns: schema.Predictions
 ) -> pd.DataFrame:
-    """List the predictions for the photos without labels, with the columns that the parameters name.
+    """Tabulate the predictions for the photos without labels, in natural order of the file names.
 
-    Photos are named by their file's name, or by their path if two of them have the same name.
+    If two photos have the same file name, paths replace the names. `probabilities` are `float` of shape
+    `(photos without labels, classes)`.
     """
     paths = photos.table.path.iloc[photos.rows("predict")]
     names = paths.map(lambda path: Path(path).name)
@@ -139,5 +153,5 @@ def unlabelled(
 
 
 def _natural(name: str) -> tuple[str, ...]:
-    """Sort `Image_2.jpg` before `Image_10.jpg`."""
+    """Return a key that sorts `Image_2.jpg` before `Image_10.jpg`."""
     return tuple(part.zfill(12) if part.isdecimal() else part for part in labels.NUMBER.split(name))

@@ -9,7 +9,7 @@ from lib.figures import style
 
 
 def class_counts(summary: dict) -> Figure:
-    """Plot the photos per class after cleaning, by split, and those that were excluded.
+    """Plot the number of photos of each class in each split, and of those that the cleaning excluded.
 
     Args:
         summary: the result of `manifest.summary`.
@@ -31,10 +31,10 @@ def class_counts(summary: dict) -> Figure:
 
 
 def sizes(table: pd.DataFrame) -> Figure:
-    """Plot the width and height of the photos, and their aspect ratios.
+    """Plot the height of each photo against its width, and a histogram of the aspect ratios.
 
     Args:
-        table: the manifest; photos that could not be read are left out.
+        table: the manifest; photos that could not be read are ignored.
     """
     read = table[table.width.gt(0)]
     figure = Figure(figsize=(style.WIDTH, 3.2), layout="constrained")
@@ -51,27 +51,29 @@ def sizes(table: pd.DataFrame) -> Figure:
 
 
 def embedding_map(
-    places: pd.DataFrame, labels: pd.Series, *, outliers: pd.Series, names: dict[str, str] | None = None
+    positions: pd.DataFrame, labels: pd.Series, *, outliers: pd.Series, names: dict[str, str]
 ) -> Figure | None:
-    """Plot photos as dots, coloured by class, with a ring around each outlier; `None` if there are none.
+    """Plot photos as dots, coloured by class, with a ring around each outlier; `None` without photos.
 
     Args:
-        places: columns `x` and `y`, the result of `embeddings.arrange`.
+        positions: columns `x` and `y`, the result of `embeddings.arrange`.
         labels, outliers: the label of each photo, and whether it is an outlier, on the same index.
-        names: the result of `class_names.of_source`, drawn if the classes are few; `None`: the labels.
+        names: the result of `class_names.of_source`; the names are drawn if the classes are few.
     """
-    if places.empty:
+    if positions.empty:
         return None
     classes = sorted(labels.unique())
     colours = dict(zip(classes, sns.husl_palette(len(classes), l=0.55), strict=True))
     figure = Figure(figsize=(style.WIDTH, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(places.x, places.y, s=14, c=[colours[label] for label in labels], edgecolors="none")
-    odd = places[outliers]
-    axes.scatter(odd.x, odd.y, s=90, facecolors="none", edgecolors=style.COLOURS["excluded"], linewidths=1.4)
+    axes.scatter(positions.x, positions.y, s=14, c=[colours[label] for label in labels], edgecolors="none")
+    ringed = positions[outliers]
+    axes.scatter(
+        ringed.x, ringed.y, s=90, facecolors="none", edgecolors=style.COLOURS["excluded"], linewidths=1.4
+    )
     if len(classes) <= style.LARGEST_ANNOTATED:
-        for label, middle in places.groupby(labels).median().iterrows():
-            text = style.plain_text((names or {}).get(str(label), str(label)))
+        for label, middle in positions.groupby(labels).median().iterrows():
+            text = style.plain_text(names.get(str(label), str(label)))
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": colours[label], "pad": 1.5}
             axes.text(middle.x, middle.y, text, fontsize=8, ha="center", va="center", bbox=box)
     axes.set(xticks=[], yticks=[])

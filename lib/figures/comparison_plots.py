@@ -6,14 +6,16 @@ from matplotlib.ticker import EngFormatter, LogLocator
 
 from lib.figures import style
 
+ACCURACY = "top-1 accuracy with 95 % interval"
+
 
 def run_accuracies(table: pd.DataFrame) -> Figure:
-    """Plot each run's top-1 on its headline photos with its 95 % interval, group by group.
+    """Plot the headline top-1 accuracy of each run with its 95 % interval, in a panel for each group.
 
-    Only runs of one group were measured on the same photos.
+    The runs of a group were evaluated on the same photos.
 
     Args:
-        table: the result of `comparison.table`; rows with a problem are left out.
+        table: the result of `comparison.table`; rows with a problem are ignored.
     """
     groups = _groups(table)
     heights = [len(group) + 0.6 for group in groups.values()]
@@ -23,28 +25,28 @@ def run_accuracies(table: pd.DataFrame) -> Figure:
     for axes, (name, group) in zip(column, groups.items(), strict=True):
         split = group.split.iloc[0]
         colour = style.COLOURS[split]
-        axes.errorbar(group.top_1, range(len(group)), xerr=_reach(group), fmt="o", color=colour, capsize=3)
+        axes.errorbar(group.top_1, range(len(group)), xerr=_margins(group), fmt="o", color=colour, capsize=3)
         axes.set_yticks(range(len(group)), group.run)
         axes.set(ylim=(len(group) - 0.2, -0.8))
         axes.set_title(f"{name}: {int(group.n.iloc[0])} photos of {split}", fontsize=10, loc="left")
-    column[-1].set(xlabel="top-1 with its 95 % interval")
+    column[-1].set(xlabel=ACCURACY)
     return figure
 
 
 def accuracy_by_seconds(table: pd.DataFrame) -> Figure:
-    """Plot each run's top-1 against the time of its training, a colour for each group.
+    """Plot the top-1 accuracy of each run against its training time, in a colour for each group.
 
     Args:
-        table: the result of `comparison.table`; rows with a problem are left out.
+        table: the result of `comparison.table`; rows with a problem are ignored.
     """
     figure = Figure(figsize=(style.WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
     for name, group in _groups(table).items():
         seconds = group.seconds.astype(float)
-        axes.errorbar(seconds, group.top_1, yerr=_reach(group), fmt="o", capsize=3, label=name)
+        axes.errorbar(seconds, group.top_1, yerr=_margins(group), fmt="o", capsize=3, label=name)
         for x, y, run in zip(seconds, group.top_1, group.run, strict=True):
             axes.annotate(run, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="seconds of training, logarithmic", ylabel="top-1 with its 95 % interval")
+    axes.set(xscale="log", xlabel="training time in seconds (logarithmic)", ylabel=ACCURACY)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.margins(x=0.2)
@@ -57,6 +59,6 @@ def _groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): group for name, group in compared.groupby("group", sort=False)}
 
 
-def _reach(group: pd.DataFrame) -> list[pd.Series]:
-    """Return how far the intervals reach below and above top-1."""
+def _margins(group: pd.DataFrame) -> list[pd.Series]:
+    """Return the distances from top-1 to the lower and to the upper end of its interval."""
     return [group.top_1 - group.top_1_low, group.top_1_high - group.top_1]

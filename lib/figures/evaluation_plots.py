@@ -9,26 +9,28 @@ from matplotlib.figure import Figure
 from lib.core import metrics
 from lib.figures import style
 
-# Bars in a column.
+# Bars in a column of `class_accuracies`.
 LONGEST_CHART = 50
 
 
-def confusion_matrix(matrix: np.ndarray, classes: list[str], *, title: str = "") -> Figure:
-    """Plot a confusion matrix; with many classes without the numbers, and with small shares enhanced.
+def confusion_matrix(matrix: np.ndarray, classes: list[str], *, title: str) -> Figure:
+    """Plot a confusion matrix, normalised over the true classes.
+
+    With many classes, the counts are omitted and the colour scale emphasises small fractions.
 
     Args:
         matrix: counts of shape `(classes, classes)`, true classes in rows.
         classes: the class names.
-        title: what was measured.
+        title: the title of the figure.
     """
     count, classes = len(classes), [style.plain_text(name) for name in classes]
     few = count <= style.LARGEST_ANNOTATED
     side = min(style.WIDTH, 3 + 0.5 * count) if few else min(15, 8 + 0.1 * count)
     figure = Figure(figsize=(side * 1.1, side), layout="constrained")
     axes = figure.subplots()
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     sns.heatmap(
-        shares,
+        fractions,
         norm=PowerNorm(1 if few else 0.5, 0, 1),
         cmap="Blues",
         annot=np.where(matrix > 0, matrix.astype(str), "") if few else False,
@@ -38,24 +40,22 @@ def confusion_matrix(matrix: np.ndarray, classes: list[str], *, title: str = "")
         xticklabels=classes,
         yticklabels=classes,
         linewidths=0.4 if few else 0,
-        cbar_kws={"label": "share of the true class", "shrink": 0.7 if few else 0.5, "pad": 0.01},
+        cbar_kws={"label": "fraction of the true class", "shrink": 0.7 if few else 0.5, "pad": 0.01},
     )
     axes.set(xlabel="predicted", ylabel="true")
-    # The size that fits between two rows.
+    # The largest font size that fits between two rows.
     axes.tick_params(labelsize=min(9, 45 * side / count))
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def class_accuracies(
-    classes: dict[str, metrics.ClassReport], *, names: dict[str, str] | None = None, title: str = ""
-) -> Figure:
-    """Plot each class's recall, the lowest first, in two columns if there are many.
+def class_accuracies(classes: dict[str, metrics.ClassReport], *, names: dict[str, str], title: str) -> Figure:
+    """Plot the recall of each class, lowest first, in two columns with many classes.
 
     Args:
-        classes: `classes` of the result of `metrics.report`.
-        names: the result of `class_names.of_source`; `None`: the classes' own.
-        title: what was measured.
+        classes: `classes` of the result of `metrics.report`; classes without photos are ignored.
+        names: the result of `class_names.of_source`.
+        title: the title of the figure.
     """
     table = pd.DataFrame(classes).T.query("n > 0").sort_values("recall", kind="stable")
     mean, columns = table.recall.mean(), 1 if len(table) <= LONGEST_CHART else 2
@@ -64,34 +64,32 @@ def class_accuracies(
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
     for index, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         part = table.iloc[index * rows : (index + 1) * rows]
-        shown = [(names or {}).get(str(name), str(name)) for name in part.index]
-        labels = [f"{style.plain_text(name)} ({int(n)})" for name, n in zip(shown, part.n, strict=True)]
+        shown = [style.plain_text(names[str(label)]) for label in part.index]
+        labels = [f"{name} ({n:.0f})" for name, n in zip(shown, part.n, strict=True)]
         axes.barh(range(len(part)), part.recall, color=style.COLOURS["train"])
         axes.set_yticks(range(len(part)), labels, fontsize=min(10, 36 * (height - 1) / rows))
         axes.axvline(mean, color=style.MUTED, linestyle=":")
         axes.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6))
         axes.grid(visible=False, axis="y")
-    figure.supxlabel("recall: share of the class that is classified correctly; dotted: mean", fontsize=10)
+    figure.supxlabel("recall: fraction of the class classified correctly (dotted line: mean)", fontsize=10)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def reliability(targets: np.ndarray, probabilities: np.ndarray) -> Figure:
-    """Plot accuracy against confidence in ten bins, as dots that grow with the number of photos.
+    """Plot accuracy against confidence in the bins of `metrics.calibration_bins`.
+
+    The area of a dot grows with the number of photos in its bin.
 
     Args:
         targets: `int64` of shape `(n,)`.
         probabilities: `float` of shape `(n, classes)`.
     """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == targets
-    table = pd.DataFrame({"confidence": confidence, "accuracy": correct})
-    by_bin = table.groupby(np.minimum((confidence * 10).astype(int), 9))
-    means, photos = by_bin.mean(), by_bin.size()
+    bins = metrics.calibration_bins(targets, probabilities)
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=style.MUTED, linestyle=":")
-    size = 300 * photos / len(table) + 15
-    axes.scatter(means.confidence, means.accuracy, s=size, color=style.COLOURS["train"])
+    size = 300 * bins.photos / len(targets) + 15
+    axes.scatter(bins.confidence, bins.accuracy, s=size, color=style.COLOURS["train"])
     axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy")
     return figure

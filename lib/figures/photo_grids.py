@@ -1,6 +1,7 @@
-"""Grids of photos, and heatmaps over them."""
+"""Grids of photos, and overlays of heatmaps on photos."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,16 +10,16 @@ from matplotlib.figure import Figure
 
 from lib.figures import style
 
-# Of the hottest place of an overlay, which is more opaque still than a place that is half as hot.
-OPACITY = 0.5
+# Opacity of an overlay at the heatmap values 0 and 1.
+OPACITY = (0.5, 0.7)
 
 
-def photo_grid(images: list[np.ndarray], titles: list[str], *, columns: int = 6) -> Figure | None:
-    """Draw photos in a grid with a title above each; `None` if there are none.
+def photo_grid(images: Sequence[np.ndarray | None], titles: list[str], *, columns: int = 6) -> Figure | None:
+    """Plot photos in a grid with a title above each; `None` without photos.
 
     Args:
-        images: `uint8` arrays of shape `(height, width, 3)`, RGB.
-        titles: one per photo; long ones are wrapped.
+        images: `uint8` arrays of shape `(height, width, 3)`, RGB; `None` leaves a cell of the grid empty.
+        titles: the title of each photo; long titles are wrapped.
         columns: photos in a row.
     """
     if not images:
@@ -30,18 +31,21 @@ def photo_grid(images: list[np.ndarray], titles: list[str], *, columns: int = 6)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, image, title in zip(figure.axes, images, titles, strict=False):
-        axes.imshow(image)
+        if image is not None:
+            axes.imshow(image)
         wrapped = "\n".join(textwrap.fill(line, 150 // columns) for line in title.split("\n"))
         axes.set_title(style.plain_text(wrapped), fontsize=7.5, color=style.INK, pad=3)
     return figure
 
 
 def pair_grid(pairs: pd.DataFrame, table: pd.DataFrame, *, images: np.ndarray) -> Figure | None:
-    """Draw near-duplicates side by side, two pairs in a row; `None` if there are none.
+    """Plot near-duplicates side by side, two pairs in a row; `None` without pairs.
+
+    The title of a photo gives its file name, its label, its split or status, and the kind of the pair.
 
     Args:
         pairs: the result of `duplicates.find`.
-        table: the manifest; the titles are a photo's file, label, split or status, and the kind of the pair.
+        table: the manifest.
         images: `uint8` of shape `(rows of the manifest, height, width, 3)`, RGB.
     """
     shown, titles = [], []
@@ -54,27 +58,27 @@ def pair_grid(pairs: pd.DataFrame, table: pd.DataFrame, *, images: np.ndarray) -
     return photo_grid(shown, titles, columns=4)
 
 
-def heat_colours(heat: np.ndarray) -> np.ndarray:
-    """Colour a heatmap, from black to yellow.
+def colour_heatmap(heatmap: np.ndarray) -> np.ndarray:
+    """Colour a heatmap with the colour map `inferno`, from black (0) to yellow (1).
 
     Args:
-        heat: `float` of shape `(height, width)`, 0 to 1.
+        heatmap: `float` of shape `(height, width)`, 0 to 1.
 
     Returns:
         `uint8` of shape `(height, width, 3)`, RGB.
     """
-    return (colormaps["inferno"](heat)[..., :3] * 255).astype(np.uint8)
+    return (colormaps["inferno"](heatmap)[..., :3] * 255).astype(np.uint8)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draw a heatmap over a photo.
+def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """Blend a photo with its coloured heatmap.
 
     Args:
         image: `uint8` of shape `(height, width, 3)`, RGB.
-        heat: `float` of shape `(height, width)`, 0 to 1.
+        heatmap: `float` of shape `(height, width)`, 0 to 1.
 
     Returns:
         `uint8` of the photo's shape.
     """
-    opacity = OPACITY + (1 - OPACITY) * 0.4 * heat[..., None]
-    return (image * (1 - opacity) + heat_colours(heat) * opacity).clip(0, 255).astype(np.uint8)
+    opacity = OPACITY[0] + (OPACITY[1] - OPACITY[0]) * heatmap[..., None]
+    return (image * (1 - opacity) + colour_heatmap(heatmap) * opacity).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The look of all figures: colours, sizes, and how a figure becomes a picture."""
+"""Colours and sizes of all figures, and their rendering for notebooks and files."""
 
 import io
 from pathlib import Path
@@ -12,13 +12,14 @@ from lib.core import files
 
 INK, MUTED = "#22313f", "#8395a7"
 COLOURS = {"train": "#2a6f97", "val": "#e9a23b", "test": "#5aa469", "excluded": "#c44536"}
-DOTS = 80
+DOTS_PER_INCH = 80
 # In inches.
 WIDTH = 10
+# The largest number of classes for which a figure shows each count or name.
 LARGEST_ANNOTATED = 25
 
 
-# Tables are shown with their long texts whole.
+# Long texts in the tables of a notebook are not truncated.
 pd.set_option("display.max_colwidth", None)
 
 
@@ -29,13 +30,14 @@ sns.set_theme(
 
 
 def show(figure: Figure | None, path: Path | None = None) -> Image | None:
-    """Return a figure as a picture for a notebook, and write it to a file.
+    """Render a figure for a notebook, and write it to a PNG file if `path` is set.
 
     Args:
-        figure: a figure of this package, which becomes a JPEG if it holds photos, else a PNG; `None`:
-            there is nothing to show.
-        path: the PNG file to write, twice as large; `None`: none. If there is nothing to show, a file of an
-            earlier run is removed.
+        figure: a figure of this package; `None` removes the file of an earlier run.
+        path: the file to write, at twice the resolution of the notebook's image.
+
+    Returns:
+        A JPEG if the figure holds photos, else a PNG; `None` without a figure.
     """
     if figure is None:
         if path is not None:
@@ -44,12 +46,12 @@ def show(figure: Figure | None, path: Path | None = None) -> Image | None:
     photos = any(axes.images for axes in figure.axes)
     kind, options = ("jpeg", {"quality": 82}) if photos else ("png", {})
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=options)
+    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, bbox_inches="tight", pil_kwargs=options)
     if path is not None:
-        files.write(path, lambda partial: figure.savefig(partial, dpi=2 * DOTS, bbox_inches="tight"))
+        files.write(path, lambda partial: figure.savefig(partial, dpi=2 * DOTS_PER_INCH, bbox_inches="tight"))
     return Image(buffer.getvalue(), format=kind)
 
 
 def plain_text(text: str) -> str:
-    """Return a text that Matplotlib draws as it is: between two dollar signs it expects a formula."""
+    """Escape the dollar signs of a text, between which Matplotlib would expect a formula."""
     return text.replace("$", r"\$")

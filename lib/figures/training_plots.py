@@ -26,7 +26,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
         train, val = history[name].to_numpy(), history[f"val_{name}"].to_numpy()
         axes.plot(history.epoch, train, color=style.COLOURS["train"], label="train")
         axes.plot(history.epoch, val, color=style.COLOURS["val"], label="val")
-        # A loss that is no number is tolerated on val.
+        # The loss on val may be NaN.
         best = np.nanargmin(val) if name == "loss" else np.nanargmax(val)
         axes.plot(history.epoch.iloc[best], val[best], "o", color=style.COLOURS["val"])
         for epoch, stage in zip(starts.epoch, starts.stage, strict=True):

@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lib.figures import style
 
-# How the trials of each state are drawn.
+# Marker and colour of the trials of each state.
 MARKERS = {"complete": ("o", "train"), "pruned": ("x", "val"), "running": (".", "test")}
 
 
@@ -15,7 +15,7 @@ def search_history(trials: pd.DataFrame, monitor: str) -> Figure:
 
     Args:
         trials: the result of `results.table`.
-        monitor: val_loss (less is better) or val_accuracy.
+        monitor: `val_loss` (lower is better) or `val_accuracy`.
     """
     figure = Figure(figsize=(style.WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -34,30 +34,31 @@ def search_history(trials: pd.DataFrame, monitor: str) -> Figure:
     return figure
 
 
-def importances(shares: dict[str, float]) -> Figure:
-    """Plot how much of the variance each parameter of a search explains.
+def importances(fractions: dict[str, float]) -> Figure:
+    """Plot the importance of each parameter of a search.
 
     Args:
-        shares: by the parameter's name, 0 to 1, largest first; empty if nothing is known.
+        fractions: the fraction of the variance that each parameter explains, 0 to 1, largest first; empty if
+            it is not known yet.
     """
-    figure = Figure(figsize=(style.WIDTH, 1 + 0.35 * max(1, len(shares))), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 1 + 0.35 * max(1, len(fractions))), layout="constrained")
     axes = figure.subplots()
-    axes.barh(list(shares), list(shares.values()), color=style.COLOURS["train"])
+    axes.barh(list(fractions), list(fractions.values()), color=style.COLOURS["train"])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share of the variance of the trials' values that it explains")
-    if not shares:
+    axes.set(xlim=(0, 1), xlabel="fraction of the variance of the trials' values")
+    if not fractions:
         axes.text(0.5, 0.5, "not known yet", ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
     return figure
 
 
 def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) -> Figure:
-    """Plot the value of the complete and pruned trials against each varied parameter.
+    """Plot the values of the complete and pruned trials against each parameter of the search space.
 
     Args:
         trials: the result of `results.table`.
-        names: columns of the varied parameters.
-        monitor: the name of the value.
+        names: the columns of the parameters.
+        monitor: the name of the values.
     """
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -68,10 +69,10 @@ def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) 
         axes.set_axis_on()
         numeric = _numeric(trials[name])
         for state in ("complete", "pruned"):
-            chosen = trials[trials.state.eq(state)].dropna(subset=[name, "value"])
-            values = chosen[name] if numeric else chosen[name].astype(str)
+            drawn = trials[trials.state.eq(state)].dropna(subset=[name, "value"])
+            values = drawn[name] if numeric else drawn[name].astype(str)
             marker, colour = MARKERS[state]
-            axes.plot(list(values), chosen.value, marker, color=style.COLOURS[colour], markersize=4)
+            axes.plot(list(values), drawn.value, marker, color=style.COLOURS[colour], markersize=4)
         if numeric and 0 < 20 * trials[name].min() <= trials[name].max():
             axes.set_xscale("log")
         axes.set(xlabel=name)
@@ -81,5 +82,5 @@ def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) 
 
 
 def _numeric(values: pd.Series) -> bool:
-    """Tell numbers from choices of other kinds, which an axis takes as text."""
+    """Return whether all values are numbers; others are drawn as text."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.dropna())

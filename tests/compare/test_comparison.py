@@ -40,6 +40,7 @@ def test_all_runs_are_read_if_no_name_is_passed(outputs):
     assert (
         found["one"].headline == "test" and found["one"].classes == CLASSES and found["one"].source == "birds"
     )
+    assert found["one"].megabytes == 2.5
     rows = found["one"].rows("test")
     assert rows.sha1.tolist() == ["photo 5", "photo 6", "photo 7", "photo 8"]
     assert list(results("one")) == ["one"]

@@ -1,4 +1,4 @@
-"""Which photos are explained, and what their heat says in numbers."""
+"""Explanations: the choice of photos, the figures, and the energy of heatmaps inside masks."""
 
 import numpy as np
 import pandas as pd
@@ -40,66 +40,51 @@ def make_predictions(photos, wrong=()):
     return rows.reset_index(drop=True)
 
 
-# Which photos
+# The choice of photos
 
 
-def test_wrong_ones_come_surest_first_and_right_ones_by_chance():
+def choose(photos, predictions, *, names=None, **gradcam):
+    settings = make_settings(**gradcam)
+    return explanations.choose(photos, predictions, settings=settings, names=names or {})
+
+
+def test_correct_photos_are_drawn_at_random_and_misclassified_ones_by_their_confidence():
     photos = make_photos()
     predictions = make_predictions(photos, wrong=(3, 5, 7, 9))
-    chosen = explanations.choose(photos, predictions, settings=make_settings(examples=3))
-    assert chosen["wrong"].row.tolist() == [9, 7, 5]
-    assert chosen["wrong"].path.tolist() == ["deep/p9.png", "deep/p7.png", "deep/p5.png"]
-    assert [CLASSES[target] for target in chosen["wrong"].target] == chosen["wrong"].predicted.tolist()
-    right = chosen["right"]
-    assert (
-        len(right) == 3 and set(right.row) <= {2, 4, 6, 8, 10, 11} and (right.label == right.predicted).all()
-    )
-    again = explanations.choose(photos, predictions, settings=make_settings(examples=3))["right"]
-    pd.testing.assert_frame_equal(again, right)
-    assert {
-        tuple(
-            explanations.choose(
-                photos, predictions, settings=make_settings(examples=3).model_copy(update={"seed": seed})
-            )["right"].row
-        )
-        for seed in range(8)
-    } != {tuple(right.row)}
+    chosen = choose(photos, predictions, examples=3)
+    assert chosen.correct.tolist() == [True] * 3 + [False] * 3
+    correct, misclassified = chosen[chosen.correct], chosen[~chosen.correct]
+    assert misclassified.row.tolist() == [9, 7, 5]
+    assert misclassified.path.tolist() == ["deep/p9.png", "deep/p7.png", "deep/p5.png"]
+    assert [CLASSES[target] for target in chosen.target] == chosen.predicted.tolist()
+    assert set(correct.row) <= {2, 4, 6, 8, 10, 11} and (correct.label == correct.predicted).all()
+    pd.testing.assert_frame_equal(choose(photos, predictions, examples=3), chosen)
+    draws = set()
+    for seed in range(8):
+        settings = make_settings(examples=3).model_copy(update={"seed": seed})
+        drawn = explanations.choose(photos, predictions, settings=settings, names={})
+        draws.add(tuple(drawn.row[drawn.correct]))
+    assert len(draws) > 1
 
 
 @pytest.mark.parametrize(
     ("wrong", "counts"),
     [((), (8, 0)), (range(12), (0, 8)), (range(2, 5), (7, 3))],
-    ids=["all right", "all wrong", "few wrong"],
+    ids=["all correct", "all misclassified", "few misclassified"],
 )
-def test_as_many_as_there_are(wrong, counts):
+def test_the_numbers_of_photos_are_limited(wrong, counts):
     photos = make_photos()
-    chosen = explanations.choose(photos, make_predictions(photos, wrong), settings=make_settings(examples=8))
-    assert (len(chosen["right"]), len(chosen["wrong"])) == counts
-    for group in chosen.values():
-        assert {"path", "label", "predicted", "confidence", "row", "target"} <= set(group.columns)
+    chosen = choose(photos, make_predictions(photos, wrong), examples=8)
+    assert (chosen.correct.sum(), (~chosen.correct).sum()) == counts
 
 
-def test_without_a_test_split_they_come_from_val():
-    photos = make_photos(split="val")
-    assert (
-        len(
-            explanations.choose(photos, make_predictions(photos), settings=make_settings(examples=64))[
-                "right"
-            ]
-        )
-        == 11
-    )
-    assert (
-        len(
-            explanations.choose(
-                make_photos(), make_predictions(make_photos()), settings=make_settings(examples=64)
-            )["right"]
-        )
-        == 10
-    )
+@pytest.mark.parametrize(("split", "count"), [("val", 11), ("test", 10)])
+def test_without_a_test_split_the_photos_come_from_val(split, count):
+    photos = make_photos(split=split)
+    assert len(choose(photos, make_predictions(photos), examples=64)) == count
 
 
-# Pictures
+# Figures
 
 
 def shown(figure):
@@ -108,76 +93,89 @@ def shown(figure):
     return [axes.images[0].get_array() for axes in drawn], [axes.get_title() for axes in drawn]
 
 
-def test_grids_show_each_photo_beside_its_heat():
+def make_maps(count):
+    return np.random.default_rng(1).random((count, SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("wrong", "rows"), [((5, 9), (3, 1)), ((), (4, 0)), (range(12), (0, 4))])
+def test_the_upper_rows_of_the_grid_are_correct_and_the_lower_ones_misclassified(wrong, rows):
     photos = make_photos()
-    rows = explanations.choose(photos, make_predictions(photos, (5, 9)), settings=make_settings())["wrong"]
-    heats = np.zeros((2, SIZE, SIZE), np.float32)
-    heats[1, 3, 4] = 1
-    images, titles = shown(explanations.grid(photos, rows, heats=heats))
-    np.testing.assert_array_equal(images[0], photos.images[9])
-    np.testing.assert_array_equal(images[1], photo_grids.overlay(photos.images[9], heats[0]))
-    np.testing.assert_array_equal(images[2], photos.images[5])
-    np.testing.assert_array_equal(images[3], photo_grids.overlay(photos.images[5], heats[1]))
+    chosen = choose(photos, make_predictions(photos, wrong), examples=11)
+    maps = make_maps(len(chosen))
+    figure = explanations.grid(photos, chosen, maps=maps)
+    images, titles = shown(figure)
+    for index, row in enumerate(chosen.row):
+        np.testing.assert_array_equal(images[2 * index], photos.images[row])
+        np.testing.assert_array_equal(
+            images[2 * index + 1], photo_grids.overlay(photos.images[row], maps[index])
+        )
+        assert titles[2 * index] == f"p{row}.png"
+    # the titles of the overlays in each row of the grid
+    overlays = np.array([axes.get_title() for axes in figure.axes]).reshape(-1, 3, 2)[..., 1]
+    kinds = [{"label" in title for title in row if title} for row in overlays]
+    assert kinds == [{False}] * rows[0] + [{True}] * rows[1]
+
+
+def test_the_title_of_an_overlay_is_the_prediction_and_the_label_if_that_differs():
+    photos = make_photos()
+    chosen = choose(photos, make_predictions(photos, (9,)))
+    titles = shown(explanations.grid(photos, chosen, maps=make_maps(len(chosen))))[1]
     # p9 is an ant taken for a bee, the ninth of eleven confidences from 0.4 to 0.9
-    assert titles[:2] == ["p9.png", "bee 0.80\nlabel: ant"]
+    assert titles[-2:] == ["p9.png", "bee 0.80\nlabel: ant"]
+    row = chosen.iloc[0]
+    assert titles[1] == f"{row.label} {row.confidence:.2f}"
 
 
-def test_a_single_photo_its_heat_and_both():
+def test_the_example_is_the_first_photo_its_heatmap_and_their_overlay():
     photos = make_photos()
-    rows = explanations.choose(photos, make_predictions(photos), settings=make_settings())["right"][:1]
-    heats = np.linspace(0, 1, SIZE * SIZE).reshape(1, SIZE, SIZE)
-    images, titles = shown(explanations.single(photos, rows, heats=heats))
-    photo = photos.images[rows.row.iloc[0]]
-    for image, expected in zip(
-        images,
-        (photo, photo_grids.heat_colours(heats[0]), photo_grids.overlay(photo, heats[0])),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(image, expected)
-    assert titles[1] == "heat" and titles[2].startswith(rows.predicted.iloc[0]) and "label" not in titles[2]
+    chosen = choose(photos, make_predictions(photos))
+    maps = make_maps(len(chosen))
+    images, titles = shown(explanations.example(photos, chosen, maps=maps))
+    photo = photos.images[chosen.row.iloc[0]]
+    expected = (photo, photo_grids.colour_heatmap(maps[0]), photo_grids.overlay(photo, maps[0]))
+    np.testing.assert_array_equal(images, expected)
+    assert titles[:2] == [f"p{chosen.row.iloc[0]}.png", "Grad-CAM heatmap"]
+    assert titles[2].startswith(chosen.predicted.iloc[0]) and "label" not in titles[2]
 
 
-def test_an_empty_group_has_no_picture():
+def test_without_photos_there_are_no_figures():
     photos = make_photos()
-    none = explanations.choose(photos, make_predictions(photos), settings=make_settings())["wrong"]
-    heats = np.empty((0, SIZE, SIZE))
-    assert explanations.grid(photos, none, heats=heats) is None
-    assert explanations.single(photos, none, heats=heats) is None
+    nothing = choose(photos, make_predictions(photos)[:0])
+    assert explanations.grid(photos, nothing, maps=make_maps(0)) is None
+    assert explanations.example(photos, nothing, maps=make_maps(0)) is None
 
 
-# Numbers
+# Energy inside masks
 
 
 def test_summary_solved_by_hand():
-    shares = pd.DataFrame(
+    measured = pd.DataFrame(
         [
             ("a", 0.8, 0.2, 0.5, True),
             ("b", 0.4, 0.3, 0.5, False),
             ("c", 0.9, 0.1, 0.6, True),
             ("d", np.nan, 0.9, 0.9, False),
         ],
-        columns=["path", "inside", "even", "centre", "hit"],
+        columns=explanations.MEASURES,
     )
-    found = explanations.summary(shares)
-    assert found == {
+    assert explanations.summary(measured) == {
         "photos": 4,
-        "without_heat": 1,
-        "inside": 0.525,
-        "even": 0.375,
-        "centre": 0.625,
-        "hit": 0.5,
+        "all_zero": 1,
+        "energy_inside": 0.525,
+        "energy_uniform": 0.375,
+        "energy_centre": 0.625,
+        "pointing_game": 0.5,
         "better_than_centre": 0.5,
         "interval": [round(value, 4) for value in metrics.interval(2, 4)],
     }
 
 
 def test_summary_without_masks():
-    columns = ["path", "inside", "even", "centre", "hit"]
-    assert explanations.summary(pd.DataFrame(columns=columns)) == {"photos": 0}
+    assert explanations.summary(pd.DataFrame(columns=explanations.MEASURES)) == {"photos": 0}
 
 
 def solvable():
-    """A network whose class is the colour that is brightest, and whose heat is that colour."""
+    """A network whose class is the colour that is brightest, and whose heatmap is that colour."""
     inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(3, 1, use_bias=False, name="features")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -187,43 +185,42 @@ def solvable():
     return network
 
 
-def test_inside_masks_solved_by_hand(tmp_path, monkeypatch):
+def test_energy_inside_masks_solved_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
     photos = make_photos()
     photos.images[:] = 0
-    # p2 is a cat: blue, 30 on the object and 10 beside it
-    photos.images[2, 0, 0, 2] = 30
-    photos.images[2, 7, 7, 2] = 10
+    # p2 is a cat: blue, 30 on the object and 10 beside it; p5 too, with its maximum beside the object
+    photos.images[2, 0, 0, 2], photos.images[2, 7, 7, 2] = 30, 10
+    photos.images[5, 0, 0, 2], photos.images[5, 7, 7, 2] = 10, 30
     mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[:4] = 255
+    mask[:2] = 255
     folder = tmp_path / "data" / "x" / "masks"
     folder.mkdir(parents=True)
     # p1 is in val
-    for name in ("p2", "p1", "another"):
+    for name in ("p2", "p5", "p1", "another"):
         Image.fromarray(mask).save(folder / f"{name}.png")
-    settings = make_settings(masks="masks")
-    shares = explanations.inside_masks(
-        solvable(), photos, settings=settings, run=steps.Run(settings, steps.GRADCAM)
-    )
-    assert shares.path.tolist() == ["deep/p2.png"]
-    row = shares.iloc[0]
-    assert (row.inside, row.even, row.centre, row.hit) == (pytest.approx(0.75), 0.5, pytest.approx(0.5), True)
+    run = steps.Run(make_settings(masks="masks"), steps.GRADCAM)
+    measured = explanations.energy_inside_masks(solvable(), photos, run)
+    assert measured.path.tolist() == ["deep/p2.png", "deep/p5.png"]
+    assert measured.energy_inside.tolist() == pytest.approx([0.75, 0.25])
+    assert measured.energy_uniform.tolist() == [0.25, 0.25] and measured.hit.tolist() == [True, False]
+    line = np.exp(-0.5 * ((np.arange(SIZE) - 3.5) / 2) ** 2)
+    assert measured.energy_centre.tolist() == pytest.approx([line[:2].sum() / line.sum()] * 2)
 
 
 def test_without_masks_there_is_nothing_to_measure():
-    assert explanations.inside_masks(None, make_photos(), settings=make_settings(), run=None).empty
+    run = steps.Run(make_settings(), steps.GRADCAM)
+    assert explanations.energy_inside_masks(None, make_photos(), run).empty
 
 
-def test_missing_masks_are_said_so(tmp_path, monkeypatch):
+def test_missing_masks_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
-    settings = make_settings(masks="nowhere")
-    with pytest.raises(FileNotFoundError, match="`gradcam.masks`: there is no nowhere"):
-        explanations.inside_masks(
-            solvable(), make_photos(), settings=settings, run=steps.Run(settings, steps.GRADCAM)
-        )
+    run = steps.Run(make_settings(masks="nowhere"), steps.GRADCAM)
+    with pytest.raises(FileNotFoundError, match="`gradcam.masks`: nowhere does not exist"):
+        explanations.energy_inside_masks(solvable(), make_photos(), run)
 
 
-# A photo of one's own
+# A photo of the user
 
 
 CARD = {
@@ -236,7 +233,7 @@ CARD = {
 }
 
 
-def test_a_photo_of_ones_own(tmp_path):
+def test_the_photo_of_the_user_is_explained_for_its_most_probable_classes(tmp_path):
     Image.new("RGB", (30, 20), (0, 200, 100)).save(tmp_path / "mine.png")
     settings = make_settings(photo=str(tmp_path / "mine.png"))
     images, titles = shown(explanations.own_photo(solvable(), CARD, photos=make_photos(), settings=settings))
@@ -256,23 +253,30 @@ def test_classes_are_called_by_their_names():
     assert [title.split()[0] for title in shown(figure)[1][1:]] == ["Biene", "Ameise", "Katze"]
     photos = make_photos()
     names = dict(zip(CLASSES, card["class_names"], strict=True))
-    predictions = make_predictions(photos, wrong=(3,))
-    chosen = explanations.choose(photos, predictions, settings=make_settings(examples=3), names=names)
-    assert (chosen["wrong"].label.tolist(), chosen["wrong"].predicted.tolist()) == (["Ameise"], ["Biene"])
-    assert chosen["wrong"].target.tolist() == [1] and set(chosen["right"].label) <= set(names.values())
+    chosen = choose(photos, make_predictions(photos, wrong=(3,)), names=names, examples=3)
+    misclassified = chosen.iloc[-1]
+    assert (misclassified.label, misclassified.predicted, misclassified.target) == ("Ameise", "Biene", 1)
+    assert set(chosen.label) <= set(names.values())
 
 
-def test_without_one_it_is_the_first_kept_photo():
+def test_without_a_photo_of_the_user_it_is_the_first_kept_photo():
     photos = make_photos()
     figure = explanations.own_photo(solvable(), CARD, photos=photos, settings=make_settings())
     images, titles = shown(figure)
-    np.testing.assert_array_equal(images[0], photos.images[1])
-    assert titles[0] == "p1.png" and len(images) == 4
+    photo = photos.images[1]
+    np.testing.assert_array_equal(images[0], photo)
+    assert titles[0] == "p1.png"
+    # the heatmap of a class is its colour; the classes are in the order of their probabilities
+    ranking = np.argsort(-photo.mean(axis=(0, 1)))
+    assert [title.split()[0] for title in titles[1:]] == [CLASSES[target] for target in ranking]
+    for image, target in zip(images[1:], ranking, strict=True):
+        colour = photo[..., target] / photo[..., target].max()
+        np.testing.assert_allclose(image, photo_grids.overlay(photo, colour), atol=1)
 
 
 def test_a_missing_or_broken_photo_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="`gradcam.photo`: there is no file .*none.jpg. Expected: the path of a photo"
+        FileNotFoundError, match="`gradcam.photo`: .*none.jpg does not exist. Expected: the path of a photo"
     ):
         explanations.own_photo(
             solvable(), CARD, photos=make_photos(), settings=make_settings(photo=str(tmp_path / "none.jpg"))

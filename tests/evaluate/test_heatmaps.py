@@ -1,4 +1,4 @@
-"""Grad-CAM: against networks whose heat is known, and measured against masks solved by hand."""
+"""Grad-CAM heatmaps of networks that can be solved by hand, masks, and the energy inside them."""
 
 import zipfile
 
@@ -38,33 +38,33 @@ def photos(count=3, size=SIZE):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def test_heat_of_a_linear_network_is_the_map_times_the_weights():
+def test_the_heatmap_of_a_linear_network_is_the_feature_map_times_the_weights():
     kernel = [[1, -1], [2, 0.5], [-1, 0.2]]
     targets = np.array([0, 1, 0])
-    heats = heatmaps.compute(solvable(kernel), photos(), targets=targets)
+    maps = heatmaps.compute(solvable(kernel), photos(), targets=targets)
     expected = np.maximum(np.einsum("nhwc,cn->nhw", photos() / 255, np.array(kernel)[:, targets]), 0)
     expected /= expected.max(axis=(1, 2), keepdims=True)
-    assert heats.dtype == np.float32 and heats.shape == (3, SIZE, SIZE)
-    np.testing.assert_allclose(heats, expected, atol=1e-5)
+    assert maps.dtype == np.float32 and maps.shape == (3, SIZE, SIZE)
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
-def test_the_class_decides_where_the_heat_is():
+def test_each_class_has_its_own_heatmap():
     image = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-    # red speaks for class 0, green for class 1
+    # red is evidence for class 0, green for class 1
     image[0, 1, 2, 0], image[0, 6, 5, 1] = 200, 200
     network = solvable([[1, 0], [0, 1], [0, 0]])
-    places = [
+    maxima = [
         np.unravel_index(
             heatmaps.compute(network, image, targets=np.array([target]))[0].argmax(), (SIZE, SIZE)
         )
         for target in (0, 1)
     ]
-    assert places == [(1, 2), (6, 5)]
+    assert maxima == [(1, 2), (6, 5)]
 
 
-def test_where_nothing_speaks_for_the_class_there_is_no_heat():
-    heats = heatmaps.compute(solvable([[-1, 1], [-1, 1], [-1, 1]]), photos(), targets=np.array([0, 0, 1]))
-    assert (heats[:2] == 0).all() and heats[2].max() == 1
+def test_without_evidence_for_the_class_the_heatmap_is_all_zero():
+    maps = heatmaps.compute(solvable([[-1, 1], [-1, 1], [-1, 1]]), photos(), targets=np.array([0, 0, 1]))
+    assert (maps[:2] == 0).all() and maps[2].max() == 1
 
 
 def build(**change):
@@ -100,21 +100,21 @@ def test_any_head_is_explained_within_bounds(tiny, head):
     assert heatmaps.feature_map(network).shape == (None, 8, 8, 4)
     before = [value.copy() for value in network.get_weights()]
     images = photos(6, 32)
-    heats = heatmaps.compute(network, images, targets=np.arange(6) % 3)
-    assert heats.shape == (6, 32, 32) and heats.min() >= 0 and heats.max() <= 1
-    assert (heats.max(axis=(1, 2)) > 0.99).any()
+    maps = heatmaps.compute(network, images, targets=np.arange(6) % 3)
+    assert maps.shape == (6, 32, 32) and maps.min() >= 0 and maps.max() <= 1
+    assert (maps.max(axis=(1, 2)) > 0.99).any()
     # In training mode, the statistics would move.
     for mine, theirs in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     # Dropout is off.
-    np.testing.assert_array_equal(heatmaps.compute(network, images, targets=np.arange(6) % 3), heats)
+    np.testing.assert_array_equal(heatmaps.compute(network, images, targets=np.arange(6) % 3), maps)
 
 
 def test_the_size_of_the_batch_changes_nothing(tiny, monkeypatch):
     network = build(head=HEADS["batch normalisation first"])
     targets = np.arange(5) % 3
     whole = heatmaps.compute(network, photos(5, 32), targets=targets)
-    monkeypatch.setattr(heatmaps, "AT_ONCE", 2)
+    monkeypatch.setattr(heatmaps, "BATCH_SIZE", 2)
     single = heatmaps.compute(network, photos(5, 32), targets=targets)
     np.testing.assert_allclose(whole, single, atol=1e-4)
 
@@ -129,7 +129,7 @@ def test_a_frozen_network_is_explained_as_well(tiny, tmp_path):
     np.testing.assert_allclose(heatmaps.compute(frozen, photos(3, 32), targets=targets), expected, atol=1e-5)
 
 
-def test_no_photos_give_no_heat():
+def test_without_photos_there_are_no_heatmaps():
     assert heatmaps.compute(solvable(np.ones((3, 2))), photos(0), targets=np.array([], int)).shape == (
         0,
         8,
@@ -142,34 +142,36 @@ def test_a_coarse_map_is_enlarged_bilinearly():
     x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(4)(inputs))
     x = layers.Dense(2, use_bias=False, name=models.LOGITS, kernel_initializer="ones")(x)
     images = photos(1)
-    heat = heatmaps.compute(keras.Model(inputs, layers.Softmax()(x)), images, targets=np.array([0]))[0]
+    heatmap = heatmaps.compute(keras.Model(inputs, layers.Softmax()(x)), images, targets=np.array([0]))[0]
     coarse = images[0].astype(np.float32).sum(axis=-1).reshape(2, 4, 2, 4).mean(axis=(1, 3))
     expected = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-5)
+    np.testing.assert_allclose(heatmap, expected / expected.max(), atol=1e-5)
 
 
 def test_a_network_without_a_feature_map_is_refused():
     inputs = keras.Input((4,))
     network = keras.Model(inputs, layers.Softmax()(layers.Dense(2, name=models.LOGITS)(inputs)))
-    with pytest.raises(ValueError, match="a layer pools or flattens a feature map. This one has none"):
+    with pytest.raises(
+        ValueError, match="a layer pools or flattens a feature map. Received: a network without"
+    ):
         heatmaps.compute(network, photos(), targets=np.zeros(3, int))
 
 
 # Against masks
 
 
-def test_share_inside():
-    heat = np.array([[1.0, 3.0], [0.0, 4.0]])
+def test_the_energy_inside_a_mask():
+    heatmap = np.array([[1.0, 3.0], [0.0, 4.0]])
     mask = np.array([[True, False], [True, True]])
-    assert heatmaps.share_inside(heat, mask) == 5 / 8
-    assert heatmaps.share_inside(heat, np.zeros((2, 2), bool)) == 0
-    assert heatmaps.share_inside(heat, np.ones((2, 2), bool)) == 1
-    assert np.isnan(heatmaps.share_inside(np.zeros((2, 2)), mask))
+    assert heatmaps.energy_inside(heatmap, mask) == 5 / 8
+    assert heatmaps.energy_inside(heatmap, np.zeros((2, 2), bool)) == 0
+    assert heatmaps.energy_inside(heatmap, np.ones((2, 2), bool)) == 1
+    assert np.isnan(heatmaps.energy_inside(np.zeros((2, 2)), mask))
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_centre_prior(size):
-    prior = heatmaps.centre_prior(size)
+def test_the_baseline_is_a_centred_gaussian(size):
+    prior = heatmaps.centred_gaussian(size)
     assert prior.shape == (size, size)
     np.testing.assert_allclose(prior, prior[::-1, ::-1])
     np.testing.assert_allclose(prior, prior.T)
@@ -192,24 +194,24 @@ def draw_masks(folder):
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_masks_are_read_as_the_photos_are_resized(tmp_path, kind):
-    place = draw_masks(tmp_path / "masks")
+    path = draw_masks(tmp_path / "masks")
     if kind == "zip":
         with zipfile.ZipFile(tmp_path / "masks.zip", "w") as archive:
-            for file in place.iterdir():
+            for file in path.iterdir():
                 archive.write(file, file.name)
-        place = tmp_path / "masks.zip"
-    found = heatmaps.masks(place, ["two", "absent", "one"], size=10, fit="crop")
-    assert list(found) == ["two", "one"]
-    assert found["one"].dtype == bool and found["one"].shape == (10, 10)
-    assert found["one"][:, :5].all() and not found["one"][:, 5:].any()
-    assert found["two"][:5].all() and not found["two"][5:].any()
-    padded = heatmaps.masks(place, ["one"], size=8, fit="pad")["one"]
+        path = tmp_path / "masks.zip"
+    result = heatmaps.masks(path, ["two", "absent", "one"], size=10, fit="crop")
+    assert list(result) == ["two", "one"]
+    assert result["one"].dtype == bool and result["one"].shape == (10, 10)
+    assert result["one"][:, :5].all() and not result["one"][:, 5:].any()
+    assert result["two"][:5].all() and not result["two"][5:].any()
+    padded = heatmaps.masks(path, ["one"], size=8, fit="pad")["one"]
     assert padded[2:6, :4].all() and padded.sum() == 16
 
 
-def test_missing_masks_are_said_so(tmp_path):
+def test_missing_masks_are_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="`gradcam.masks`: there is no masks. Expected: a folder or a zip"
+        FileNotFoundError, match="`gradcam.masks`: masks does not exist. Expected: a folder or a zip"
     ):
         heatmaps.masks(tmp_path / "masks", ["one"], size=8, fit="crop")
 
@@ -225,10 +227,10 @@ def test_a_mask_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_pa
     monkeypatch.setattr(heatmaps, "LARGEST_PACKED", 10_000)
     path = packed(tmp_path / "masks.zip", one_png=bytes(2_000_000), two_png=bytes(9_000))
     with pytest.raises(
-        ValueError, match=r"`gradcam.masks`: one.png unpacks to 2,000,000 bytes from .* 100 times"
+        ValueError, match=r"`gradcam.masks`: one.png unpacks from .* to 2,000,000 bytes. .* 100 times"
     ):
         heatmaps.masks(path, ["one"], size=8, fit="crop")
-    # a small one may shrink as it likes, and one that no photo wants is not looked at
+    # the ratio of a small mask does not matter, and a mask without a photo is not read
     with pytest.raises(ValueError, match="`gradcam.masks`: the mask of two cannot be read"):
         heatmaps.masks(path, ["two"], size=8, fit="crop")
     assert heatmaps.masks(path, ["three"], size=8, fit="crop") == {}
@@ -240,13 +242,14 @@ def test_a_mask_larger_than_a_photo_may_be_is_refused(kind, tmp_path, monkeypatc
     path = draw_masks(tmp_path / "masks")
     if kind == "zip":
         path = packed(tmp_path / "masks.zip", one_png=(path / "one.png").read_bytes())
-    with pytest.raises(ValueError, match="one.png unpacks to .* Expected: at most 50"):
+    with pytest.raises(ValueError, match="one.png unpacks from .* Expected: at most 50 bytes"):
         heatmaps.masks(path, ["one"], size=8, fit="crop")
 
 
 def test_a_file_that_is_no_zip_is_named(tmp_path):
     (tmp_path / "masks.tar").write_bytes(b"x" * 600)
     with pytest.raises(
-        ValueError, match="`gradcam.masks`: masks.tar is no zip file. Expected: a folder or a zip"
+        ValueError,
+        match="`gradcam.masks`: expected a folder or a zip of masks. Received: masks.tar, which is not a zip",
     ):
         heatmaps.masks(tmp_path / "masks.tar", ["one"], size=8, fit="crop")

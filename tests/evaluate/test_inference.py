@@ -1,4 +1,4 @@
-"""Inference: predictions of a run's photos and of a folder's, which of them are kept, and several views."""
+"""Inference: predictions of the photos of a run and of a folder, their cache, and test-time augmentation."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ class Crowded(keras.layers.Layer):
 
 
 def make_network(*, size=4, scale=1 / 255, most=99, after=0):
-    """A network that weighs every pixel, so that each change of a photo changes what it says."""
+    """A network that weighs every pixel, so that each change of a photo changes its predictions."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((size, size, 3))
     x = keras.layers.Rescaling(scale, name="scaling")(Crowded(most, after, name="crowded")(inputs))
@@ -50,13 +50,13 @@ def make_network(*, size=4, scale=1 / 255, most=99, after=0):
 
 
 def noise(*, size=4, fit="crop", side=None, count=12):
-    """Photos of noise, cut out of larger ones where `side` is given."""
+    """Make photos of noise, cropped from photos of the size `side`."""
     images = np.random.default_rng(1).integers(0, 256, (count, side or size, side or size, 3), np.uint8)
     table = pd.DataFrame({"split": "test", "sha1": [f"photo {row}" for row in range(count)]})
     return photoset.Photos(table, images, size, CLASSES, fit)
 
 
-def said_by(network, images):
+def predict(network, images):
     return network(np.asarray(images, np.float32), training=False).numpy()
 
 
@@ -73,18 +73,18 @@ def once(monkeypatch):
 
 def test_predictions_are_those_of_the_network_in_the_order_of_the_rows(tmp_path):
     network, photos, rows = make_network(), noise(), np.array([10, 3, 7])
-    said = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2)
-    assert said.dtype == np.float32 and said.shape == (3, 3)
-    np.testing.assert_allclose(said, said_by(network, photos.images[rows]), atol=1e-6)
+    predicted = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2)
+    assert predicted.dtype == np.float32 and predicted.shape == (3, 3)
+    np.testing.assert_allclose(predicted, predict(network, photos.images[rows]), atol=1e-6)
 
 
 def test_larger_photos_are_cut_to_their_middle(tmp_path):
     network, photos, rows = make_network(), noise(side=8), np.arange(3)
-    said = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2)
-    np.testing.assert_allclose(said, said_by(network, photos.full[:3, 2:6, 2:6]), atol=1e-6)
+    predicted = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2)
+    np.testing.assert_allclose(predicted, predict(network, photos.full[:3, 2:6, 2:6]), atol=1e-6)
 
 
-def test_what_was_said_is_kept(tmp_path, once):
+def test_predictions_are_cached(tmp_path, once):
     network, photos, rows = make_network(), noise(), np.array([10, 3, 7])
     first = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2)
     models.save(network, tmp_path / "model.keras")
@@ -121,27 +121,31 @@ def test_whatever_decides_the_result_is_in_the_key(change, tmp_path, once):
 
 
 def test_no_photo_gives_no_prediction(tmp_path):
-    said = inference.of_rows(make_network(), noise(), rows=np.array([], int), folder=tmp_path, batch_size=2)
-    assert said.shape == (0, 3) and not list(tmp_path.iterdir())
+    predicted = inference.of_rows(
+        make_network(), noise(), rows=np.array([], int), folder=tmp_path, batch_size=2
+    )
+    assert predicted.shape == (0, 3) and not list(tmp_path.iterdir())
 
 
-def test_the_batch_is_halved_where_memory_does_not_suffice(tmp_path):
+def test_the_batch_size_is_halved_when_memory_is_exhausted(tmp_path):
     network, photos = make_network(most=3), noise()
-    said = inference.of_rows(network, photos, rows=np.arange(11), folder=tmp_path, batch_size=8)
-    np.testing.assert_allclose(said, said_by(make_network(), photos.images[:11]), atol=1e-6)
+    predicted = inference.of_rows(network, photos, rows=np.arange(11), folder=tmp_path, batch_size=8)
+    np.testing.assert_allclose(predicted, predict(make_network(), photos.images[:11]), atol=1e-6)
     assert network.get_layer("crowded").seen[1:] == [8, 4, 2, 2, 2, 2, 2, 1]
 
 
-def test_what_was_said_before_memory_ran_short_is_not_asked_again(tmp_path):
-    # one call builds it, one succeeds
+def test_batches_before_memory_was_exhausted_are_not_predicted_again(tmp_path):
+    # the first call builds the network, the second succeeds
     network, photos = make_network(most=2, after=2), noise()
-    said = inference.of_rows(network, photos, rows=np.arange(11), folder=tmp_path, batch_size=4)
-    np.testing.assert_allclose(said, said_by(make_network(), photos.images[:11]), atol=1e-6)
+    predicted = inference.of_rows(network, photos, rows=np.arange(11), folder=tmp_path, batch_size=4)
+    np.testing.assert_allclose(predicted, predict(make_network(), photos.images[:11]), atol=1e-6)
     assert network.get_layer("crowded").seen[1:] == [4, 4, 2, 2, 2, 1]
 
 
 def test_memory_that_does_not_suffice_for_one_photo_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="memory does not suffice to predict one photo of 4 pixels: close"):
+    with pytest.raises(
+        ValueError, match="memory does not suffice to predict a single photo of 4 pixels. Close"
+    ):
         inference.of_rows(make_network(most=0), noise(), rows=np.arange(5), folder=tmp_path, batch_size=4)
     assert not list(tmp_path.iterdir())
 
@@ -158,24 +162,24 @@ def test_memory_that_does_not_suffice_for_one_photo_is_an_error(tmp_path):
         (True, "both", [(1.0, False), (0.9, False), (1.0, True), (0.9, True)]),
     ],
 )
-def test_photos_are_mirrored_only_where_training_mirrored_them(augmented, flip, expected):
+def test_photos_are_mirrored_only_if_training_mirrored_them(augmented, flip, expected):
     assert list(inference.views(augmented, flip=flip)) == expected
     assert inference.views(False, flip=flip) == inference.PLAIN
 
 
-def test_several_views_give_the_mean_of_what_is_said_of_each(tmp_path):
+def test_probabilities_are_averaged_over_the_views(tmp_path):
     network, photos, rows = make_network(size=SIZE), noise(size=SIZE), np.array([5, 2, 9])
     views = inference.views(True, flip="horizontal")
-    said = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2, views=views)
+    predicted = inference.of_rows(network, photos, rows=rows, folder=tmp_path, batch_size=2, views=views)
     plain = photos.images[rows]
     # 90 % of 32 pixels: 28 of them, 2 cut from each side; Pillow enlarges each colour without rounding
     closer = np.stack([[enlarged(photo[2:30, 2:30, c]) for c in range(3)] for photo in plain])
     closer = closer.transpose(0, 2, 3, 1)
     expected = np.mean(
-        [said_by(network, part) for part in (plain, closer, plain[:, :, ::-1], closer[:, :, ::-1])], axis=0
+        [predict(network, part) for part in (plain, closer, plain[:, :, ::-1], closer[:, :, ::-1])], axis=0
     )
-    np.testing.assert_allclose(said, expected, atol=1e-5)
-    assert np.abs(said - said_by(network, plain)).max() > 0.01
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+    assert np.abs(predicted - predict(network, plain)).max() > 0.01
 
 
 def enlarged(channel):
@@ -183,13 +187,13 @@ def enlarged(channel):
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
-def test_a_photo_and_its_mirror_image_are_told_the_same_by_mirrored_views(tmp_path):
+def test_with_mirrored_views_a_photo_and_its_mirror_image_have_the_same_prediction(tmp_path):
     network, photos = make_network(size=SIZE), noise(size=SIZE, count=1)
     views = inference.views(True, flip="horizontal")
-    turned = photoset.Photos(photos.table, photos.full[:, :, ::-1], SIZE, CLASSES)
+    mirrored = photoset.Photos(photos.table, photos.full[:, :, ::-1], SIZE, CLASSES)
     one, other = (
         inference.of_rows(network, seen, rows=[0], folder=tmp_path / name, batch_size=1, views=views)
-        for name, seen in (("one", photos), ("other", turned))
+        for name, seen in (("one", photos), ("other", mirrored))
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -222,7 +226,7 @@ def publish(network, folder, *, size=4, resize=4, augmented=False, temperature=2
 
 
 def colours(folder, count):
-    """Draw photos whose names say which class they are."""
+    """Draw photos that have their class in their names."""
     folder.mkdir()
     for number in range(count):
         colour = [0, 0, 0]
@@ -251,7 +255,7 @@ def test_a_folder_of_photos(run, tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 32])
 def test_a_few_photos_at_a_time_give_one_row_per_file_in_order(at_once, run, tmp_path, monkeypatch, once):
-    monkeypatch.setattr(inference, "AT_ONCE", at_once)
+    monkeypatch.setattr(inference, "BATCH_SIZE", at_once)
     folder = colours(tmp_path / "photos", 9)
     for name in ("000.jpg", "004 b.jpg", "004 c.jpg", "004 d.jpg", "009.jpg"):
         (folder / name).write_bytes(b"")
@@ -274,7 +278,7 @@ def test_a_folder_in_which_nothing_can_be_read(run, tmp_path, monkeypatch):
     assert rows.label.tolist() == ["", ""]
 
 
-def test_a_folder_is_seen_as_the_evaluation_sees_its_photos(tmp_path):
+def test_a_folder_is_predicted_as_the_evaluation_predicts_its_photos(tmp_path):
     """The same files, through the cleaning and as a folder: the same squares, views and calibration."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -291,18 +295,20 @@ def test_a_folder_is_seen_as_the_evaluation_sees_its_photos(tmp_path):
         run = publish(network, tmp_path / f"run {augmented}", size=SIZE, resize=36, augmented=augmented)
         rows = inference.of_folder(run, folder)
         views = inference.views(augmented, flip="horizontal")
-        said = inference.of_rows(network, seen, rows=np.arange(3), folder=tmp_path, batch_size=4, views=views)
-        expected = metrics.apply_temperature(said, 2.0).max(axis=1).round(4)
+        predicted = inference.of_rows(
+            network, seen, rows=np.arange(3), folder=tmp_path, batch_size=4, views=views
+        )
+        expected = metrics.apply_temperature(predicted, 2.0).max(axis=1).round(4)
         np.testing.assert_allclose(rows.confidence, expected, atol=1.1e-4)
 
 
-def test_what_is_missing_is_named(run, tmp_path):
+def test_missing_models_and_folders_are_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="other has no model yet: run `make other` first"):
         inference.of_folder(tmp_path / "other", tmp_path)
     with pytest.raises(FileNotFoundError, match="PHOTOS must be a folder of photos. Received: .*nowhere"):
         inference.of_folder(run, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no photo. Expected files such as .jpg"):
+    with pytest.raises(ValueError, match="empty contains no photo. Expected: files such as .jpg"):
         inference.of_folder(run, tmp_path / "empty")
 
 

@@ -1,4 +1,4 @@
-"""Predictions: the table of labelled photos, and the forms that are handed in."""
+"""Predictions: the table of labelled photos, and the tables of unlabelled photos."""
 
 import csv
 
@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from lib.clean import photoset
-from lib.core import metrics, schema
+from lib.core import files, metrics, schema
 from lib.evaluate import predictions
 
 CLASSES = ["ant", "bee", "cat"]
@@ -58,16 +58,56 @@ def test_table_lists_the_labelled_photos_by_split():
     assert predictions.classes(rows) == CLASSES
 
 
-def test_hardest_are_those_whose_class_got_least():
-    rows = predictions.table(LABELLED, {"val": VAL, "test": TEST})
-    worst = predictions.hardest(rows, 3)
-    assert worst.path.tolist() == ["d.jpg", "a.jpg", "b.jpg"]
-    assert worst.probability_of_label.tolist() == [0.1, 0.2, 0.6]
-    assert list(worst.columns) == ["path", "label", "predicted", "confidence", "probability_of_label"]
-    assert len(predictions.hardest(rows, 99)) == 4
+def test_the_hardest_examples_are_misclassified_photos_by_their_loss_and_then_correct_ones():
+    # e.jpg is correct although its loss is larger than that of the misclassified a.jpg
+    photos = make_photos([(f"{name}.jpg", "ant", "test") for name in "abcde"])
+    probabilities = np.array(
+        [[0.39, 0.4, 0.21], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.2, 0.5, 0.3], [0.36, 0.32, 0.32]]
+    )
+    rows = predictions.table(photos, {"test": probabilities})
+    hardest = predictions.hardest(rows, 4)
+    assert hardest.path.tolist() == ["c.jpg", "d.jpg", "a.jpg", "e.jpg"]
+    assert hardest.correct.tolist() == [False, False, False, True]
+    np.testing.assert_allclose(hardest.loss, -np.log([0.1, 0.2, 0.39, 0.36]))
+    assert predictions.hardest(rows, 2).path.tolist() == ["c.jpg", "d.jpg"]
+    assert predictions.hardest(rows, 99).path.tolist() == ["c.jpg", "d.jpg", "a.jpg", "e.jpg", "b.jpg"]
 
 
-def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
+def test_the_mean_loss_of_all_photos_is_the_log_loss():
+    rows = predictions.table(LABELLED, {"test": TEST})
+    report = metrics.report(np.array([0, 2, 1]), TEST, classes=CLASSES)
+    assert predictions.hardest(rows, 99).loss.mean() == pytest.approx(report["log_loss"])
+
+
+def test_the_file_of_the_hardest_examples_has_the_number_in_its_name(tmp_path):
+    rows = predictions.hardest(predictions.table(LABELLED, {"test": TEST}), 2)
+    assert predictions.write_hardest(rows, tmp_path, count=5) == "hardest_examples_top5.json"
+    (tmp_path / "hardest_examples.png").write_bytes(b"picture")
+    assert predictions.write_hardest(rows, tmp_path, count=20) == "hardest_examples_top20.json"
+    # the file of the earlier number is gone
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"hardest_examples_top20.json", "hardest_examples.png"}
+    assert files.read_json(tmp_path / "hardest_examples_top20.json") == [
+        {
+            "path": "d.jpg",
+            "label": "cat",
+            "predicted": "ant",
+            "correct": False,
+            "confidence": 0.5,
+            "loss": 2.3026,
+        },
+        {
+            "path": "b.jpg",
+            "label": "ant",
+            "predicted": "ant",
+            "correct": True,
+            "confidence": 0.6,
+            "loss": 0.5108,
+        },
+    ]
+
+
+def test_the_log_loss_can_be_recomputed_from_the_file(tmp_path):
     random = np.random.default_rng(0)
     probabilities = random.dirichlet([0.2] * 3, 200).astype(np.float32)
     targets = random.integers(0, 3, 200)
@@ -80,6 +120,14 @@ def test_the_log_loss_can_be_computed_again_from_the_file(tmp_path):
         measured["log_loss"], abs=1e-5
     )
     assert (rows.label == rows.predicted).mean() == measured["top_1"]
+
+
+def test_the_file_has_seven_significant_digits_of_a_probability(tmp_path):
+    probabilities = np.random.default_rng(0).dirichlet([0.2] * 3, 3)
+    predictions.write(predictions.table(LABELLED, {"test": probabilities}), tmp_path / "predictions.csv")
+    rows = predictions.read(tmp_path / "predictions.csv")
+    # the error is at most half a unit of the seventh digit
+    np.testing.assert_allclose(predictions.probabilities(rows, CLASSES), probabilities, rtol=5e-7)
 
 
 def test_labels_that_look_like_numbers_stay_text(tmp_path):
@@ -99,7 +147,7 @@ def unlabelled(*paths, **form):
     return predictions.unlabelled(photos, probabilities, columns=schema.Predictions(**form))
 
 
-def test_unlabelled_photos_stand_in_natural_order():
+def test_unlabelled_photos_are_in_natural_order():
     rows = unlabelled("test/Image_10.jpg", "test/Image_2.jpg", "test/Image_1.jpg")
     assert list(rows.columns) == ["filename", "label", "confidence"]
     assert rows.filename.tolist() == ["Image_1.jpg", "Image_2.jpg", "Image_10.jpg"]
@@ -113,7 +161,7 @@ def test_the_columns_are_named_as_the_task_wants():
     assert rows.id.tolist() == ["a.jpg", "b.jpg"] and rows.species.tolist() == ["bee", "ant"]
 
 
-def test_photos_of_one_name_are_told_apart_by_their_path():
+def test_photos_with_the_same_name_have_their_paths():
     assert unlabelled("one/a.jpg", "two/a.jpg", "two/b.jpg").filename.tolist() == [
         "one/a.jpg",
         "two/a.jpg",
@@ -154,3 +202,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         ValueError, match="predictions.csv has no column split, predicted: evaluate the run again"
     ):
         predictions.read(tmp_path / "predictions.csv")
+
+
+@pytest.mark.parametrize("header", [None, "filename,label,confidence,problem"])
+def test_new_files_and_earlier_predictions_of_a_folder_can_be_replaced(tmp_path, header):
+    if header:
+        (tmp_path / "predictions.csv").write_text(f"{header}\na.jpg,ant,0.5,\n")
+    predictions.require_replaceable(tmp_path / "predictions.csv")
+
+
+@pytest.mark.parametrize("header", ["", "a,b", "path,split,label", "filename,label,confidence,problem,more"])
+def test_other_files_cannot_be_replaced(tmp_path, header):
+    (tmp_path / "notes.csv").write_text(f"{header}\n")
+    with pytest.raises(ValueError, match="notes.csv: expected a new file, or one with the columns filename"):
+        predictions.require_replaceable(tmp_path / "notes.csv")
+    with pytest.raises(ValueError, match="a file or folder that predict did not write"):
+        predictions.require_replaceable(tmp_path)

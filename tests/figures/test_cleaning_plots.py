@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from rendering import names, rendered, texts
+from rendering import assert_within_limits, names, rendered, texts
 
 from lib.figures import cleaning_plots, style
 
@@ -16,8 +16,9 @@ def counts(**classes):
 
 
 def test_class_counts_stack_the_splits_and_what_was_excluded():
-    axes = cleaning_plots.class_counts(counts(ant=(10, 8, 5, 2, 1), bee=(7, 7, 4, 0, 3))).axes[0]
-    bars = {}
+    figure = cleaning_plots.class_counts(counts(ant=(10, 8, 5, 2, 1), bee=(7, 7, 4, 0, 3)))
+    assert_within_limits(figure)
+    axes, bars = figure.axes[0], {}
     for container in axes.containers:
         colour = {to_hex(bar.get_facecolor()) for bar in container}
         assert colour == {style.COLOURS[container.get_label()]}
@@ -30,6 +31,7 @@ def test_class_counts_stack_the_splits_and_what_was_excluded():
     }
     assert texts(axes.get_yticklabels()) == ["ant", "bee"] and axes.yaxis_inverted()
     assert axes.get_xlabel() == "photos"
+    assert texts(axes.get_legend().get_texts()) == ["train", "val", "test", "excluded"]
 
 
 @pytest.mark.parametrize("classes", [2, 100])
@@ -43,9 +45,12 @@ def test_class_counts_can_be_rendered(classes):
 
 def test_sizes_are_width_against_height_and_their_ratio():
     table = pd.DataFrame([(640, 320), (100, 400), (0, 0)], columns=["width", "height"])
-    left, right = cleaning_plots.sizes(table).axes
+    figure = cleaning_plots.sizes(table)
+    assert_within_limits(figure)
+    left, right = figure.axes
     np.testing.assert_array_equal(left.collections[0].get_offsets(), [[640, 320], [100, 400]])
     assert (left.get_xlabel(), left.get_ylabel()) == ("width in pixels", "height in pixels")
+    assert right.get_xlabel() == "width / height (1: a square)" and right.get_ylabel() == "photos"
     # the ratios are 2 and 1/4, at 1 and -2 of the logarithmic axis from -2 to 2
     filled = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in right.patches if bar.get_height()]
     assert len(filled) == 2 and filled[0][0] == -2 and filled[1][0] - 0.01 <= 1 <= filled[1][1] + 0.01
@@ -64,30 +69,36 @@ def test_sizes_can_be_rendered(sizes):
 
 
 def test_the_map_colours_classes_rings_outliers_and_names_classes():
-    places = pd.DataFrame({"x": [0.0, 2, 4, 10], "y": [1.0, 1, 7, 9]}, index=[3, 5, 8, 9])
-    labels = pd.Series(["a", "a", "a", "b"], places.index)
-    outliers = pd.Series([False, False, True, False], places.index)
-    axes = cleaning_plots.embedding_map(places, labels, outliers=outliers, names={"b": "bee"}).axes[0]
+    positions = pd.DataFrame({"x": [0.0, 2, 4, 10], "y": [1.0, 1, 7, 9]}, index=[3, 5, 8, 9])
+    labels = pd.Series(["a", "a", "a", "b"], positions.index)
+    outliers = pd.Series([False, False, True, False], positions.index)
+    figure = cleaning_plots.embedding_map(positions, labels, outliers=outliers, names={"b": "bee"})
+    assert_within_limits(figure)
+    axes = figure.axes[0]
     dots, rings = axes.collections
-    np.testing.assert_array_equal(dots.get_offsets(), places)
+    np.testing.assert_array_equal(dots.get_offsets(), positions)
     colours = [to_hex(colour) for colour in dots.get_facecolors()]
     assert colours[0] == colours[1] == colours[2] != colours[3]
     np.testing.assert_array_equal(rings.get_offsets(), [[4, 7]])
-    # a name stands at the median of its photos
+    assert {to_hex(colour) for colour in rings.get_edgecolors()} == {style.COLOURS["excluded"]}
+    # each name is at the median of the photos of its class, in a frame of their colour
     assert {text.get_text(): text.get_position() for text in axes.texts} == {"a": (2, 1), "bee": (10, 9)}
+    frames = [to_hex(text.get_bbox_patch().get_edgecolor()) for text in axes.texts]
+    assert frames == [colours[0], colours[3]]
 
 
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_the_map_can_be_rendered(classes):
-    places = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 2)), columns=["x", "y"])
+    positions = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 2)), columns=["x", "y"])
     labels = pd.Series([f"{number % classes}_$x$" for number in range(80)])
     outliers = pd.Series([number == 5 for number in range(80)])
-    figure = cleaning_plots.embedding_map(places, labels, outliers=outliers)
+    figure = cleaning_plots.embedding_map(positions, labels, outliers=outliers, names={})
     assert len(figure.axes[0].texts) == (classes if classes <= style.LARGEST_ANNOTATED else 0)
     rendered(figure)
-    rendered(cleaning_plots.embedding_map(places, labels, outliers=outliers & False))
+    rendered(cleaning_plots.embedding_map(positions, labels, outliers=outliers & False, names={}))
 
 
-def test_there_is_no_map_of_nothing():
-    places = pd.DataFrame(columns=["x", "y"], dtype=float)
-    assert cleaning_plots.embedding_map(places, pd.Series(dtype=str), outliers=pd.Series(dtype=bool)) is None
+def test_without_photos_there_is_no_map():
+    labels, outliers = pd.Series(dtype=str), pd.Series(dtype=bool)
+    positions = pd.DataFrame(columns=["x", "y"], dtype=float)
+    assert cleaning_plots.embedding_map(positions, labels, outliers=outliers, names={}) is None

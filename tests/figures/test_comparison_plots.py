@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from rendering import rendered, texts
+from rendering import assert_within_limits, rendered, texts
 
 from lib.figures import comparison_plots, style
 
@@ -30,8 +30,10 @@ def ends(axes):
     return dots.get_xydata(), np.array(bars.get_segments())
 
 
-def test_each_run_has_its_line_with_its_interval():
-    axes = comparison_plots.run_accuracies(runs(("birds", 3))).axes[0]
+def test_each_run_has_a_row_with_its_interval():
+    figure = comparison_plots.run_accuracies(runs(("birds", 3)))
+    assert_within_limits(figure)
+    axes = figure.axes[0]
     dots, bars = ends(axes)
     np.testing.assert_allclose(dots, [[0.9, 0], [0.85, 1], [0.8, 2]])
     # an interval reaches from low at the left to high at the right
@@ -40,7 +42,7 @@ def test_each_run_has_its_line_with_its_interval():
     assert texts(axes.get_yticklabels()) == ["birds-0", "birds-1", "birds-2"]
     # the first is at the top
     low, high = axes.get_ylim()
-    assert low > high and axes.get_xlabel() == "top-1 with its 95 % interval"
+    assert low > high and axes.get_xlabel() == "top-1 accuracy with 95 % interval"
     assert axes.get_title(loc="left") == "birds: 77 photos of test"
 
 
@@ -59,8 +61,10 @@ def test_a_run_without_figures_takes_no_place():
     ]
 
 
-def test_accuracy_stands_against_the_seconds():
-    axes = comparison_plots.accuracy_by_seconds(runs(("birds", 2), ("apes", 1))).axes[0]
+def test_accuracy_is_drawn_against_the_training_time():
+    figure = comparison_plots.accuracy_by_seconds(runs(("birds", 2), ("apes", 1)))
+    assert_within_limits(figure)
+    axes = figure.axes[0]
     dots, bars = ends(axes)
     np.testing.assert_allclose(dots, [[100, 0.9], [200, 0.85]])
     np.testing.assert_allclose(bars[:, 0, 1], [0.7, 0.65])
@@ -71,8 +75,10 @@ def test_accuracy_stands_against_the_seconds():
         "apes-0": (300, pytest.approx(0.8)),
     }
     assert texts(axes.get_legend().get_texts()) == ["birds", "apes"]
-    assert axes.get_xscale() == "log" and axes.get_xlabel().startswith("seconds of training")
-    assert axes.get_ylabel() == "top-1 with its 95 % interval"
+    apes = axes.containers[1]
+    assert apes.get_label() == "apes" and apes.lines[0].get_xydata().tolist() == [[300, pytest.approx(0.8)]]
+    assert axes.get_xscale() == "log" and axes.get_xlabel().startswith("training time in seconds")
+    assert axes.get_ylabel() == "top-1 accuracy with 95 % interval"
 
 
 @pytest.mark.parametrize("groups", [[("one", 1)], [("one", 7), ("two", 1), ("a very long name of a set", 2)]])

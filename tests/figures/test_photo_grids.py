@@ -32,11 +32,18 @@ def test_long_titles_are_wrapped():
     assert all(len(line) <= 25 for line in figure.axes[0].get_title().split("\n"))
 
 
-def test_there_is_no_grid_of_nothing():
+def test_cells_without_a_photo_stay_empty():
+    photo = np.full((9, 9, 3), 90, np.uint8)
+    figure = photo_grids.photo_grid([photo, None, photo], ["a", "", "c"], columns=2)
+    assert [bool(axes.images) for axes in figure.axes] == [True, False, True, False]
+    assert [axes.get_title() for axes in figure.axes] == ["a", "", "c", ""]
+
+
+def test_without_photos_there_is_no_grid():
     assert photo_grids.photo_grid([], []) is None
 
 
-def test_pairs_stand_side_by_side_with_what_became_of_both():
+def test_pairs_are_side_by_side_with_the_split_or_status_of_both():
     rows = {"path": ["cat/a.jpg", "dog/b.jpg"], "label": ["cat", "dog"], "split": ["train", ""]}
     table = pd.DataFrame(rows).assign(status=["kept", "leak"])
     pairs = pd.DataFrame({"first": [1], "second": [0], "kind": ["embedding"], "distance": [0.5]})
@@ -49,18 +56,19 @@ def test_pairs_stand_side_by_side_with_what_became_of_both():
     assert photo_grids.pair_grid(pairs[:0], table, images=photos) is None
 
 
-def test_a_heatmap_is_black_when_cold_and_yellow_when_hot():
-    colours = photo_grids.heat_colours(np.array([[0.0, 1.0]]))
+def test_a_heatmap_is_coloured_from_black_to_yellow():
+    colours = photo_grids.colour_heatmap(np.array([[0.0, 1.0]]))
     assert colours.dtype == np.uint8 and colours.shape == (1, 2, 3)
     # the ends of inferno are (0, 0, 3) and (252, 255, 164)
     assert np.abs(colours[0].astype(int) - [[0, 0, 3], [252, 255, 164]]).max() <= 1
 
 
-def test_an_overlay_is_more_opaque_when_hot():
-    image, heat = np.full((4, 6, 3), 100, np.uint8), np.zeros((4, 6))
-    heat[1, 2] = 1.0
-    result = photo_grids.overlay(image, heat)
+def test_an_overlay_is_more_opaque_at_large_values():
+    image, heatmap = np.full((4, 6, 3), 100, np.uint8), np.zeros((4, 6))
+    heatmap[1, 2] = 1.0
+    result = photo_grids.overlay(image, heatmap)
     assert result.dtype == np.uint8 and result.shape == image.shape
-    # by hand: half the photo and half black; opacity 0.5 + 0.5 * 0.4 = 0.7 of (252, 255, 164)
-    assert np.abs(result[0] - np.array([50, 50, 51.5])).max() <= 1.5
+    # by hand: half the photo and half black; at the maximum 0.3 of the photo and 0.7 of (252, 255, 164)
+    rest = result[heatmap == 0]
+    assert len(rest) == 23 and np.abs(rest - np.array([50, 50, 51.5])).max() <= 1.5
     assert np.abs(result[1, 2] - (0.3 * 100 + 0.7 * np.array([252, 255, 164]))).max() <= 1.5

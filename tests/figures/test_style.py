@@ -31,7 +31,7 @@ def test_photos_become_a_jpeg():
     assert Image.open(io.BytesIO(style.show(figure).data)).format == "JPEG"
 
 
-def test_if_there_is_nothing_to_show_no_earlier_picture_stays(tmp_path):
+def test_without_a_figure_the_file_of_an_earlier_run_is_removed(tmp_path):
     assert style.show(None) is None
     style.show(curve(), tmp_path / "wrong.png")
     for _ in range(2):

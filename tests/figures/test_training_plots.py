@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rendering import rendered, texts
+from rendering import assert_within_limits, rendered, texts
 
 from lib.figures import style, training_plots
 
@@ -39,7 +39,9 @@ def with_top_3():
 )
 def test_train_and_val_have_the_values_and_colours_of_their_split(part, name, label):
     table = with_top_3()
-    axes = training_plots.training_curves(table).axes[part]
+    figure = training_plots.training_curves(table)
+    assert_within_limits(figure)
+    axes = figure.axes[part]
     curves, _, _ = lines(axes)
     assert (axes.get_ylabel(), axes.get_xlabel()) == (label, "epoch")
     for split, column in (("train", name), ("val", f"val_{name}")):
@@ -71,7 +73,7 @@ def test_the_dot_is_on_the_best_epoch_of_val(part, epoch, value):
     assert dots[0].get_color() == style.COLOURS["val"]
 
 
-def test_a_line_stands_before_the_first_epoch_of_each_stage():
+def test_a_line_marks_the_first_epoch_of_each_stage():
     for axes in training_plots.training_curves(history()).axes:
         assert lines(axes)[2] == [0.5, 2.5]
         assert {text.get_text(): text.get_position()[0] for text in axes.texts} == {

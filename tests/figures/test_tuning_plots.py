@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rendering import rendered, texts
+from rendering import assert_within_limits, rendered, texts
 
 from lib.figures import style, tuning_plots
 
@@ -30,8 +30,10 @@ def test_search_history_draws_the_best_complete_trial_so_far(monitor, best):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("trial (dotted: failed)", monitor)
 
 
-def test_search_history_tells_the_states_apart():
-    axes = tuning_plots.search_history(FIVE, "val_loss").axes[0]
+def test_search_history_marks_the_states():
+    figure = tuning_plots.search_history(FIVE, "val_loss")
+    assert_within_limits(figure)
+    axes = figure.axes[0]
     states = {
         line.get_label(): (line.get_marker(), line.get_color(), line.get_xydata().tolist())
         for line in axes.lines
@@ -47,24 +49,31 @@ def test_search_history_tells_the_states_apart():
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
-def test_importances_stand_largest_first():
-    axes = tuning_plots.importances({"rate": 0.75, "filters": 0.25}).axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25]
+def test_the_largest_importance_is_at_the_top():
+    figure = tuning_plots.importances({"rate": 0.75, "filters": 0.25})
+    assert_within_limits(figure)
+    axes = figure.axes[0]
+    assert [(bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in axes.patches] == [
+        (0.75, 0),
+        (0.25, 1),
+    ]
+    assert axes.get_xlabel() == "fraction of the variance of the trials' values"
     assert texts(axes.get_yticklabels()) == ["rate", "filters"]
     assert axes.yaxis_inverted() and axes.get_xlim() == (0, 1)
 
 
-def test_importances_that_are_not_known_are_said_so():
+def test_importances_may_not_be_known_yet():
     assert texts(tuning_plots.importances({}).axes[0].texts) == ["not known yet"]
 
 
-def test_values_stand_against_their_own_parameter():
+def test_values_are_drawn_against_their_own_parameter():
     table = FIVE.assign(rate=[0.1, 0.001, 0.01, 0.5, 0.2], filters=[8, 16, 9, 9, 9])
     figure = tuning_plots.value_by_parameter(table, ["rate", "filters", "kind"], monitor="val_loss")
+    assert_within_limits(figure)
     rate, filters, kind = figure.axes
     assert [axes.get_xlabel() for axes in figure.axes] == ["rate", "filters", "kind"]
     complete, pruned = rate.lines
-    # the failed and the running ones are left out
+    # the failed and the running ones are not drawn
     assert complete.get_xydata().tolist() == [[0.1, 0.5], [0.001, 0.7]] and complete.get_marker() == "o"
     assert pruned.get_xydata().tolist() == [[0.01, 0.1]] and pruned.get_marker() == "x"
     assert (complete.get_color(), pruned.get_color()) == (style.COLOURS["train"], style.COLOURS["val"])
@@ -80,6 +89,6 @@ def test_they_can_be_rendered(count):
         rendered(tuning_plots.value_by_parameter(trials(count), names, monitor="val_loss"))
 
 
-@pytest.mark.parametrize("shares", [{}, {"rate": 1.0}, {f"parameter {n}": 1 / 9 for n in range(9)}])
-def test_importances_can_be_rendered(shares):
-    rendered(tuning_plots.importances(shares))
+@pytest.mark.parametrize("fractions", [{}, {"rate": 1.0}, {f"parameter {n}": 1 / 9 for n in range(9)}])
+def test_importances_can_be_rendered(fractions):
+    rendered(tuning_plots.importances(fractions))

@@ -1,5 +1,7 @@
 """Schedules: the learning rate of each epoch, the optimizers, and counters that survive an interruption."""
 
+import math
+
 import pytest
 
 from lib.core import schema
@@ -72,6 +74,21 @@ def test_only_a_constant_rate_is_reduced(schedule, kinds):
     assert isinstance(chosen[-1], keras.callbacks.EarlyStopping) and chosen[-1].patience == 4
     assert all(callback.mode == "max" for callback in chosen)
     assert not schedules.callbacks(schema.Train(early_stopping=None), stage(schedule))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"), [("constant", [9.0, 9.0]), ("cosine", [0.2 * math.cos(math.pi / 8) ** 2, 0.1])]
+)
+def test_a_constant_rate_is_left_to_the_other_callbacks(schedule, rates):
+    model = keras.Sequential([keras.Input((1,))])
+    model.compile(keras.optimizers.SGD(9.0))
+    callback = schedules.Schedule(stage(schedule), batches=2)
+    callback.set_model(model)
+    callback.on_epoch_begin(1)
+    callback.on_train_batch_begin(0)
+    first = float(model.optimizer.learning_rate)
+    callback.on_epoch_begin(2)
+    assert [first, float(model.optimizer.learning_rate)] == pytest.approx(rates)
 
 
 def test_counters_are_restored():
