@@ -88,6 +88,15 @@ def test_rows_are_those_of_the_index(shots, tmp_path, monkeypatch):
     }
 
 
+def test_every_candidate_is_verified_in_batches_of_any_size(shots, tmp_path, monkeypatch):
+    table, images, vectors = shots
+    assert kinds(find((table.iloc[[0, 7]], images, vectors), tmp_path / "two")) == {(0, 7): "embedding"}
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    expected = find(shots, tmp_path / "whole", cosine=0)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 2)
+    pd.testing.assert_frame_equal(find(shots, tmp_path / "parts", cosine=0), expected)
+
+
 def test_thresholds(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
 
