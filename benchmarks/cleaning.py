@@ -1,13 +1,13 @@
-"""Measure 02_clean: its photos per second beside cleanvision's, and the memory that many photos take.
+"""Measure 02_clean: throughput compared with cleanvision, and peak memory with many photos.
 
-    python benchmarks/cleaning.py [archive of photos in class folders]
-
-Without an archive the photos are drawn. cleanvision (`pip install cleanvision`) is the peer that does the
-most similar work: it reads every photo, judges it and finds duplicates. Both get two cores, the same
-photos and the same process, in turn; the first round warms the disk and is not counted. Embeddings are
-left out: cleanvision has none. Exit code 1 where a target is missed.
+Run by `python benchmarks/cleaning.py [folder]`: the folder with `flowers.zip`, by default the environment
+variable `DATA`; without both, the photos are drawn. cleanvision (`pip install cleanvision`) is the most
+similar library: it decodes every photo, measures its quality and finds duplicates. Both run alternately in
+the same process, on two cores and the same photos; the first round is a warm-up. Embeddings are off, because
+cleanvision has no embeddings. The exit code is 1 if a target is missed.
 """
 
+import argparse
 import contextlib
 import io
 import multiprocessing
@@ -17,11 +17,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+from data import archive
 
 from lib.clean import manifest
 from lib.core import schema
@@ -29,9 +31,12 @@ from lib.download import archives
 from lib.photos import labels
 
 CORES, ROUNDS = 2, 3
-LEAST_RATIO, MOST_GROWTH = 1.5, 300  # targets: photos a second over cleanvision's, and MB
-DRAWN, SIDE = 3000, 227  # photos, where no archive is given, and their side in pixels
-FEW, MANY, SMALL = 2000, 20_000, 64  # photos, and their side in pixels, whose peaks of memory are compared
+# Targets: the ratio of the throughputs, and the growth of the peak memory in MB.
+LEAST_RATIO, MOST_GROWTH = 1.5, 300
+# Photos that are drawn to measure the throughput, and their side in pixels.
+DRAWN, SIDE = 3000, 227
+# Photos that are drawn to measure the peak memory, and their side in pixels.
+FEW, MANY, SMALL = 2000, 20_000, 64
 SETTINGS = schema.Params.model_validate(
     {"name": "bench", "source": {"kind": "sample", "name": "bench"}, "clean": {"embeddings": False}}
 )
@@ -39,15 +44,19 @@ SETTINGS = schema.Params.model_validate(
 
 def main() -> int:
     """Print the figures and return the exit code."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("folder", type=Path, nargs="?", help="folder with flowers.zip; by default DATA")
+    folder = arguments.parse_args().folder
+    flowers = archive(folder, "flowers.zip") if folder or os.environ.get("DATA") else None
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    with tempfile.TemporaryDirectory() as folder:
-        reached = [compare_memory(Path(folder)), compare_speed(Path(folder))]
+    with tempfile.TemporaryDirectory() as scratch:
+        reached = [compare_memory(Path(scratch)), compare_speed(Path(scratch), flowers)]
     return 0 if all(reached) else 1
 
 
 def compare_memory(folder: Path) -> bool:
-    """Print the peak memory with few and with many photos, and return whether it grows little."""
+    """Print the peak memory with few and with many photos; return whether the growth is below the target."""
     peaks = {}
     for count in (FEW, MANY):
         draw(folder / str(count), count, SMALL)
@@ -60,38 +69,38 @@ def compare_memory(folder: Path) -> bool:
 
 
 def peak(data: Path) -> float:
-    """Clean and return this process's peak of resident memory in MB."""
-    clean(data, "once")
+    """Clean the photos and return the peak resident memory of this process in MB."""
+    clean(data, "memory")
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def compare_speed(folder: Path) -> bool:
-    """Print the median photos per second of both and the ratio, and return whether it is high enough."""
+def compare_speed(folder: Path, flowers: Path | None) -> bool:
+    """Print the median photos per second of both and the ratio; return whether it reaches the target."""
     data = folder / "speed"
-    if len(sys.argv) > 1:
+    if flowers:
         data.mkdir()
-        archives.extract(Path(sys.argv[1]), data / "raw")
+        archives.extract(flowers, data / "raw")
     else:
         draw(data, DRAWN, SIDE)
-    number = len(labels.files(data / "raw"))
-    contestants = {"02_clean": lambda turn: clean(data, str(turn))}
+    count = len(labels.files(data / "raw"))
+    libraries: dict[str, Callable[[int], None]] = {"02_clean": lambda number: clean(data, str(number))}
     try:
         from cleanvision import Imagelab
     except ImportError:
-        print("cleanvision is not installed (pip install cleanvision): 02_clean alone")
+        print("cleanvision is not installed (pip install cleanvision): only 02_clean is measured")
     else:
-        contestants["cleanvision"] = lambda turn: find_issues(Imagelab, data / "raw")
-    rates = {name: [] for name in contestants}
-    for turn in range(ROUNDS + 1 if len(contestants) > 1 else 2):
-        for name, work in contestants.items():
-            began = time.perf_counter()
-            work(turn)
-            rates[name].append(number / (time.perf_counter() - began))
+        libraries["cleanvision"] = lambda number: find_issues(Imagelab, data / "raw")
+    rates: dict[str, list[float]] = {name: [] for name in libraries}
+    for number in range(ROUNDS + 1 if len(libraries) > 1 else 2):
+        for name, run in libraries.items():
+            start = time.perf_counter()
+            run(number)
+            rates[name].append(count / (time.perf_counter() - start))
     medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
     for name, median in medians.items():
         rounds = ", ".join(f"{rate:.0f}" for rate in rates[name][1:])
-        print(f"{name}: {median:.0f} photos a second (median of {rounds}; {number:,} photos)")
+        print(f"{name}: {median:.0f} photos per second (median of {rounds}; {count:,} photos)")
     if len(medians) < 2:
         return True
     ratio = medians["02_clean"] / medians["cleanvision"]
@@ -100,18 +109,18 @@ def compare_speed(folder: Path) -> bool:
 
 
 def clean(data: Path, content: str) -> None:
-    """Clean as 02_clean does without embeddings; another `content` is a source that nothing has cached."""
+    """Clean as 02_clean does, without embeddings; a new `content` is never in the cache."""
     manifest.build(data, SETTINGS, content=content)
 
 
-def find_issues(laboratory, raw: Path) -> None:
-    """Let cleanvision judge the photos, without its report."""
+def find_issues(imagelab: Callable, raw: Path) -> None:
+    """Find image-quality issues and duplicates by cleanvision, without its printed report."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        laboratory(data_path=str(raw)).find_issues(n_jobs=CORES, verbose=False)
+        imagelab(data_path=str(raw)).find_issues(n_jobs=CORES, verbose=False)
 
 
 def draw(data: Path, count: int, side: int) -> None:
-    """Draw smooth random shapes, as photos have them, into two class folders."""
+    """Draw photos of smooth random shapes into two class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         coarse = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)

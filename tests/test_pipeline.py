@@ -259,7 +259,7 @@ def test_a_decision_of_a_user_makes_the_cleaning_out_of_date(place, kernel):
     data = steps.Run(this.settings, step).data
     decisions.exclude(data, "cat/1.jpg", sha1="", reason="a sketch")
     assert this.reasons(step) == ["exclusions.csv has changed"]
-    decisions.relabel(data, "cat/2.jpg", sha1="", label="dog", given="cat")
+    decisions.relabel(data, "cat/2.jpg", sha1="", label="dog", source_label="cat")
     assert this.reasons(step) == ["exclusions.csv has changed", "relabels.csv has changed"]
     this.run()
     assert this.reasons(step) == [] and kernel == ["three", "three"]

@@ -289,7 +289,7 @@ def excluded_files():
     }  # fmt: skip
     files |= {kind: (f"{kind}.jpg", data, "corrupt", reason) for kind, (data, reason) in content.items()}
     files["HEIC by its name"] = "IMG_1.HEIC", content["HEIC"][0] + b"\0", "corrupt", "a HEIC photo"
-    files["a line of pixels"] = "line.png", line, "small", "the shorter side has 1 pixels"
+    files["a line of pixels"] = "line.png", line, "small", "the shorter side is 1 px"
     return files
 
 

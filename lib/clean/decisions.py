@@ -1,8 +1,8 @@
-"""Decisions of a person on single photos: `exclusions.csv` and `relabels.csv` beside the source's record.
+"""Read, write and apply a person's decisions on single photos: `exclusions.csv` and `relabels.csv`.
 
-Both files may be edited by hand or by `lib.clean.review`; every run of the source applies them. A decision
-names a photo by its path and holds the SHA-1 that its file had: if the file has changed since, the
-decision is reported and not applied. The files of the source are never changed.
+Both files are beside the source's record and may be edited by hand or by `lib.clean.review`; every run of
+the source applies them. A decision holds the path of a photo and the SHA-1 of its file: if the file has
+changed since, the decision is reported and not applied. The files of the source are never changed.
 """
 
 import difflib
@@ -16,11 +16,11 @@ from lib.core import steps, tables
 
 EXCLUSIONS, RELABELS = steps.DECISIONS
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
-# Statuses that a decision can change: a damaged photo stays damaged.
+# Statuses that a decision can change: a damaged photo remains damaged.
 OPEN = ("kept", "mislabelled")
-# Paths that a note spells out.
-NAMED = 3
-# In `relabelled_from`, for a photo to which the source gives no label; no folder of a class is called so.
+# Number of paths that a note lists.
+LISTED = 3
+# In `relabelled_from`, for a photo without a label in the source; no folder of a class has this name.
 UNLABELLED = "(none)"
 
 
@@ -29,10 +29,10 @@ class Decision:
     """The decision on one photo.
 
     Attributes:
-        kind: `exclude`, `relabel`, or `keep`: a person looked and found the label right.
-        sha1: of the file that the person saw; empty if that was not written down.
-        label: the label that the photo gets or keeps; empty for an exclusion.
-        note: the reason of an exclusion, else the label that the source gave.
+        kind: `exclude`, `relabel`, or `keep` if the person confirmed the label.
+        sha1: of the file that the person saw; empty if unknown.
+        label: the new or the confirmed label; empty for an exclusion.
+        note: the reason of an exclusion, else the label in the source.
     """
 
     kind: str
@@ -41,14 +41,14 @@ class Decision:
     note: str = ""
 
 
-def exclude(folder: Path, path: str, *, sha1: str, reason: str = "") -> None:
-    """Leave a photo out of every later run, whatever was decided on it before.
+def exclude(folder: Path, path: str, *, sha1: str, reason: str) -> None:
+    """Exclude a photo from all later runs; an earlier decision on it is replaced.
 
     Args:
         folder: the source's folder, `outputs/data/<source>/`.
-        path: the photo, as the manifest names it.
+        path: the path of the photo in the manifest.
         sha1: of its file, from the manifest.
-        reason: for the reader of the manifest.
+        reason: for the reader of the manifest; may be empty.
 
     Raises:
         ValueError: one of the files cannot be read (see `read`); nothing was written.
@@ -56,25 +56,25 @@ def exclude(folder: Path, path: str, *, sha1: str, reason: str = "") -> None:
     _decide(folder, path, file=EXCLUSIONS, row={"path": path, "sha1": sha1, "reason": reason})
 
 
-def relabel(folder: Path, path: str, *, sha1: str, label: str, given: str) -> None:
-    """Give a photo another label in every later run, or confirm its own, whatever was decided on it before.
+def relabel(folder: Path, path: str, *, sha1: str, label: str, source_label: str) -> None:
+    """Relabel a photo in all later runs, or confirm its label; an earlier decision on it is replaced.
 
     Args:
         folder, path, sha1: as `exclude`.
-        label: the label; the given one says that a person looked and found it right.
-        given: the label that the source gives.
+        label: the new label, or the label in the source to confirm it.
+        source_label: the label in the source.
 
     Raises:
         ValueError: the label is empty, or as `exclude`.
     """
     if not label:
-        raise ValueError(f"expected the label that {path} gets. Received: {label!r}. `exclude` leaves it out")
-    row = {"path": path, "sha1": sha1, "label": label, "from": given}
+        raise ValueError(f"expected the new label of {path}. Received: {label!r}. `exclude` leaves it out")
+    row = {"path": path, "sha1": sha1, "label": label, "from": source_label}
     _decide(folder, path, file=RELABELS, row=row)
 
 
 def forget(folder: Path, path: str) -> None:
-    """Take a photo out of both files, as if nobody had looked at it.
+    """Remove the decision on a photo from both files.
 
     Raises:
         ValueError: as `exclude`.
@@ -83,12 +83,12 @@ def forget(folder: Path, path: str) -> None:
 
 
 def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
-    """Return the decision on each photo, by path: the exclusion if it stands in both files.
+    """Return the decision on each photo, by path: the exclusion if the path is in both files.
 
     Args:
         folder: as `exclude`.
-        sha1: of the file of each photo, by path, as the manifest has it. A decision on another file than the
-            one that is there now, or on a photo that is not there, holds no longer and is left out.
+        sha1: of the file of each photo, by path, from the manifest. Decisions on files that have changed
+            since or on photos that are not in the manifest are left out.
 
     Raises:
         ValueError: as `read`.
@@ -102,20 +102,20 @@ def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
 
 
 def read(folder: Path, file: str) -> pd.DataFrame:
-    """Read one of the two files, whatever a spreadsheet or an editor made of it.
+    """Read one of the two files, as any spreadsheet or editor saves it.
 
     Args:
         folder: as `exclude`.
         file: `EXCLUSIONS` or `RELABELS`.
 
     Returns:
-        One row per photo, the last one if it has several, all as text; no row if there is no file.
-        The columns are those of `COLUMNS`, of which a person may have left out `sha1`, `reason` and
-        `from` (they are empty then), and after them whatever else a person added.
+        One row per photo, its last row if it has several, all as text; no row if the file does not exist.
+        The columns are those of `COLUMNS`, then all others of the file. `sha1`, `reason` and `from` are
+        empty if the file does not have them.
 
     Raises:
         ValueError: it lacks the column `path` or `label`, has rows of different lengths, a row without a
-            label, or a path that leaves the source.
+            label, or a path outside the source.
     """
     path = folder / file
     if not path.is_file() or not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n"):
@@ -123,7 +123,8 @@ def read(folder: Path, file: str) -> pd.DataFrame:
     table = tables.read_csv(path)
     for column in {"path", "label"} & set(COLUMNS[file]) - set(table.columns):
         raise ValueError(
-            f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, table.columns))}"
+            f"{file} has no column {column!r}. Received: {', '.join(map(repr, table.columns))}. "
+            f"Expected: {', '.join(COLUMNS[file])}"
         )
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS[file], *table.columns])), fill_value="")
     table = tables.plain(table)
@@ -132,32 +133,30 @@ def read(folder: Path, file: str) -> pd.DataFrame:
         table[column] = table[column].str.strip()
     table["sha1"] = table.sha1.str.lower()
     if file == RELABELS and (empty := list(table.path[table.label.eq("")])):
-        raise ValueError(
-            f"{file} gives no label to {listed(empty)}. To leave photos out, put them into {EXCLUSIONS}"
-        )
+        raise ValueError(f"{file} has no label for {listed(empty)}. Add it, or move the rows to {EXCLUSIONS}")
     return table.drop_duplicates("path", keep="last", ignore_index=True)
 
 
-def apply(table: pd.DataFrame, folder: Path, *, partial: bool = False) -> tuple[pd.DataFrame, list[str]]:
-    """Apply the decisions to the photos that were found, before copies and splits are looked at.
+def apply(table: pd.DataFrame, folder: Path, *, partial: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Apply the decisions to the photos of a source, before copies are excluded and splits are assigned.
 
-    Copies of one file with the same label share a decision, unless they have one of their own: else
-    the copy of an excluded photo would take its place.
+    A decision also applies to copies of the file with the same label if there is no decision on the copy
+    itself: else the copy of an excluded photo would replace it.
 
     Args:
-        table: one row per photo, with the columns `path`, `label`, `split` (`predict`: a photo without a
+        table: one row per photo, with the columns `path`, `label`, `split` (`predict` for a photo without a
             label), `status`, `detail`, `relabelled_from` and `sha1`. Rows that are `kept` or `mislabelled`
             can change.
         folder: as `exclude`.
-        partial: the table holds only some of the source's photos and classes (`source.classes`).
+        partial: whether the table has only some of the source's photos and classes (`source.classes`).
 
     Returns:
         The table, in which photos are `excluded` with the reason in `detail`, or `kept` under another label
-        with the earlier one in `relabelled_from` (`UNLABELLED` if there was none); and notes, a sentence
+        with the earlier label in `relabelled_from` (`UNLABELLED` if it was empty); and notes, a sentence
         each, on the decisions that were not applied.
 
     Raises:
-        ValueError: as `read`, or a new label is that of no photo; the message names the nearest.
+        ValueError: as `read`, or no photo has the new label; the message names the nearest label.
     """
     excluded, relabelled = (_of_file(folder, file) for file in (EXCLUSIONS, RELABELS))
     both = sorted(excluded.keys() & relabelled.keys())
@@ -178,7 +177,7 @@ def apply(table: pd.DataFrame, folder: Path, *, partial: bool = False) -> tuple[
 
 
 def _changed(decision: Decision, *, label: str, status: str, classes: set[str]) -> dict[str, str]:
-    """Return the columns of a photo that a decision changes; none if it confirms them."""
+    """Return the columns of a photo that a decision changes; empty if it confirms them."""
     if decision.kind == "exclude":
         detail = ": ".join(filter(None, ["excluded by hand", decision.note]))
         return {"status": "excluded", "detail": detail}
@@ -193,16 +192,16 @@ def _changed(decision: Decision, *, label: str, status: str, classes: set[str]) 
 def _applicable(
     table: pd.DataFrame, decided: dict[str, Decision], *, partial: bool
 ) -> tuple[dict[str, Decision], list[str]]:
-    """Return the decisions on photos that are there, unchanged and labelled, and notes on the others."""
+    """Return the decisions on unchanged, labelled photos of the table, and notes on the other decisions."""
     sha1_of = dict(zip(table.path, table.sha1, strict=True))
     path_of = dict(zip(table.sha1, table.path, strict=True))
     unlabelled = set(table.path[table.split.eq("predict")])
     applicable: dict[str, Decision] = {}
-    gone, changed, to_predict = [], [], []
+    missing, changed, to_predict = [], [], []
     for path, decision in decided.items():
         if path not in sha1_of:
             renamed = path_of.get(decision.sha1)
-            gone.append(f"{path} (now {renamed})" if renamed else path)
+            missing.append(f"{path} (now {renamed})" if renamed else path)
         elif decision.sha1 not in ("", sha1_of[path]):
             changed.append(path)
         elif decision.kind != "exclude" and path in unlabelled:
@@ -210,21 +209,21 @@ def _applicable(
         else:
             applicable[path] = decision
     notes = [
-        (changed, "changed since the decision, which is not applied: look at them again"),
-        (to_predict, "without a label in the source, to be predicted: no label is given by hand"),
-        ([] if partial else gone, "decided on, but not in the source: not applied"),
+        (changed, "changed since the decision, which is not applied: review again"),
+        (to_predict, "without a label in the source, to be predicted: relabelling is not applied"),
+        ([] if partial else missing, "in the decisions but not in the source: not applied"),
     ]
     return applicable, [f"{listed(paths)} {sentence}" for paths, sentence in notes if paths]
 
 
 def _check_labels(decided: Mapping[str, Decision], classes: set[str]) -> None:
-    """Refuse a new label that no photo has; the message names the nearest."""
+    """Raise an error if no photo has a new label; the message names the nearest label."""
     for path, decision in decided.items():
         if decision.kind != "exclude" and decision.label not in classes:
-            near = difflib.get_close_matches(decision.label, classes) or sorted(classes)[:3]
+            nearest = difflib.get_close_matches(decision.label, classes) or sorted(classes)[:LISTED]
             raise ValueError(
-                f"{RELABELS} gives {path} the label {decision.label!r}, which is the label of no photo. "
-                f"Expected one of the {len(classes)} labels, such as {', '.join(near)}"
+                f"{RELABELS}: expected one of the {len(classes)} labels of the source for {path}, such as "
+                f"{', '.join(nearest)}. Received: {decision.label!r}"
             )
 
 
@@ -236,15 +235,15 @@ def _of_file(folder: Path, file: str) -> dict[str, Decision]:
         return {path: Decision("exclude", sha1, note=reason) for path, sha1, reason in rows}
     relabelled = zip(table.path, table.sha1, table.label, table["from"], strict=True)
     return {
-        path: Decision("keep" if label == given else "relabel", sha1, label, given)
-        for path, sha1, label, given in relabelled
+        path: Decision("keep" if label == source_label else "relabel", sha1, label, source_label)
+        for path, sha1, label, source_label in relabelled
     }
 
 
 def _decide(folder: Path, path: str, *, file: str = "", row: Mapping[str, str] | None = None) -> None:
-    """Write a photo's row into a file and take its rows out of the other; other rows and columns stay."""
+    """Write a photo's row to a file and remove its rows from the other; other rows and columns are kept."""
     before = {name: read(folder, name) for name in COLUMNS}
-    # The new row is written before the old one goes.
+    # The new row is written before the old row is removed.
     for name in sorted(COLUMNS, key=lambda name: name != file):
         table = before[name][before[name].path.ne(path)]
         if name == file:
@@ -254,14 +253,14 @@ def _decide(folder: Path, path: str, *, file: str = "", row: Mapping[str, str] |
 
 
 def _inside(path: str, file: str) -> str:
-    """Return a path that stays inside the source, without `.` and doubled slashes."""
+    """Return a path without `.` and doubled slashes; raise an error if it is outside the source."""
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\0" in path:
-        raise ValueError(f"{file} names {path!r}. Expected: the path of a photo inside the source")
+        raise ValueError(f"{file}: expected paths of photos inside the source. Received: {path!r}")
     return str(parts)
 
 
 def listed(paths: Sequence[str]) -> str:
-    """Name the first few of some photos and say how many there are."""
-    names = f"{', '.join(paths[:NAMED])}{' ...' if len(paths) > NAMED else ''}"
+    """Return the number of some photos and the paths of the first few, as text."""
+    names = f"{', '.join(paths[:LISTED])}{' ...' if len(paths) > LISTED else ''}"
     return f"{len(paths)} photo{'s' * (len(paths) > 1)} ({names})"

@@ -1,8 +1,8 @@
-"""Find near-duplicates, photos of one shot, without comparing all with all, and join them into clusters.
+"""Find near-duplicates, photos of one shot, without comparing all pairs, and join them into clusters.
 
 Pairs come from three tests: identical bytes (SHA-1), close perceptual hashes, and nearest neighbours in
-embedding space. No cosine tells a cropped copy from another butterfly of the species in the same pose, so
-neighbours are only candidates: two of them are a pair if they correlate after alignment
+embedding space. A cropped copy and another butterfly of the species in the same pose may have the same
+cosine, so neighbours are only candidates: they are a pair if they correlate after alignment
 (`lib.clean.registration`).
 """
 
@@ -25,17 +25,17 @@ from lib.photos import decoding
 
 KINDS = ["exact", "perceptual", "embedding"]
 COLUMNS = ["first", "second", "distance", "correlation"]
-# Of each photo, those that are candidates; larger groups are joined through one another.
+# Neighbours of each photo that are candidates; larger groups are joined through one another.
 NEIGHBOURS = 5
-# Descriptions of photos that are kept in memory, 12 kB each.
-DESCRIBED = 4000
-# Candidates that are handed out to the threads at a time.
+# Photos whose features are kept in memory, 12 kB each.
+FEATURES_IN_MEMORY = 4000
+# Candidates that are verified by the threads at a time.
 AT_ONCE = 2048
 # Pairs of hashes that are compared at a time.
 PAIRS_AT_ONCE = 10**6
-# Beyond so many, only those pairs stay that join the photos into the same clusters.
+# If there are more pairs, they are reduced to those that join the photos into the same clusters.
 MANY_PAIRS = 200_000
-# Of a perceptual hash: so many parts of so many bits.
+# Number of parts of a perceptual hash, and the bits of each.
 PARTS, BITS = 4, 16
 
 
@@ -45,28 +45,28 @@ def find(
     *,
     vectors: np.ndarray | None,
     folder: Path,
-    bits: int = 6,
-    cosine: float = 0.5,
-    correlation: float = 0.85,
+    bits: int,
+    cosine: float,
+    correlation: float,
 ) -> pd.DataFrame:
-    """Find the pairs of near-duplicates, or read back the pairs of the same photos.
+    """Find the pairs of near-duplicates, or load the stored pairs of the same photos.
 
     Args:
         table: the photos to compare: columns `sha1` and `phash` (16 hexadecimal digits). Its index holds
-            their rows in `images` and `vectors`, in rising order.
+            their rows in `images` and `vectors`, in ascending order.
         images: `uint8` of shape `(all, side, side, 3)`, RGB.
-        vectors: `float32` of shape `(all, channels)`, the result of `embeddings.compute` by default; `None`
-            leaves the third test out.
-        folder: keeps the result.
-        bits: photos whose hashes differ in at most so many bits are a pair.
-        cosine: neighbours are candidates from this cosine up.
-        correlation: candidates are a pair from this correlation up, see `registration.correlation`.
+        vectors: `float32` of shape `(all, channels)`, the result of `embeddings.compute`; if `None`, the
+            third test is not made.
+        folder: stores the result.
+        bits: largest Hamming distance of the hashes of a pair, 0 to 64.
+        cosine: smallest cosine of two candidates.
+        correlation: smallest correlation of two candidates that are a pair, see `registration.correlation`.
 
     Returns:
         One row per pair, sorted: `first` and `second` (rows, `first < second`), `kind` (the first that
         applies of `exact`, `perceptual` and `embedding`), `distance` (0, the number of bits, or 1 minus
-        the cosine) and `correlation` (of `embedding` alone). Of many photos with the same bytes, or the
-        same hash, each is paired with the first alone.
+        the cosine) and `correlation` (NaN unless `kind` is `embedding`). Photos with the same bytes, or the
+        same hash, are paired only with the first of them.
     """
     path = folder / f"duplicates-{_key(table, images, vectors=vectors, settings=[bits, cosine])}.npz"
     by_kind = cache.arrays(path, lambda: _search(table, images, vectors=vectors, bits=bits, cosine=cosine))
@@ -84,7 +84,7 @@ def find(
 def _search(
     table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, bits: int, cosine: float
 ) -> dict[str, np.ndarray]:
-    """Return the pairs of each test, `(pairs, 3 or 4)`; of photos joined by one, the next sees the first."""
+    """Return the pairs of each test, `(pairs, 3 or 4)`; the next test gets the first photo of a pair."""
     distinct = table[~table.sha1.duplicated()]
     different = distinct[~distinct.phash.duplicated()]
     rows = different.index.to_numpy(np.int64)
@@ -97,9 +97,9 @@ def _search(
         "embedding": np.empty((0, len(COLUMNS))),
     }
     if vectors is not None:
-        # If no photo is left out, the vectors are read from disk a part at a time.
-        some = vectors if len(rows) == len(vectors) else vectors[rows]
-        candidates, distances = _candidates(some, cosine=cosine)
+        # If all photos are compared, the vectors are read from disk a part at a time.
+        compared = vectors if len(rows) == len(vectors) else vectors[rows]
+        candidates, distances = _candidates(compared, cosine=cosine)
         correlations = _verify(images, rows[candidates])
         result["embedding"] = np.column_stack([rows[candidates], distances, correlations])
     return result
@@ -125,15 +125,16 @@ def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndar
 
     Two hashes that differ in at most `bits` differ in at most a quarter of that in one of their four
     parts, and such parts are looked up (multi-index hashing: Norouzi, Punjani and Fleet, 2012,
-    https://arxiv.org/abs/1307.2982). If that would take more look-ups than there are pairs, all are compared.
+    https://arxiv.org/abs/1307.2982). All pairs are compared when that takes fewer operations.
 
     Args:
         hashes: 64 bits as 16 hexadecimal digits.
         bits: the largest number of bits that differ.
 
     Returns:
-        Positions, `int64` of shape `(pairs, 2)`, the smaller first, sorted; and the number of bits of each.
-        Of far more than 200,000 pairs, such as those of a film's frames, only those that the clusters need.
+        Positions, `int64` of shape `(pairs, 2)`, the smaller first, sorted; and the number of bits of each,
+        `int64` of shape `(pairs,)`. When there are far more than 200,000 pairs, as among the frames of a
+        film, only pairs that join the photos into the same clusters.
     """
     codes = np.array([int(value, 16) for value in hashes], dtype=np.uint64)
     changes = [
@@ -162,7 +163,7 @@ def _distinct(pairs: list[np.ndarray], distances: list[np.ndarray]) -> tuple[np.
 
 
 def _forest(pairs: np.ndarray, distances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest pairs that join the photos into the same clusters: fewer than there are photos."""
+    """Return the nearest pairs that join the photos into the same clusters: fewer pairs than photos."""
     # An edge of length 0 would be no edge.
     lengths = distances + 1.0
     graph = coo_array((lengths, tuple(pairs.T)), shape=(count, count))
@@ -172,7 +173,7 @@ def _forest(pairs: np.ndarray, distances: np.ndarray, count: int) -> tuple[np.nd
 
 
 def _all_pairs(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each photo with all after it."""
+    """Yield the pairs of each photo with all photos after it."""
     for first in range(count - 1):
         yield np.full(count - first - 1, first), np.arange(first + 1, count)
 
@@ -180,27 +181,27 @@ def _all_pairs(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _candidates_by_parts(
     codes: np.ndarray, changes: Sequence[tuple[int, ...]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the pairs whose codes have a part in common but for one of the changes.
+    """Yield the pairs of codes with a part that is equal after one of the changes.
 
     Args:
         codes: `uint64` of shape `(n,)`.
-        changes: numbers of the bits to flip in a part before it is looked up.
+        changes: numbers of the bits to flip in a part before the look-up.
     """
     for part in range(PARTS):
         # (n,): the value of this part in each code.
         values = (codes >> np.uint64(part * BITS)).astype(np.uint16)
-        # (n,): the codes sorted by it; (65537,): the begin of each value in that order, and the end.
+        # (n,): the codes sorted by it; (65537,): the start of each value in that order, and the end.
         order = np.argsort(values, kind="stable")
         starts_of = np.searchsorted(values[order], np.arange(2**BITS + 1))
         for change in changes:
-            # (n,): the value that a partner has; the begin of its codes in the order, and their number.
-            wanted = (values ^ np.uint16(sum(1 << bit for bit in change))).astype(np.int64)
-            starts = starts_of[wanted]
-            counts = starts_of[wanted + 1] - starts
-            # (n,): numbers of portions of about a million candidates, so that memory suffices.
-            portion = counts.cumsum() // PAIRS_AT_ONCE
-            for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(portion)) + 1):
-                # (candidates,): each code once for each of its partners, and the partner's number.
+            # (n,): the value to look up; the start of its codes in the order, and their number.
+            keys = (values ^ np.uint16(sum(1 << bit for bit in change))).astype(np.int64)
+            starts = starts_of[keys]
+            counts = starts_of[keys + 1] - starts
+            # (n,): numbers of batches of about a million candidates, to limit the memory.
+            batch = counts.cumsum() // PAIRS_AT_ONCE
+            for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(batch)) + 1):
+                # (candidates,): each code once for each of its partners, and the partner's position.
                 first = np.repeat(rows, counts[rows])
                 before = np.repeat(counts[rows].cumsum() - counts[rows], counts[rows])
                 within = np.arange(len(first)) - before
@@ -210,7 +211,7 @@ def _candidates_by_parts(
 def _key(
     table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, settings: list[float]
 ) -> str:
-    """Return a fingerprint of everything that decides the pairs."""
+    """Return a fingerprint of everything that the pairs depend on."""
     digest = hashlib.sha256()
     if vectors is not None:
         rows = table.index.to_numpy(np.int64)
@@ -230,14 +231,14 @@ def _copies(values: pd.Series) -> np.ndarray:
 
 
 def _candidates(vectors: np.ndarray, *, cosine: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of neighbours from a cosine up: positions, `(pairs, 2)`, and 1 - cosine, `(pairs,)`."""
+    """Return pairs of neighbours of at least a cosine: positions `(pairs, 2)` and 1 - cosine `(pairs,)`."""
     # (n, neighbours)
     nearest, cosines = embeddings.neighbours(vectors, NEIGHBOURS)
-    # (candidates,): the photo, and the place of its neighbour in the line above.
-    first, place = np.nonzero((cosines >= cosine) & (nearest >= 0))
+    # (candidates,): the photo, and the column of its neighbour.
+    first, column = np.nonzero((cosines >= cosine) & (nearest >= 0))
     # (candidates, 2): a pair twice if each is a neighbour of the other.
-    pairs = np.sort(np.column_stack([first, nearest[first, place]]), axis=1)
-    return _distinct([pairs], [1 - cosines[first, place]])
+    pairs = np.sort(np.column_stack([first, nearest[first, column]]), axis=1)
+    return _distinct([pairs], [1 - cosines[first, column]])
 
 
 def _verify(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -248,14 +249,14 @@ def _verify(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         pairs: `int64` of shape `(pairs, 2)`, rows in `images`.
     """
 
-    @functools.lru_cache(DESCRIBED)
-    def described(row: int, mirrored: bool) -> registration.Described:
+    @functools.lru_cache(FEATURES_IN_MEMORY)
+    def features(row: int, mirrored: bool) -> registration.Features:
         return registration.describe(images[row], mirrored=mirrored)
 
     def compare(pair: tuple[int, int]) -> float:
-        one, two = pair
+        first, second = pair
         return max(
-            registration.correlation(described(one, mirrored), described(two, False))
+            registration.correlation(features(first, mirrored), features(second, False))
             for mirrored in (False, True)
         )
 

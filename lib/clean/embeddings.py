@@ -1,7 +1,7 @@
-"""Embed all photos by one pass of a pretrained backbone, as vectors to compare.
+"""Embed photos by a pretrained backbone, find their nearest neighbours and project them onto a map.
 
-Near-duplicates, outliers, label issues and nearest neighbours read these, so that the costly pass is
-made once. Photos of any size are resized to one side first, so that distances mean the same in every run.
+Near-duplicates, outliers, label issues and nearest neighbours use the same embeddings, so that the costly
+pass is made once. Photos are resized to the same side first, so that distances are comparable in all runs.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ from lib.photos import decoding
 SIDE = 128
 # EfficientNetLite0 with its ImageNet weights.
 BACKBONE = schema.Model(image_size=SIDE)
-# Photos that are embedded at a time; another number changes the result by rounding alone.
+# Photos that are embedded at a time; other numbers only change the rounding.
 BATCH_SIZE = 32
-# Photos in a cell of the index, on average.
+# Average number of photos in a cell of the index.
 CELL = 1000
-# Photos that are few enough to compare each with all.
+# Largest number of photos of which all pairs are compared.
 ONE_CELL = 5000
 # Cells in which the neighbours of a photo are searched.
 NEAREST_CELLS = 5
-# Photos that are compared at a time, which bounds the memory.
+# Photos that are compared at a time, to limit the memory.
 ROWS_AT_ONCE = 256
-# Photos on a map; more are neither drawn quickly nor told apart.
+# Largest number of photos on a map: more take long and are hard to distinguish.
 MAPPED = 2000
-# Principal components that a map is made of.
+# Principal components that t-SNE is applied to.
 COMPONENTS = 50
 VECTORS = "vectors.npy"
 
@@ -46,22 +46,22 @@ def compute(
     *,
     content: Sequence[str],
     folder: Path,
-    settings: schema.Model = BACKBONE,
+    settings: schema.Model,
 ) -> np.ndarray:
-    """Embed photos, or read back the embeddings of the same photos by the same backbone.
+    """Embed photos, or load the stored embeddings of the same photos by the same backbone.
 
     Args:
         images: `uint8` of shape `(n, side, side, 3)`, RGB; a memory map is read a batch at a time. They are
             resized to `settings.image_size`, by area averaging if they shrink and bilinearly if they grow.
-        content: what identifies the photos, one text for each, such as their SHA-1, and any more that
-            decides their pixels, such as how they became squares.
-        folder: keeps the result, 5 kB a photo with EfficientNetLite0.
+        content: a text for each photo that identifies it, such as its SHA-1, and texts for everything else
+            that the pixels depend on, such as the fit to squares.
+        folder: stores the result, 5 kB a photo with EfficientNetLite0.
         settings: the backbone: its name, weights, image size and scaling. Its output is averaged over the
             photo.
 
     Returns:
         A read-only `float32` memory map of shape `(n, channels)`, in the order of the photos, not normalised:
-        1,280 channels from 0 up with EfficientNetLite0.
+        1,280 channels of 0 or larger with EfficientNetLite0.
 
     Raises:
         ValueError, FileNotFoundError: as `backbones.build`; or the scaling is `measured`.
@@ -87,14 +87,14 @@ def of_photos(
     settings: schema.Model = BACKBONE,
     size: int | None = None,
 ) -> np.ndarray:
-    """Embed the photos of a manifest, so that all who ask for the same share one result.
+    """Embed the photos of a manifest; calls with the same photos and backbone use the same stored result.
 
     Args:
         sha1: of each photo's file.
         full: `uint8` of shape `(n, side, side, 3)`, RGB, the photos as squares.
-        fit: how they became squares.
+        fit: `crop`, `squash` or `pad`, by which they were fitted to squares.
         folder, settings: as `compute`.
-        size: side in pixels of the centre to look at; `None`: the whole square.
+        size: side in pixels of the centre crop to embed; if `None`, the whole square.
 
     Returns:
         As `compute`.
@@ -106,8 +106,8 @@ def of_photos(
     return compute(images, content=[*sha1, fit, str(full.shape[1])], folder=folder, settings=settings)
 
 
-def network(settings: schema.Model = BACKBONE) -> keras.Model:
-    """Build the network that embeds: scaling, backbone, average over the photo.
+def network(settings: schema.Model) -> keras.Model:
+    """Build the embedding network: scaling, backbone, global average pooling.
 
     Returns:
         A model from `(n, image_size, image_size, 3)`, RGB, 0 to 255, to `float32` `(n, channels)`.
@@ -121,7 +121,7 @@ def network(settings: schema.Model = BACKBONE) -> keras.Model:
 def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
     """Write the embeddings of photos to an `.npy` file, a batch at a time."""
     size, model = settings.image_size, network(settings)
-    # One trace, for a last batch of any length.
+    # The signature has one trace for batches of all lengths.
     signature = [tf.TensorSpec((None, size, size, 3), tf.uint8)]
     call = tf.function(lambda batch: model(tf.cast(batch, tf.float32), training=False), signature)
     with path.open("wb") as file, progress.Bar(len(images), "embed") as bar:
@@ -135,19 +135,19 @@ def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
 
 
 def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the photos nearest to each, by the cosine of their embeddings.
+    """Find the nearest neighbours of each photo by the cosine of their embeddings.
 
-    Few photos are all compared. Many are divided by k-means into cells of about a thousand, and each is
-    compared with the photos of the cells nearest to it (an inverted file: Jegou, Douze and Schmid, 2011,
-    https://inria.hal.science/inria-00514462): a far neighbour may be missed, a near one hardly ever.
+    Up to 5,000 photos are compared by brute force. More are divided by k-means into cells of about a
+    thousand, and each photo is compared with those of the five nearest cells (an inverted file: Jegou, Douze
+    and Schmid, 2011, https://inria.hal.science/inria-00514462), which may miss distant neighbours.
 
     Args:
         embeddings: `float32` of shape `(n, channels)`; a memory map is read a part at a time.
-        count: neighbours of each photo.
+        count: number of neighbours of each photo.
 
     Returns:
-        Rows, `int64`, and cosines, `float32`, both of shape `(n, count)`, the nearest first; never the photo
-        itself. If there are fewer: -1 and -1.
+        Rows, `int64`, and cosines, `float32`, both of shape `(n, count)`, the nearest first, without the
+        photo itself. If there are fewer neighbours, the rest are -1 and -1.
     """
     cells = _cells(embeddings)
     rows = np.full((len(embeddings), count), -1, np.int64)
@@ -156,36 +156,37 @@ def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
         members = np.flatnonzero(cells[:, 0] == cell)
         if not len(members):
             continue
-        seekers = np.flatnonzero((cells == cell).any(axis=1))
+        queries = np.flatnonzero((cells == cell).any(axis=1))
         units = normalize(embeddings[members])
-        for start in range(0, len(seekers), ROWS_AT_ONCE):
-            part = seekers[start : start + ROWS_AT_ONCE]
-            similar = normalize(embeddings[part]) @ units.T
+        for start in range(0, len(queries), ROWS_AT_ONCE):
+            part = queries[start : start + ROWS_AT_ONCE]
+            similarities = normalize(embeddings[part]) @ units.T
             # A photo is no neighbour of itself.
-            similar[part[:, None] == members] = -2
-            # (seekers, count): positions in `members`.
-            best = np.argpartition(-similar, min(count, len(members)) - 1, axis=1)[:, :count]
-            # (seekers, 2 count): the neighbours of the cells before, then those of this one.
+            similarities[part[:, None] == members] = -2
+            # (queries, count): positions in `members`.
+            best = np.argpartition(-similarities, min(count, len(members)) - 1, axis=1)[:, :count]
+            # (queries, 2 count): the neighbours in earlier cells, then those in this cell.
             candidates = np.concatenate([rows[part], members[best]], axis=1)
-            similar = np.concatenate([cosines[part], np.take_along_axis(similar, best, axis=1)], axis=1)
-            best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+            nearest = np.take_along_axis(similarities, best, axis=1)
+            similarities = np.concatenate([cosines[part], nearest], axis=1)
+            best = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
             rows[part] = np.take_along_axis(candidates, best, axis=1)
-            cosines[part] = np.take_along_axis(similar, best, axis=1)
+            cosines[part] = np.take_along_axis(similarities, best, axis=1)
     rows[cosines < -1.5] = -1
     return rows, np.clip(cosines, -1, 1)
 
 
 def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, seed: int) -> pd.DataFrame:
-    """Arrange photos on a plane so that those that resemble each other lie together.
+    """Project embeddings onto two dimensions so that similar photos are close to each other.
 
-    By t-SNE (van der Maaten and Hinton, 2008, https://jmlr.org/papers/v9/vandermaaten08a.html) of the first
-    50 principal components. What lies close is alike; distances between far groups mean nothing.
+    The method is t-SNE (van der Maaten and Hinton, 2008, https://jmlr.org/papers/v9/vandermaaten08a.html) of
+    the first 50 principal components. Distances between groups that are far apart have no meaning.
 
     Args:
-        embeddings: `float32` of shape `(n, channels)`; `None`: nothing is arranged.
-        rows: `int64` of shape `(m,)`, the photos to arrange; of more than 2,000, as many are drawn.
-        folder: keeps the result.
-        seed: a whole number from 0 up.
+        embeddings: `float32` of shape `(n, channels)`; if `None`, the result is empty.
+        rows: `int64` of shape `(m,)`, the photos to project; if there are more than 2,000, as many are drawn.
+        folder: stores the result.
+        seed: an integer of at least 0.
 
     Returns:
         One row per photo, indexed by its row: `x` and `y`.
@@ -197,21 +198,21 @@ def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, se
     units = normalize(embeddings[rows])
     digest = hashlib.sha256(units.tobytes()).hexdigest()
     key = cache.fingerprint(digest, seed, cache.code(__name__))
-    stored = cache.arrays(folder / f"map-{key}.npz", lambda: {"places": _map(units, seed)})
-    return pd.DataFrame(stored["places"], index=rows, columns=["x", "y"])
+    stored = cache.arrays(folder / f"map-{key}.npz", lambda: {"positions": _map(units, seed)})
+    return pd.DataFrame(stored["positions"], index=rows, columns=["x", "y"])
 
 
 def _map(units: np.ndarray, seed: int) -> np.ndarray:
-    """Return the positions of vectors of length 1 on a plane, `float32` of shape `(n, 2)`."""
+    """Return the positions of vectors of length 1 on a map, `float32` of shape `(n, 2)`."""
     components = PCA(min(COMPONENTS, *units.shape), random_state=seed).fit_transform(units)
-    # Too few for t-SNE.
+    # t-SNE needs more photos than its perplexity.
     if len(units) < 10:
         return components[:, :2]
     return TSNE(perplexity=min(30, len(units) / 4), init="pca", random_state=seed).fit_transform(components)
 
 
 def _cells(embeddings: np.ndarray) -> np.ndarray:
-    """Return the cells nearest to each photo, `int64` `(n, cells)`, its own first; one if they are few."""
+    """Return the cells nearest to each photo, its own first, `int64` `(n, cells)`; a single cell if few."""
     if len(embeddings) <= ONE_CELL:
         return np.zeros((len(embeddings), 1), np.int64)
     centres = len(embeddings) // CELL

@@ -1,4 +1,4 @@
-"""Show pages of photos with buttons and keys; each decision is written to the source's files at once."""
+"""Show pages of photos with buttons and keys; each decision is immediately written to the source's files."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 from lib.clean import decisions
 
-# Pixels of the longer side of a photo on its card.
-SHOWN = 200
+# Longer side of a photo on its card, in pixels.
+PICTURE_SIDE = 200
 KEYS = {"k": "keep", "e": "exclude", "r": "relabel", "u": "undo", "o": "only", "n": "next", "b": "back"}
 BUTTONS = {
     "keep": "Keep",
@@ -33,11 +33,11 @@ class Item:
 
     Attributes:
         path, sha1: as in the manifest.
-        label: the label that the source gives; empty for a photo without one.
-        suggested: the label that it would get; empty if nothing is suggested.
-        note: one line for the person.
+        label: the label in the source; may be empty.
+        suggested: the suggested label; may be empty.
+        note: a line of text for the person.
         picture: `uint8` of shape `(height, width, 3)`, RGB.
-        group: number of its cluster; photos of different clusters are on different pages. -1: none.
+        group: number of its cluster, -1 without a cluster; different clusters are on different pages.
     """
 
     path: str
@@ -46,24 +46,24 @@ class Item:
     suggested: str
     note: str
     picture: np.ndarray
-    group: int = -1
+    group: int
 
 
 class Card(widgets.VBox):
-    """One photo with its buttons; it shows a decision and holds none.
+    """A photo with its buttons; it shows the decision but does not store it.
 
     Args:
         item: the photo.
-        labels: pairs of what to call a label, and the label, to choose among.
-        act: called with the name of an action, one of the values of `KEYS`, when a button is clicked.
+        labels: the labels to choose from, as pairs of display name and label.
+        act: called with an action, a value of `KEYS`, when a button is clicked.
     """
 
     def __init__(self, item: Item, *, labels: Sequence[tuple[str, str]], act: Callable[[str], None]):
         self.item = item
         self.state = widgets.HTML()
-        wanted, known = item.suggested or item.label, [label for _, label in labels]
+        selected = item.suggested or item.label
         self.label = widgets.Dropdown(options=labels, layout=widgets.Layout(width="200px"))
-        self.label.value = wanted if wanted in known else None
+        self.label.value = selected if selected in [label for _, label in labels] else None
         small = widgets.Layout(width="98px", margin="1px")
         self.buttons = {
             name: widgets.Button(description=text, tooltip=f"key {name[0]}", layout=small)
@@ -78,7 +78,7 @@ class Card(widgets.VBox):
         super().__init__([*rows, *only], layout=widgets.Layout(width="212px", padding="4px", margin="3px"))
 
     def refresh(self, decision: decisions.Decision, *, current: bool, names: Mapping[str, str]) -> None:
-        """Show what holds for the photo, and whether the keys act on it."""
+        """Show the decision on the photo, and a border if the cursor is on it."""
         if decision.kind == "relabel" and decision.label in [label for _, label in self.label.options]:
             self.label.value = decision.label
         self.state.value = _caption(self.item, decision, names)
@@ -91,14 +91,14 @@ class Gallery(widgets.VBox):
     Args:
         pages: the photos of each page.
         folder: the source's folder, with the files of decisions.
-        classes: the labels that a photo can get.
-        names: what to call them.
+        classes: the labels to choose from.
+        names: the display names of labels; a label without a name is shown itself.
 
     Attributes:
-        at: number of the photo under the cursor, from 0; at first the first one that is undecided.
-        cards: those of the page shown, by the number of their photo.
-        slider: moves the cursor, by the arrow keys too once it was clicked.
-        letters: a field; each letter typed there acts at once (see `KEYS`).
+        at: index of the photo under the cursor, at the start the first photo without a decision.
+        cards: the cards of the current page, by the index of their photo.
+        slider: moves the cursor, also by the arrow keys after a click on it.
+        letters: a text field; each typed letter is an action (see `KEYS`).
     """
 
     def __init__(
@@ -137,34 +137,34 @@ class Gallery(widgets.VBox):
         self.draw()
 
     def act(self, name: str, number: int | None = None) -> None:
-        """Do what a key or a button says.
+        """Perform the action of a key or a button.
 
         Args:
-            name: one of the values of `KEYS`.
-            number: the photo; `None`: the one under the cursor, which then moves on to the next.
+            name: a value of `KEYS`.
+            number: index of the photo; if `None`, the photo under the cursor, which then moves to the next.
         """
         index = self.at if number is None else number
-        # It belongs to no cluster.
+        # A photo without a cluster has no others to exclude.
         if name == "only" and self.items[index].group < 0:
             return
         if name in ("next", "back"):
             self.move(index + (1 if name == "next" else -1))
             return
         try:
-            problem = "" if self._decide(name, index) else "nothing to relabel it to: choose a label first"
-        # Such as a file that was broken by hand: nothing was written.
+            problem = "" if self._decide(name, index) else "no label to relabel to: choose a label first"
+        # For example a damaged file of decisions: nothing was written.
         except (ValueError, OSError) as error:
             problem = str(error)
         self.move(index + 1 if number is None and not problem else index, problem)
 
     def move(self, number: int, problem: str = "") -> None:
-        """Put the cursor on a photo, the nearest there is, and show its page."""
+        """Move the cursor to a photo, limited to the first and the last, and show its page."""
         if self.items:
             self.at = min(max(number, 0), len(self.items) - 1)
             self.draw(problem)
 
     def draw(self, problem: str = "") -> None:
-        """Show the page of the cursor as the files have it, and what went wrong, if anything did."""
+        """Show the page of the cursor with the decisions in the files, and an error message if any."""
         try:
             self.decided = decisions.of_each(self.folder, self.sha1)
         except (ValueError, OSError) as error:
@@ -193,39 +193,41 @@ class Gallery(widgets.VBox):
         return Card(self.items[number], labels=self.labels, act=lambda name: self.act(name, number))
 
     def _decide(self, name: str, number: int) -> bool:
-        """Write a decision; return False if there is no label to give."""
+        """Write a decision; return False if relabelling has no label."""
         item = self.items[number]
         label = self.cards[number].label.value if name == "relabel" else item.label
         if name == "exclude":
             decisions.exclude(self.folder, item.path, sha1=item.sha1, reason="reviewed")
         elif name == "only":
             self._keep_only(item)
-        # A photo without a label has none to confirm.
+        # A photo without a label has no label to confirm.
         elif name == "undo" or (name == "keep" and not label):
             decisions.forget(self.folder, item.path)
         elif label:
-            decisions.relabel(self.folder, item.path, sha1=item.sha1, label=label, given=item.label)
+            decisions.relabel(self.folder, item.path, sha1=item.sha1, label=label, source_label=item.label)
         return name != "relabel" or bool(label)
 
     def _keep_only(self, kept: Item) -> None:
-        """Exclude the other photos of a cluster, and confirm the label of the one that is kept."""
+        """Exclude the other photos of a cluster, and confirm the label of the kept photo."""
         for item in self.items:
             if item.group == kept.group and item is not kept:
                 decisions.exclude(
                     self.folder, item.path, sha1=item.sha1, reason=f"near-duplicate of {kept.path}"
                 )
         if kept.label and self.decided.get(kept.path, NOTHING).kind in ("", "exclude"):
-            decisions.relabel(self.folder, kept.path, sha1=kept.sha1, label=kept.label, given=kept.label)
+            decisions.relabel(
+                self.folder, kept.path, sha1=kept.sha1, label=kept.label, source_label=kept.label
+            )
 
     def _slide(self, change: Mapping[str, Any]) -> None:
         if change["new"] - 1 != self.at:
             self.move(change["new"] - 1)
 
     def _type(self, change: Mapping[str, Any]) -> None:
-        """Act on the letters that were added to the field.
+        """Perform the actions of the letters that were added to the field.
 
-        The field is not emptied: the front end sends what was typed meanwhile, and a letter would
-        count twice or get lost. Letters that were deleted mean nothing.
+        The field is not emptied: the front end sends its whole content, and a letter that is typed at that
+        moment would count twice or get lost. Deleted letters are ignored.
         """
         text, before = change["new"], self.typed
         self.typed = text
@@ -237,22 +239,20 @@ class Gallery(widgets.VBox):
 
 
 def _caption(item: Item, decision: decisions.Decision, names: Mapping[str, str]) -> str:
-    """Return the lines below a photo: labels, note, file, decision; names of strangers are escaped."""
+    """Return the lines below a photo as escaped HTML: labels, note, file, decision."""
     title = names.get(item.label, item.label) or "no label"
     if item.suggested:
         title += f" → {names.get(item.suggested, item.suggested)}?"
-    new = names.get(decision.label, decision.label)
-    decided = {"": "", "keep": "kept", "exclude": "excluded", "relabel": f"relabelled to {new}"}[
-        decision.kind
-    ]
-    title, note, file, decided = map(html.escape, (title, item.note, item.path.rpartition("/")[2], decided))
-    badge = f'<b style="background:{COLOURS[decision.kind]};color:{PAPER}">&nbsp;{decided}&nbsp;</b>'
+    relabelled = f"relabelled to {names.get(decision.label, decision.label)}"
+    state = {"": "", "keep": "kept", "exclude": "excluded", "relabel": relabelled}[decision.kind]
+    title, note, file, state = map(html.escape, (title, item.note, item.path.rpartition("/")[2], state))
+    badge = f'<b style="background:{COLOURS[decision.kind]};color:{PAPER}">&nbsp;{state}&nbsp;</b>'
     return f'<div style="line-height:1.3"><b>{title}</b><br>{note}<br>{file}<br>{badge}</div>'
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    """Return a photo as JPEG, with its longer side of `SHOWN` pixels."""
-    scale = SHOWN / max(picture.shape[:2])
+    """Return a photo as JPEG with a longer side of `PICTURE_SIDE` pixels."""
+    scale = PICTURE_SIDE / max(picture.shape[:2])
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=interpolation)
     return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,4 +1,4 @@
-"""The manifest: one row per photo found, kept or not, with its label, split and the reason."""
+"""Build, read and summarise the manifest: one row per photo of the source, kept or not, with the reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,22 +38,22 @@ LEAKING = ("kept", "leak")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """The photos of a source, and what became of them.
+    """The result of the cleaning.
 
     Attributes:
-        table: the manifest, one row per photo found, in the order of the paths, with the columns `path`,
+        table: the manifest, one row per photo of the source, sorted by path, with the columns `path`,
             `label`, `split` (train, val, test or predict; empty if not kept), `status` (`kept`, or
             `corrupt`, `small`, `mislabelled`, `excluded`, `flagged`, `conflict`, `duplicate`, `leak`,
-            `untrained`), `reason` (a sentence for people: why the photo is not kept, or what happened to a
-            kept one), `sha1`, `phash`, `width`, `height` (pixels), `cluster` (near-duplicates share a number;
-            -1 if not kept or not labelled), `flags` (kinds of image-quality issues, separated by commas),
-            `quality` (the flags with what was measured, see `quality.flags`), `moved_from` (the split of a
-            kept photo before, if it is in another one now), `leak` (`bool`: a near-duplicate is in an
-            earlier split; of kept photos and of those left out for it) and `relabelled_from` (the label
-            before a person's decision, `(none)` if there was none; empty if nobody changed it).
+            `untrained`), `reason` (for people: why the photo is not kept, or the changes to a kept photo),
+            `sha1`, `phash`, `width`, `height` (pixels), `cluster` (the same number for near-duplicates; -1 if
+            not kept or without a label), `flags` (kinds of image-quality issues, separated by commas),
+            `quality` (the flags with the measured values, see `quality.flags`), `moved_from` (the previous
+            split of a kept photo if it has changed), `leak` (`bool`: a near-duplicate is in an earlier split;
+            True for kept photos and photos of status `leak`) and `relabelled_from` (the label before a
+            person's decision, `(none)` if it was empty; empty if the label has not changed).
         images: the photos as `uint8` `(rows, side, side, 3)`.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` without `clean.embeddings`.
-        pairs: near-duplicates, the result of `duplicates.find`, excluded photos included.
+        pairs: near-duplicates, the result of `duplicates.find`, of excluded photos too.
         notes: sentences on decisions of a person that could not be applied.
     """
 
@@ -82,8 +82,8 @@ class Summary(TypedDict):
         status, split: a count for each.
         flags: a count of kept photos for each kind of image-quality issue.
         near_duplicate_clusters: clusters of two kept photos or more.
-        leaks: photos with a near-duplicate in an earlier split, kept or left out for it.
-        moved: photos in another split than before.
+        leaks: photos with a near-duplicate in an earlier split, kept or of status `leak`.
+        moved: photos whose split has changed.
         relabelled: kept photos whose label a person changed.
         classes: the counts of each class.
         notes: sentences that a reader should know.
@@ -102,16 +102,16 @@ class Summary(TypedDict):
 
 
 def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame | None = None) -> Cleaned:
-    """Find, read, clean and divide the photos of a source.
+    """List, decode, clean and split the photos of a source.
 
     Args:
-        data: the source's folder, with `raw/` and the files of decisions; its `cache/` keeps costly results.
+        data: the source's folder, with `raw/` and the files of decisions; `cache/` stores costly results.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
-        earlier: the manifest that the run had before; photos that were divided then stay in their split.
+        earlier: the previous manifest of the run; photos keep the split that they have in it.
 
     Raises:
-        ValueError: the labels or the decisions cannot be used, or fewer than two classes are left in train.
+        ValueError: the labels or the decisions cannot be used, or train has fewer than two classes.
     """
     listed = labels.find(data / "raw", settings.source)
     scanned, images = resized(data, settings, content=content, paths=list(listed.path))
@@ -119,7 +119,7 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
-    details = smallest.map("the shorter side has {} pixels".format)
+    details = smallest.map("the shorter side is {} px".format)
     _exclude(table, smallest < settings.clean.minimum_side, status="small", details=details)
     _exclude(table, listed.problem.ne(""), status="mislabelled", details=listed.problem)
     table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
@@ -133,7 +133,10 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     _split(table, settings, earlier=earlier)
     if table.query("split == 'train'").label.nunique() < 2:
         counts = table.status.value_counts().to_dict()
-        raise ValueError(f"after cleaning, fewer than two classes are left to train on. Counts: {counts}")
+        raise ValueError(
+            f"expected at least two classes in train after the cleaning. Received photos: {counts}. "
+            "Add photos, or check their labels, the decisions and the parameters under `clean`"
+        )
     table["reason"] = _reasons(table)
     return Cleaned(table[COLUMNS], images, vectors, pairs, notes)
 
@@ -141,7 +144,7 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
 def resized(
     data: Path, settings: Params, *, content: str, paths: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return `decoding.scan` of the source's files, resized as the run's parameters say."""
+    """Return `decoding.scan` of the source's files with the size and fit of the run's parameters."""
     return decoding.scan(
         data / "raw",
         paths,
@@ -153,10 +156,7 @@ def resized(
 
 
 def earlier(run: steps.Run) -> pd.DataFrame | None:
-    """Return `sha1` and `split` of the manifest that a run already has, if it was divided the same way.
-
-    A manifest of an earlier version will do.
-    """
+    """Return `sha1` and `split` of a run's manifest, of any version; `None` if the division has changed."""
     record, path = run.path("cleaning.json"), run.path("manifest.csv")
     if not (record.is_file() and path.is_file()):
         return None
@@ -166,15 +166,15 @@ def earlier(run: steps.Run) -> pd.DataFrame | None:
 
 
 def division(settings: Params) -> dict:
-    """Return what decides how photos are divided: `seed`, `val` and `test`."""
+    """Return the parameters that the splits depend on: `seed`, `val` and `test`."""
     return {"seed": settings.seed, "val": settings.split.val, "test": settings.split.test}
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a manifest; `width`, `height` and `cluster` are whole numbers, `leak` is `bool`, all else is text.
+    """Read a manifest; `width`, `height` and `cluster` are integers, `leak` is `bool`, the rest is text.
 
     Raises:
-        ValueError: it lacks a column, as that of an earlier version does.
+        ValueError: it was written by an earlier version and lacks a column.
     """
     table = _read(path)
     if not set(COLUMNS) <= set(table.columns):
@@ -189,17 +189,18 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
-    """Return the pairs of near-duplicates with the photos' paths and what became of them, the surest first.
+    """Return the pairs of near-duplicates with the paths, labels and splits of the photos, by kind.
 
     Returns:
-        The columns `kind` (`exact`, `perceptual`, `embedding`), `first`, `second` (paths), `labels` and
-        `splits` (of both; the status if not kept), `distance` and `correlation`, indexed as `cleaned.pairs`.
+        The columns `kind` (`exact`, then `perceptual`, then `embedding`), `first`, `second` (paths), `labels`
+        and `splits` (of both; the status if not kept), `distance` and `correlation`, indexed as
+        `cleaned.pairs`.
     """
     table, pairs = cleaned.table, cleaned.pairs
     split = table.split.where(table.split.ne(""), table.status).to_numpy()
     path, label = table.path.to_numpy(), table.label.to_numpy()
     first, second = pairs["first"].to_numpy(), pairs["second"].to_numpy()
-    shown = pd.DataFrame(
+    result = pd.DataFrame(
         {
             "kind": pairs.kind,
             "first": path[first],
@@ -210,8 +211,8 @@ def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
             "correlation": pairs.correlation.astype(float).round(4),
         }
     )
-    order = shown.kind.map({kind: number for number, kind in enumerate(duplicates.KINDS)})
-    return shown.loc[order.sort_values(kind="stable").index]
+    order = result.kind.map({kind: number for number, kind in enumerate(duplicates.KINDS)})
+    return result.loc[order.sort_values(kind="stable").index]
 
 
 def clusters(table: pd.DataFrame) -> list[list[int]]:
@@ -228,7 +229,7 @@ def flagged(table: pd.DataFrame, kind: str) -> pd.Series:
 
 
 def conflicts(table: pd.DataFrame) -> list[list[int]]:
-    """Return the rows of each photo that stands under several labels."""
+    """Return the rows of each photo that has several labels."""
     rows = np.flatnonzero(table.status.eq("conflict"))
     groups = table.iloc[rows].groupby("sha1", sort=False).indices.values()
     return [rows[group].tolist() for group in groups]
@@ -264,10 +265,10 @@ def _class_counts(table: pd.DataFrame) -> dict[str, ClassCounts]:
 
 
 def _notes(classes: dict[str, ClassCounts]) -> list[str]:
-    """Return a sentence for each class that has no photo in one of the splits."""
+    """Return a note for each class and each split without a photo of the class."""
     used = [split for split in SPLITS if any(counts[split] for counts in classes.values())]
     return [
-        f"{name} has {counts['kept']} photos, none of them in {split}"
+        f"{name}: {counts['kept']} photo{'s' * (counts['kept'] != 1)} kept, 0 in {split}"
         for name, counts in classes.items()
         for split in used
         if not counts[split]
@@ -275,23 +276,23 @@ def _notes(classes: dict[str, ClassCounts]) -> list[str]:
 
 
 def _exclude(table: pd.DataFrame, rows: pd.Series, *, status: str, details: pd.Series | str) -> None:
-    """Give the rows that are still kept a status, and what `reason` will say of it."""
+    """Set the status and the detail, from which `reason` is derived, of those rows that are still kept."""
     rows = rows & table.status.eq("kept")
     table.loc[rows, "status"] = status
     table.loc[rows, "detail"] = details[rows] if isinstance(details, pd.Series) else details
 
 
 def _exclude_copies(table: pd.DataFrame) -> None:
-    """Exclude copies of one file: all of them if their labels differ, all but the first if they agree."""
+    """Exclude copies of a file: all of them if their labels differ, else all but the first."""
     kept = table[table.status.eq("kept") & table.label.ne("")]
     several = kept.groupby("sha1").label.transform("nunique").gt(1)
     conflict = several.reindex(table.index, fill_value=False)
     paths = kept[several].groupby("sha1").path.agg(list).map(decisions.listed)
-    details = table.sha1.map(paths).map("one photo under several labels: {}".format)
+    details = table.sha1.map(paths).map("the same file with several labels: {}".format)
     _exclude(table, conflict, status="conflict", details=details)
     order = {"train": 0, "": 0, "val": 1, "test": 2}
     kept = kept[~several].sort_values("split", key=lambda split: split.map(order), kind="stable")
-    # Across splits that the source has fixed, a copy is a leak and no duplicate.
+    # Copies in several splits that the source fixes are leaks, not duplicates.
     repeated = kept[["sha1"]].assign(split=kept.split.replace("", "train")).duplicated()
     copy = repeated.reindex(table.index, fill_value=False)
     details = table.sha1.map(kept.groupby("sha1").path.first()).map("the same file as {}".format)
@@ -299,7 +300,7 @@ def _exclude_copies(table: pd.DataFrame) -> None:
 
 
 def _flag(table: pd.DataFrame, vectors: np.ndarray | None, *, excluded: Sequence[str]) -> None:
-    """Flag image-quality issues and outliers, and leave out photos with a flag that the parameters name."""
+    """Flag image-quality issues and outliers, and exclude photos with a flag of `clean.exclude`."""
     measured = table
     if vectors is not None:
         labelled = table.label.where(table.status.eq("kept"), "")
@@ -313,7 +314,7 @@ def _flag(table: pd.DataFrame, vectors: np.ndarray | None, *, excluded: Sequence
 def _near_duplicates(
     table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, folder: Path, clean: schema.Clean
 ) -> pd.DataFrame:
-    """Find the near-duplicates among the labelled photos that could be read."""
+    """Find the near-duplicates among the labelled photos that were decoded."""
     compared = table.loc[table.phash.ne("") & table.label.ne(""), ["sha1", "phash"]]
     return duplicates.find(
         compared,
@@ -327,13 +328,13 @@ def _near_duplicates(
 
 
 def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.DataFrame | None) -> None:
-    """Divide the kept photos, and mark those that moved to another split, leak or are of no use."""
+    """Split the kept photos; mark those that have moved, leak, or have no photo of their class in train."""
     kept = table[table.status.eq("kept") & table.label.ne("")]
     before = _splits_before(kept, earlier)
     table.loc[kept.index, "split"] = splits.assign(
         kept, val=settings.split.val, test=settings.split.test, seed=settings.seed, earlier=before
     )
-    # The source has not fixed their split, or says train, of which val may be a part.
+    # Not fixed by the source, or fixed to train, from which val may be taken.
     free = ~kept.split.isin(["val", "test"])
     moved = before.ne("") & before.ne(table.split[kept.index]) & free
     table.loc[kept.index[moved], "moved_from"] = before[moved]
@@ -351,7 +352,7 @@ def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.DataFrame | Non
 
 
 def _splits_before(kept: pd.DataFrame, earlier: pd.DataFrame | None) -> pd.Series:
-    """Return the split that each photo had in an earlier manifest, by content; empty for new ones."""
+    """Return the split of each photo in an earlier manifest, by content; empty for new photos."""
     if earlier is None:
         return pd.Series("", kept.index)
     divided = earlier[earlier.split.isin(SPLITS)].drop_duplicates("sha1").set_index("sha1")
@@ -359,7 +360,7 @@ def _splits_before(kept: pd.DataFrame, earlier: pd.DataFrame | None) -> pd.Serie
 
 
 def _reasons(table: pd.DataFrame) -> list[str]:
-    """Return a sentence for people on each photo, derived from the other columns; no code reads it."""
+    """Return the reason of each photo, for people, derived from the other columns; no code reads it."""
     columns = table[["status", "detail", "relabelled_from", "moved_from", "leak"]]
     return [
         detail if status != "kept" else _remarks(relabelled_from, moved_from, leak)
@@ -368,10 +369,10 @@ def _reasons(table: pd.DataFrame) -> list[str]:
 
 
 def _remarks(relabelled_from: str, moved_from: str, leak: bool) -> str:
-    """Return what happened to a kept photo; empty if nothing did."""
+    """Return the changes to a kept photo as text; empty if nothing has changed."""
     remarks = [f"relabelled by hand from {relabelled_from}"] if relabelled_from else []
     if moved_from:
-        remarks.append(f"moved here from {moved_from}")
+        remarks.append(f"moved to this split from {moved_from}")
     if leak:
         remarks.append("leak: a near-duplicate of it is in an earlier split")
     return "; ".join(remarks)

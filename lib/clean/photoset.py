@@ -1,4 +1,4 @@
-"""The photos of a run as the network takes them."""
+"""Load the kept photos of a run as input of a network."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,21 +12,21 @@ from lib.core import cache, files, steps
 from lib.core.schema import Model
 from lib.photos import decoding, labels
 
-# Photos that are measured at a time.
+# Photos that are summed at a time, to limit the memory.
 CHUNK = 32
 
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of a run as the network takes them.
+    """The photos of a run.
 
     Attributes:
         table: the manifest.
-        full: `uint8` memory map `(rows of the manifest, side, side, 3)`, RGB, what random crops are cut from.
+        full: `uint8` memory map `(rows of the manifest, side, side, 3)`, RGB, the input of random crops.
         size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
-        fit: how the photos became squares, as `decoding.resize`.
-        folder: keeps costly results on the photos; `None`: nothing is kept.
+        fit: `crop`, `squash` or `pad`, as `decoding.resize`.
+        folder: stores costly results on the photos; if `None`, they are not stored.
     """
 
     table: pd.DataFrame
@@ -38,7 +38,7 @@ class Photos:
 
     @property
     def images(self) -> np.ndarray:
-        """The centre of each photo as the network takes it, a view of shape `(rows, size, size, 3)`."""
+        """The centre crop of each photo, a view of shape `(rows, size, size, 3)`."""
         return decoding.centre(self.full, self.size)
 
     def rows(self, split: str) -> np.ndarray:
@@ -53,8 +53,8 @@ class Photos:
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel, R, G, B, over all pixels of the training photos, 0 to 1.
 
-        The standard deviation is that of the whole population, as torchvision's projects measure it. The sums
-        are of whole numbers and thus exact: the result is the same on any machine, to the last bit.
+        The standard deviation is that of the population, as in torchvision's references. The sums are of
+        integers and thus exact: the result is bit-identical on all machines.
         """
         rows, images = self.rows("train"), self.images
         sums = np.zeros((2, 3), np.int64)
@@ -66,13 +66,13 @@ class Photos:
         return (mean / 255).tolist(), (np.sqrt(np.maximum(square - mean**2, 0)) / 255).tolist()
 
     def embed(self, settings: Model) -> np.ndarray:
-        """Return the embeddings of the photos by a pretrained backbone; those of 02_clean are read back.
+        """Return the embeddings of the photos by a pretrained backbone; those of 02_clean are loaded.
 
         Raises:
-            ValueError: the photos have no folder that keeps them.
+            ValueError: the photos have no folder to store them.
         """
         if self.folder is None:
-            raise ValueError("expected photos with a folder that keeps their embeddings. Received: none")
+            raise ValueError("expected photos with a folder to store embeddings. Received: folder=None")
         return embeddings.of_photos(
             self.table.sha1, self.full, fit=self.fit, folder=self.folder, settings=settings, size=self.size
         )
@@ -84,7 +84,7 @@ class Photos:
 
 
 def load(run: steps.Run) -> Photos:
-    """Open the photos of a run by its manifest, resizing them again only if the cache is gone."""
+    """Load the photos of a run by its manifest; they are only decoded again if the cache was removed."""
     table = manifest.read(run.need("manifest.csv"))
     content = files.read_json(run.need("source.json"))["content_sha256"]
     _, full = manifest.resized(run.data, run.settings, content=content, paths=list(table.path))

@@ -1,4 +1,4 @@
-"""Compare backbones before training, by how well simple models of their embeddings classify the photos."""
+"""Compare backbones before training, by the accuracy of simple classifiers of their embeddings."""
 
 from pathlib import Path
 
@@ -14,22 +14,21 @@ COLUMNS = ["backbone", "image_size", "channels", "top_1", "low", "high", "log_lo
 
 
 def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder: Path) -> pd.DataFrame:
-    """Compare backbones by how well frozen embeddings tell the classes apart.
+    """Compare backbones by the accuracy of probes of their frozen embeddings.
 
-    The probe is `label_issues.out_of_fold_probabilities`: each photo is classified by models of four fifths
-    of the photos, never by its near-duplicates. It is no bound for a training, in which the backbone learns
-    too.
+    The probe is `label_issues.out_of_fold_probabilities`: each photo is predicted by models that are fitted
+    to the other folds, without its near-duplicates. The accuracy is not an upper bound for fine-tuning.
 
     Args:
-        table: the manifest; its kept, labelled photos count.
+        table: the manifest; its kept, labelled photos are used.
         images: `uint8` of shape `(rows of the manifest, side, side, 3)`, RGB.
         settings: the run's parameters. Compared are the backbone of the cleaning and those of
-            `clean.compare`: the recipe's own with its weights and size, others with their ImageNet weights.
-        folder: keeps the embeddings.
+            `clean.compare`: that of the recipe with its weights and size, others with their ImageNet weights.
+        folder: stores the embeddings.
 
     Returns:
-        One row per backbone, the best first: `backbone`, `image_size` (pixels), `channels`, `top_1` with its
-        95 % interval `low` to `high`, and `log_loss`; no row without `clean.embeddings`.
+        One row per backbone, the lowest log loss first: `backbone`, `image_size` (pixels), `channels`,
+        `top_1` with its 95 % interval `low` to `high`, and `log_loss`; empty without `clean.embeddings`.
 
     Raises:
         ValueError, FileNotFoundError: as `embeddings.compute`.
@@ -49,17 +48,17 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
         probabilities = label_issues.out_of_fold_probabilities(
             label_issues.pca(vectors[rows]), targets, folds=folds, classes=len(classes)
         )
-        judged = ~np.isnan(probabilities[:, 0])
-        if not judged.any():
+        valid = ~np.isnan(probabilities[:, 0])
+        if not valid.any():
             continue
-        report = metrics.report(targets[judged], probabilities[judged], classes=classes, seed=settings.seed)
+        report = metrics.report(targets[valid], probabilities[valid], classes=classes, seed=settings.seed)
         values = [model.backbone, model.image_size, vectors.shape[1], report["top_1"]]
         results.append([*values, *report["intervals"]["top_1"], report["log_loss"]])
     return pd.DataFrame(results, columns=COLUMNS).sort_values("log_loss", ignore_index=True)
 
 
 def _models(settings: Params) -> list[tuple[Model, int | None]]:
-    """Return the backbones to compare, none twice, with the side of the centre that each looks at."""
+    """Return the distinct backbones to compare, each with the side of the centre crop to embed."""
     own = settings.model
     models: list[tuple[Model, int | None]] = [(embeddings.BACKBONE, None)]
     for name in dict.fromkeys(settings.clean.compare):

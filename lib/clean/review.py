@@ -1,8 +1,8 @@
-"""Look at doubtful photos and decide: keep, exclude or relabel, by click or by key.
+"""Review label issues and near-duplicates in a notebook: keep, exclude or relabel, by click or by key.
 
-Each decision is in `exclusions.csv` or `relabels.csv` (see `lib.clean.decisions`) before the next photo
-is shown. The widget remembers nothing itself: opened again, in this kernel or another, it shows the decisions
-in the files. It is not made at all if nobody sits before the kernel.
+Each decision is written to `exclusions.csv` or `relabels.csv` (see `lib.clean.decisions`) before the next
+photo is shown. The widget has no state of its own: opened again, in this kernel or another, it shows the
+decisions in the files. No widget is built when the kernel has no front end, as under papermill.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from lib.clean.gallery import Gallery, Item
 from lib.photos import labels
 
 PER_PAGE = 8
-# Of a large cluster.
+# Photos of a large cluster on a page.
 MOST_PER_PAGE = 24
-# Label issues, and clusters, that are shown.
+# Largest number of label issues, and of clusters, in a review.
 MOST = 200
 
 
 def interactive() -> bool:
-    """Return whether a person sits before this kernel.
+    """Return whether a person uses this kernel through a front end.
 
-    A front end says with each cell whether it can put a question to somebody. JupyterLab, Notebook,
-    VS Code and Colab can; papermill, nbclient, nbconvert and nbval say no.
+    A front end sends `allow_stdin` with each cell: True from JupyterLab, Notebook, VS Code and Colab, False
+    from papermill, nbclient, nbconvert and nbval.
     """
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None:
@@ -41,26 +41,26 @@ def label_issues(
     *,
     images: np.ndarray,
     folder: Path,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str],
 ) -> Gallery | None:
-    """Review the labels that look wrong.
+    """Review label issues.
 
     Args:
         issues: the label issues of `label_issues.of_table`; the first 200 are shown, the most doubtful first,
-            then the photos that were decided on before.
+            then all other photos with a decision.
         table: the manifest.
         images: `uint8` of shape `(rows of the manifest, height, width, 3)`, RGB.
         folder: the source's folder, with the files of decisions.
-        names: the name of each label for people (see `class_names.of_source`).
+        names: the display name of each label (see `class_names.of_source`).
 
     Returns:
-        The widget, for the last line of a cell; `None` if nobody sits before the kernel.
+        The widget, for the last line of a cell; `None` if the kernel is not interactive.
     """
     if not interactive():
         return None
     decided = decisions.of_each(folder, dict(zip(table.path, table.sha1, strict=True)))
     first = issues.head(MOST)
-    notes = [f"doubt {score:.3f}" for score in first.score]
+    notes = [f"score {score:.3f}" for score in first.score]
     captions: dict[int, tuple[str, str]] = dict(
         zip(first.row, zip(first.suggested, notes, strict=True), strict=True)
     )
@@ -71,7 +71,7 @@ def label_issues(
         for row, (suggested, note) in captions.items()
     ]
     pages = [items[start : start + PER_PAGE] for start in range(0, len(items), PER_PAGE)]
-    return Gallery(pages, folder=folder, classes=labels.classes(table.label), names=names or {})
+    return Gallery(pages, folder=folder, classes=labels.classes(table.label), names=names)
 
 
 def clusters(
@@ -80,9 +80,9 @@ def clusters(
     *,
     images: np.ndarray,
     folder: Path,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str],
 ) -> Gallery | None:
-    """Review near-duplicates, one cluster on a page.
+    """Review near-duplicates, each cluster on pages of its own.
 
     Args:
         groups: rows of each cluster, the result of `manifest.conflicts` or `manifest.clusters`; the first 200
@@ -102,7 +102,7 @@ def clusters(
             _item(table.iloc[row], images[row], decided=decided, note=note, group=number) for row in rows
         ]
         pages += [items[start : start + MOST_PER_PAGE] for start in range(0, len(items), MOST_PER_PAGE)]
-    return Gallery(pages, folder=folder, classes=labels.classes(table.label), names=names or {})
+    return Gallery(pages, folder=folder, classes=labels.classes(table.label), names=names)
 
 
 def _item(
@@ -114,7 +114,7 @@ def _item(
     suggested: str = "",
     group: int = -1,
 ) -> Item:
-    """Return the item of a row of the manifest, with the label that the source gave."""
+    """Return the item of a row of the manifest, with its label in the source."""
     earlier = decided.get(photo.path)
     label = earlier.note if earlier and earlier.kind == "relabel" and earlier.note else photo.label
     return Item(photo.path, photo.sha1, label, suggested, note, picture, group)

@@ -1,4 +1,4 @@
-"""Photos to review, and what a person does and decides."""
+"""Photos to review, and the actions and decisions of a person."""
 
 import numpy as np
 import pandas as pd
@@ -29,19 +29,21 @@ def images(table):
     return np.stack([scene(row, 40, 40) for row in range(len(table))])
 
 
-def label_issues(folder, table=None, **options):
+def label_issues(folder, table=None, names=()):
     table = manifest() if table is None else table
-    return review.label_issues(issues(table), table, images=images(table), folder=folder, **options)
+    return review.label_issues(issues(table), table, images=images(table), folder=folder, names=dict(names))
 
 
 def clusters(folder, groups=((0, 2, 4), (1, 3))):
     table = manifest()
-    return review.clusters(groups, table, images=images(table), folder=folder)
+    return review.clusters(groups, table, images=images(table), folder=folder, names={})
 
 
 def decided(folder):
     sha1 = dict(zip(manifest().path, manifest().sha1, strict=True))
-    return {path: (what.kind, what.label) for path, what in decisions.of_each(folder, sha1).items()}
+    return {
+        path: (decision.kind, decision.label) for path, decision in decisions.of_each(folder, sha1).items()
+    }
 
 
 def type_in(gallery, text):

@@ -34,15 +34,16 @@ def shots():
         [first, drawn(1), drawn(2), drawn(3), first, small, first[:, ::-1], crop, np.zeros_like(first)]
     )
     table = table_of(images, ["a", "b", "c", "d", "a", "e", "f", "g", "h"])
-    vectors = (
-        np.random.default_rng(0).uniform(0, 1, (9, 8)).astype(np.float32)
-    )  # everything resembles everything
+    # All cosines are high.
+    vectors = np.random.default_rng(0).uniform(0, 1, (9, 8)).astype(np.float32)
     return table, images, vectors
 
 
-def find(shots, folder, **options):
+def find(shots, folder, *, bits=6, cosine=0.5, correlation=0.85):
     table, images, vectors = shots
-    return duplicates.find(table, images, vectors=vectors, folder=folder, **options)
+    return duplicates.find(
+        table, images, vectors=vectors, folder=folder, bits=bits, cosine=cosine, correlation=correlation
+    )
 
 
 def kinds(pairs):
@@ -52,11 +53,12 @@ def kinds(pairs):
 def test_the_first_test_that_a_pair_passes(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
     pairs = find(shots, tmp_path, cosine=0)
-    found = kinds(pairs)
-    assert found[0, 4] == "exact" and found[0, 5] == "perceptual"
-    copies = {(0, 4), (0, 5), *itertools.combinations([0, 6, 7], 2)}  # of one hash only the first is compared
-    assert set(found) == copies
-    assert {found[pair] for pair in copies - {(0, 4), (0, 5)}} == {"embedding"}
+    kind_of = kinds(pairs)
+    assert kind_of[0, 4] == "exact" and kind_of[0, 5] == "perceptual"
+    # Of the photos of one hash only the first is compared.
+    copies = {(0, 4), (0, 5), *itertools.combinations([0, 6, 7], 2)}
+    assert set(kind_of) == copies
+    assert {kind_of[pair] for pair in copies - {(0, 4), (0, 5)}} == {"embedding"}
     assert list(pairs.columns) == ["first", "second", "kind", "distance", "correlation"]
     assert pairs[["first", "second"]].values.tolist() == sorted(map(list, copies))
     assert pairs.correlation.notna().tolist() == pairs.kind.eq("embedding").tolist()
@@ -71,7 +73,7 @@ def test_distances(shots, tmp_path, monkeypatch):
     cosine = vectors[0] @ vectors[6] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[6])
     assert pairs.distance[0, 6] == pytest.approx(1 - cosine, abs=1e-6)
     expected = registration.correlation(
-        registration.describe(images[0], mirrored=True), registration.describe(images[6])
+        registration.describe(images[0], mirrored=True), registration.describe(images[6], mirrored=False)
     )
     assert pairs.correlation[0, 6] == expected > 0.99
 
@@ -86,18 +88,27 @@ def test_rows_are_those_of_the_index(shots, tmp_path, monkeypatch):
     }
 
 
+def test_every_candidate_is_verified_in_batches_of_any_size(shots, tmp_path, monkeypatch):
+    table, images, vectors = shots
+    assert kinds(find((table.iloc[[0, 7]], images, vectors), tmp_path / "two")) == {(0, 7): "embedding"}
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    expected = find(shots, tmp_path / "whole", cosine=0)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 2)
+    pd.testing.assert_frame_equal(find(shots, tmp_path / "parts", cosine=0), expected)
+
+
 def test_thresholds(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
 
-    def found(**thresholds):
+    def search(**thresholds):
         pairs = find(shots, tmp_path, **({"cosine": 0} | thresholds))
         return {kind: set(pairs[pairs.kind.eq(kind)].index) for kind in duplicates.KINDS}
 
-    usual = found()
-    assert not found(cosine=1.01)["embedding"] and not found(correlation=1.01)["embedding"]
-    assert found(correlation=1.01)["perceptual"] and found(bits=0)["exact"] == usual["exact"]
-    assert len(found(correlation=-1)["embedding"]) == 7 * 6 // 2
-    assert len(found(bits=64)["perceptual"]) == 7 * 6 // 2 + 1
+    usual = search()
+    assert not search(cosine=1.01)["embedding"] and not search(correlation=1.01)["embedding"]
+    assert search(correlation=1.01)["perceptual"] and search(bits=0)["exact"] == usual["exact"]
+    assert len(search(correlation=-1)["embedding"]) == 7 * 6 // 2
+    assert len(search(bits=64)["perceptual"]) == 7 * 6 // 2 + 1
 
 
 def test_a_second_search_is_read_back(shots, tmp_path, monkeypatch):
@@ -122,12 +133,9 @@ def test_a_second_search_is_read_back(shots, tmp_path, monkeypatch):
 @pytest.mark.parametrize("count", [0, 1])
 def test_nothing_to_compare(count, tmp_path):
     images = np.stack([drawn(0)])[:count]
-    pairs = duplicates.find(
-        table_of(images) if count else pd.DataFrame({"sha1": [], "phash": []}, dtype=str),
-        images.reshape(count, 160, 160, 3),
-        vectors=np.ones((count, 4), np.float32),
-        folder=tmp_path,
-    )
+    table = table_of(images) if count else pd.DataFrame({"sha1": [], "phash": []}, dtype=str)
+    vectors = np.ones((count, 4), np.float32)
+    pairs = find((table, images.reshape(count, 160, 160, 3), vectors), tmp_path)
     assert pairs.empty and duplicates.clusters(pairs, count).tolist() == [0] * count
 
 
@@ -140,8 +148,8 @@ def test_many_copies_of_one_file_are_paired_with_the_first(tmp_path):
 
 def test_without_vectors_there_are_no_pairs_by_embedding(shots, tmp_path):
     table, images, _ = shots
-    found = kinds(find((table, images, None), tmp_path))
-    assert found == {(0, 4): "exact", (0, 5): "perceptual"}
+    pairs = find((table, images, None), tmp_path)
+    assert kinds(pairs) == {(0, 4): "exact", (0, 5): "perceptual"}
 
 
 def test_photos_that_all_look_alike_do_not_fill_the_memory(tmp_path):
@@ -153,7 +161,8 @@ def test_photos_that_all_look_alike_do_not_fill_the_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not duplicates.clusters(pairs, count).any()
-    assert peak < 60e6  # all pairs take 256 MB
+    # All pairs take 256 MB.
+    assert peak < 60e6
 
 
 # Perceptual hashes
@@ -198,17 +207,27 @@ def test_a_part_that_all_have_in_common_is_looked_up_in_portions(monkeypatch):
 
     monkeypatch.setattr(duplicates, "_candidates_by_parts", counted)
     monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 500)
-    found = duplicates.perceptual(hashes, bits=3)
+    pairs, distances = duplicates.perceptual(hashes, bits=3)
     assert max(sizes) <= 600 and sum(sizes) >= 100 * 100
-    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+    assert np.array_equal(pairs, expected[0]) and np.array_equal(distances, expected[1])
 
 
-def test_parts_are_looked_up_where_that_is_less_work(monkeypatch):
+def test_parts_are_looked_up_if_that_is_less_work(monkeypatch):
     hashes = random_hashes(np.random.default_rng(0), 300, families=30, flips=6)
-    all_pairs, _ = duplicates.perceptual(hashes, bits=20)  # would take 4 x 6,885 look-ups
+    # With 20 bits this would take 4 x 6,885 look-ups, with 6 bits it takes 4 x 17.
+    with monkeypatch.context() as patch:
+        patch.setattr(duplicates, "_candidates_by_parts", None)
+        all_pairs, _ = duplicates.perceptual(hashes, bits=20)
     monkeypatch.setattr(duplicates, "_all_pairs", None)
-    pairs, _ = duplicates.perceptual(hashes, bits=6)  # 4 x 17
+    pairs, _ = duplicates.perceptual(hashes, bits=6)
     assert 0 < len(pairs) < len(all_pairs)
+
+
+def test_a_look_up_of_parts_has_few_candidates():
+    codes = np.random.default_rng(0).integers(0, 2**63, 300, dtype=np.uint64)
+    candidates = [first for first, _ in duplicates._candidates_by_parts(codes, [()])]
+    # Each of the 300 codes has each of its four parts in common with itself and with hardly any other.
+    assert 4 * 300 <= sum(map(len, candidates)) < 4 * 310
 
 
 @pytest.mark.parametrize("count", [60, 200])
@@ -233,7 +252,8 @@ def test_frames_of_a_film_do_not_fill_the_memory():
     pairs, _ = duplicates.perceptual(sorted(hashes), bits=6)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 250e6  # all pairs take 900 MB
+    # All pairs take 900 MB.
+    assert peak < 250e6
     assert not duplicates.clusters(pd.DataFrame(pairs, columns=["first", "second"]), len(hashes)).any()
 
 

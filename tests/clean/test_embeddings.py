@@ -1,4 +1,4 @@
-"""Embeddings: what the backbone says, once, and the neighbours that a search of all pairs finds."""
+"""Embeddings: the output of the backbone, stored, and the neighbours that a search of all pairs finds."""
 
 import cv2
 import numpy as np
@@ -92,7 +92,7 @@ def test_a_full_disk_is_an_error(images, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_cut_off_is_not_read_back(images, tmp_path, monkeypatch):
+def test_an_interrupted_pass_is_not_read_back(images, tmp_path, monkeypatch):
     def cut_off(settings):
         raise KeyboardInterrupt
 
@@ -171,11 +171,11 @@ def two_groups(count=40):
     return vectors
 
 
-def test_what_is_alike_lies_together_on_the_map(tmp_path):
+def test_similar_photos_are_close_on_the_map(tmp_path):
     vectors, rows = two_groups(), np.arange(40)
-    places = embeddings.arrange(vectors, rows, folder=tmp_path, seed=0)
-    assert list(places.index) == list(range(40)) and list(places.columns) == ["x", "y"]
-    points = places.to_numpy()
+    positions = embeddings.arrange(vectors, rows, folder=tmp_path, seed=0)
+    assert list(positions.index) == list(range(40)) and list(positions.columns) == ["x", "y"]
+    points = positions.to_numpy()
     middles = points[:20].mean(axis=0), points[20:].mean(axis=0)
     nearer = np.linalg.norm(points - middles[0], axis=1) < np.linalg.norm(points - middles[1], axis=1)
     assert nearer[:20].all() and not nearer[20:].any()
@@ -198,14 +198,16 @@ def test_the_map_is_read_back_and_belongs_to_the_photos_and_the_seed(tmp_path, m
 def test_of_too_many_photos_some_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "MAPPED", 15)
     rows = np.arange(5, 40)
-    places = embeddings.arrange(two_groups(), rows, folder=tmp_path, seed=3)
-    assert len(places) == 15 and set(places.index) <= set(rows) and places.index.is_monotonic_increasing
+    positions = embeddings.arrange(two_groups(), rows, folder=tmp_path, seed=3)
+    assert (
+        len(positions) == 15 and set(positions.index) <= set(rows) and positions.index.is_monotonic_increasing
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3, 9, 10])
 def test_few_photos_have_a_map_too(count, tmp_path):
-    places = embeddings.arrange(two_groups(count), np.arange(count), folder=tmp_path, seed=0)
-    assert places.shape == (count, 2) and np.isfinite(places).all(axis=None)
+    positions = embeddings.arrange(two_groups(count), np.arange(count), folder=tmp_path, seed=0)
+    assert positions.shape == (count, 2) and np.isfinite(positions).all(axis=None)
 
 
 def test_without_embeddings_there_is_no_map(tmp_path):

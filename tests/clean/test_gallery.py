@@ -1,8 +1,36 @@
-"""The gallery: what a click or a key writes, and what a new kernel shows."""
+"""The gallery: clicks and keys write decisions, and a new kernel shows them."""
 
-from review_builders import clusters, decided, label_issues, manifest, type_in
+import cv2
+import numpy as np
+import pytest
+from review_builders import clusters, decided, images, issues, label_issues, manifest, type_in
+from shared import scene
 
-from lib.clean import decisions
+from lib.clean import decisions, review
+from lib.clean.gallery import Card, Item
+
+# Photos
+
+
+@pytest.mark.parametrize(("width", "height", "shape"), [(40, 40, (200, 200)), (400, 100, (50, 200))])
+def test_a_card_shows_the_photo_with_a_longer_side_of_200_pixels(width, height, shape):
+    photo = scene(3, width, height)
+    card = Card(Item("cat/1.jpg", "", "cat", "", "", photo, -1), labels=[], act=print)
+    pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(card.children[0].value, np.uint8), 1), cv2.COLOR_BGR2RGB)
+    assert pixels.shape[:2] == shape
+    expected = cv2.resize(photo, shape[::-1], interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(pixels - expected).mean() < 12 < np.abs(pixels[..., ::-1] - expected).mean()
+
+
+def test_the_cards_are_those_of_the_ranked_photos(tmp_path, watched):
+    table = manifest()
+    ranked = issues(table).iloc[[7, 2, 5]]
+    gallery = review.label_issues(ranked, table, images=images(table), folder=tmp_path, names={})
+    assert [item.path for item in gallery.items] == ["dog/7.jpg", "cat/2.jpg", "dog/5.jpg"]
+    for item, row in zip(gallery.items, [7, 2, 5], strict=True):
+        np.testing.assert_array_equal(item.picture, images(table)[row])
+        assert item.note == f"score {ranked.score[row]:.3f}" and item.suggested == ranked.suggested[row]
+
 
 # Clicks
 
@@ -66,7 +94,8 @@ def test_letters_that_arrive_together_or_are_deleted(tmp_path, watched):
     assert gallery.at == 2 and len(decided(tmp_path)) == 2
     gallery.letters.value = "k"
     assert gallery.at == 3
-    gallery.letters.value = "ee"  # typed over it
+    # The text is replaced.
+    gallery.letters.value = "ee"
     assert gallery.at == 5 and [kind for kind, _ in decided(tmp_path).values()].count("exclude") == 3
 
 
@@ -78,16 +107,16 @@ def test_the_slider_moves_the_cursor(tmp_path, watched):
     assert decided(tmp_path) == {"dog/9.jpg": ("exclude", "")} and gallery.slider.value == 11
 
 
-# What the files say
+# Decisions in the files
 
 
 def test_a_new_kernel_goes_on_where_the_last_one_stopped(tmp_path, watched):
     type_in(label_issues(tmp_path), "ekr")
     again = label_issues(tmp_path)
     assert again.at == 3 and "3 of 12" in again.head.value
-    shown = [card.state.value for card in again.cards.values()]
-    assert "excluded" in shown[0] and "kept" in shown[1] and "relabelled to dog" in shown[2]
-    assert not any(word in shown[3] for word in ("excluded", "kept", "relabelled"))
+    states = [card.state.value for card in again.cards.values()]
+    assert "excluded" in states[0] and "kept" in states[1] and "relabelled to dog" in states[2]
+    assert not any(word in states[3] for word in ("excluded", "kept", "relabelled"))
 
 
 def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path, watched):
@@ -101,7 +130,7 @@ def test_a_photo_that_was_replaced_is_to_be_looked_at_again(tmp_path, watched):
     assert first not in again.decided
 
 
-def test_a_file_broken_by_hand_is_said_and_not_overwritten(tmp_path, watched):
+def test_a_damaged_file_is_reported_and_not_overwritten(tmp_path, watched):
     gallery = label_issues(tmp_path)
     broken = "file;why\ncat/0.jpg;blurred\n"
     (tmp_path / "exclusions.csv").write_text(broken)
@@ -132,7 +161,7 @@ def test_nothing_to_review(tmp_path, watched):
 
 
 def test_keeping_one_of_a_cluster_leaves_its_new_label(tmp_path, watched):
-    decisions.relabel(tmp_path, "cat/2.jpg", sha1=f"{2:040x}", label="dog", given="cat")
+    decisions.relabel(tmp_path, "cat/2.jpg", sha1=f"{2:040x}", label="dog", source_label="cat")
     clusters(tmp_path).cards[1].buttons["only"].click()
     assert decided(tmp_path)["cat/2.jpg"] == ("relabel", "dog")
 
@@ -140,4 +169,5 @@ def test_keeping_one_of_a_cluster_leaves_its_new_label(tmp_path, watched):
 def test_a_photo_that_is_in_no_cluster_cannot_be_the_only_one(tmp_path, watched):
     gallery = label_issues(tmp_path)
     type_in(gallery, "kro")
-    assert len(decided(tmp_path)) == 2 and gallery.at == 2  # the other photos of the review stay as they are
+    # The other photos of the review do not change.
+    assert len(decided(tmp_path)) == 2 and gallery.at == 2

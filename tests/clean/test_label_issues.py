@@ -16,10 +16,10 @@ def clusters(count=60, classes=4, channels=40, spread=0.6, seed=0):
     return vectors.astype(np.float32), np.array([f"class {target}" for target in targets], dtype=object)
 
 
-def flipped(labels, share=0.05, seed=0):
-    """Return the labels with a share changed, and which."""
+def flipped(labels, fraction=0.05, seed=0):
+    """Return the labels with a fraction flipped, and the rows of the flips."""
     random = np.random.default_rng(seed)
-    rows = random.choice(len(labels), round(share * len(labels)), replace=False)
+    rows = random.choice(len(labels), round(fraction * len(labels)), replace=False)
     changed = labels.copy()
     for row in rows:
         changed[row] = random.choice(sorted(set(labels) - {labels[row]}))
@@ -35,78 +35,80 @@ def rank(vectors, labels, **options):
 
 def test_flips_come_first_with_their_true_label():
     vectors, labels = clusters()
-    given, rows = flipped(labels)
-    found = rank(vectors, given)
-    first = found.head(len(rows))
+    noisy, rows = flipped(labels)
+    ranked = rank(vectors, noisy)
+    first = ranked.head(len(rows))
     assert set(first.row) == set(rows)
-    assert (first.suggested == labels[first.row]).all() and (first.label == given[first.row]).all()
-    assert set(found.row[found.is_label_issue]) == set(rows)
+    assert (first.suggested == labels[first.row]).all() and (first.label == noisy[first.row]).all()
+    assert set(ranked.row[ranked.is_label_issue]) == set(rows)
 
 
 def test_the_table_is_whole_sorted_and_in_range():
     vectors, labels = clusters(spread=1.5)
-    given, _ = flipped(labels)
-    found = rank(vectors, given)
-    assert list(found.columns) == label_issues.COLUMNS and sorted(found.row) == list(range(len(labels)))
-    assert found.score.is_monotonic_decreasing and found.score.between(0, 1).all()
-    assert (found.label != found.suggested).all() and (found.label == given[found.row]).all()
-    both = found.given_probability + found.suggested_probability
+    noisy, _ = flipped(labels)
+    ranked = rank(vectors, noisy)
+    assert list(ranked.columns) == label_issues.COLUMNS and sorted(ranked.row) == list(range(len(labels)))
+    assert ranked.score.is_monotonic_decreasing and ranked.score.between(0, 1).all()
+    assert (ranked.label != ranked.suggested).all() and (ranked.label == noisy[ranked.row]).all()
+    both = ranked.given_probability + ranked.suggested_probability
     assert both.between(0, 1 + 1e-9).all() and both.max() > 0.5
-    np.testing.assert_allclose(found.score, found.suggested_probability / both)
+    np.testing.assert_allclose(ranked.score, ranked.suggested_probability / both)
 
 
 def test_the_limits_of_a_label_issue(monkeypatch):
-    # The probability of the given label and of the most likely other one.
-    pairs = [(0.1, 0.5), (0.101, 0.5), (0.1, 0.499), (0.02, 0.8), (0.6, 0.2)]
-    probabilities = np.array([[given, other, 1 - given - other] for given, other in pairs])
+    # Of each photo: the probability of its label and of the suggested label, on both sides of each limit.
+    pairs = np.array([(0.1, 0.5), (0.101, 0.5), (0.1, 0.499), (0.02, 0.8), (0.6, 0.2)])
+    targets = np.array([0, 1, 2, 0, 1])
+    rows = np.column_stack([pairs, 1 - pairs.sum(axis=1)])
+    probabilities = np.stack([np.roll(row, target) for row, target in zip(rows, targets, strict=True)])
     monkeypatch.setattr(label_issues, "out_of_fold_probabilities", lambda *_, **__: probabilities)
-    monkeypatch.setattr(label_issues.labels, "targets", lambda *_: np.zeros(5, np.int64))
-    found = rank(np.ones((5, 3), np.float32), np.array(["a", "b", "c", "a", "a"], object))
-    assert found.sort_values("row").is_label_issue.tolist() == [True, False, False, True, False]
+    ranked = rank(np.ones((5, 3), np.float32), np.array(["a", "b", "c"], object)[targets]).sort_values("row")
+    assert ranked.is_label_issue.tolist() == [True, False, False, True, False]
+    np.testing.assert_array_equal(ranked[["given_probability", "suggested_probability"]], pairs)
 
 
 def test_the_same_seed_gives_the_same_and_the_order_of_photos_decides_nothing_much():
     vectors, labels = clusters(spread=1.2)
-    given, _ = flipped(labels)
-    pd.testing.assert_frame_equal(rank(vectors, given), rank(vectors, given))
-    order = np.random.default_rng(5).permutation(len(given))
-    moved = rank(vectors[order], given[order])
+    noisy, _ = flipped(labels)
+    pd.testing.assert_frame_equal(rank(vectors, noisy), rank(vectors, noisy))
+    order = np.random.default_rng(5).permutation(len(noisy))
+    moved = rank(vectors[order], noisy[order])
     again = set(order[moved.row.head(12)])
-    assert len(again & set(rank(vectors, given).row.head(12))) >= 10
+    assert len(again & set(rank(vectors, noisy).row.head(12))) >= 10
 
 
 def test_a_copy_with_the_same_wrong_label_is_no_evidence():
     vectors, labels = clusters(count=40)
-    vectors, given = (
+    vectors, noisy = (
         np.concatenate([vectors, np.repeat(vectors[:1], 30, axis=0)]),
         list(labels) + ["class 1"] * 30,
     )
-    groups = np.arange(len(given))
-    alone = rank(vectors, given, groups=groups)
+    groups = np.arange(len(noisy))
+    alone = rank(vectors, noisy, groups=groups)
     groups[160:] = 0
-    together = rank(vectors, given, groups=groups)
+    together = rank(vectors, noisy, groups=groups)
     copies = together[together.row.ge(160)]
     assert copies.is_label_issue.all() and (copies.suggested == "class 0").all()
     assert not alone[alone.row.ge(160)].is_label_issue.any()
 
 
-def test_what_nothing_can_judge_is_last_and_no_label_issue():
+def test_a_class_of_near_duplicates_is_last_and_no_label_issue():
     vectors, labels = clusters(count=30)
     labels[:3] = "rare"
     groups = np.arange(len(labels))
     groups[:3] = 0
-    found = rank(vectors, labels, groups=groups)
-    last = found.tail(3)
+    ranked = rank(vectors, labels, groups=groups)
+    last = ranked.tail(3)
     assert set(last.row) == {0, 1, 2} and (last.suggested == "").all() and (last.score == 0).all()
     assert last.given_probability.isna().all() and not last.is_label_issue.any()
-    assert found.given_probability.notna().sum() == len(found) - 3
+    assert ranked.given_probability.notna().sum() == len(ranked) - 3
 
 
 def test_a_rare_class_is_not_all_label_issues():
     vectors, labels = clusters(count=100)
     keep = np.r_[0:6, 100:400]
-    found = rank(vectors[keep], labels[keep])
-    assert found[found.label.eq("class 0")].is_label_issue.sum() == 0
+    ranked = rank(vectors[keep], labels[keep])
+    assert ranked[ranked.label.eq("class 0")].is_label_issue.sum() == 0
 
 
 @pytest.mark.parametrize(
@@ -127,18 +129,18 @@ def test_two_photos_of_each_class_are_enough():
 
 def test_the_kept_photos_of_a_manifest():
     vectors, labels = clusters()
-    given, rows = flipped(labels)
+    noisy, rows = flipped(labels)
     table = pd.DataFrame(
-        {"path": [f"{row}.jpg" for row in range(240)], "label": given, "cluster": range(240)}
+        {"path": [f"{row}.jpg" for row in range(240)], "label": noisy, "cluster": range(240)}
     )
     table.loc[::10, "cluster"] = -1
     rows = sorted(set(rows) - set(range(0, 240, 10)))
-    found = label_issues.of_table(table, vectors, seed=0)
-    assert len(found) == 216 and (found.path == table.path[found.row].to_numpy()).all()
-    assert set(found.row.head(len(rows))) == set(rows) and found.is_label_issue[0]
-    settled = label_issues.of_table(table, vectors, seed=0, settled=[found.path[0], "gone.jpg"])
-    assert list(settled.is_label_issue) == [False, *found.is_label_issue[1:]]
-    assert settled.drop(columns="is_label_issue").equals(found.drop(columns="is_label_issue"))
+    ranked = label_issues.of_table(table, vectors, seed=0, settled=())
+    assert len(ranked) == 216 and (ranked.path == table.path[ranked.row].to_numpy()).all()
+    assert set(ranked.row.head(len(rows))) == set(rows) and ranked.is_label_issue[0]
+    settled = label_issues.of_table(table, vectors, seed=0, settled=[ranked.path[0], "gone.jpg"])
+    assert list(settled.is_label_issue) == [False, *ranked.is_label_issue[1:]]
+    assert settled.drop(columns="is_label_issue").equals(ranked.drop(columns="is_label_issue"))
 
 
 # Its parts
@@ -166,6 +168,11 @@ def test_projected_vectors_keep_their_distances():
     np.testing.assert_allclose(np.mean(shown**2) * shown.shape[1] / 30, 1, rtol=1e-3)
 
 
+def test_at_most_512_components_are_kept():
+    vectors = np.random.default_rng(0).uniform(0, 1, (8, 520)).astype(np.float32)
+    assert label_issues.pca(vectors).shape == (8, 512) and label_issues.pca(vectors[:, :9]).shape == (8, 9)
+
+
 def parts(seed=0):
     """Return training vectors of three classes, their classes, and test vectors of these and of a fourth."""
     vectors, labels = clusters(channels=12, spread=1.5, seed=seed)
@@ -175,32 +182,33 @@ def parts(seed=0):
     return vectors[train], targets[train], vectors[~train]
 
 
-def test_lda_is_the_one_of_the_book():
+def test_lda_by_the_formulas_of_the_book():
     train, targets, test = parts()
     means = np.stack([train[targets == number].mean(axis=0) for number in range(3)])
     within = train - means[targets]
-    covariance = (1 - label_issues.SHRINKAGE) * within.T @ within / len(train)
-    covariance += label_issues.SHRINKAGE * np.mean(within**2) * np.eye(12)
+    covariance = 0.7 * within.T @ within / len(train)
+    covariance += 0.3 * np.mean(within**2) * np.eye(12)
     weights = np.linalg.solve(covariance, means.T)
     priors = np.log(np.bincount(targets) / len(targets))
     scores = np.exp(test @ weights - (means.T * weights).sum(axis=0) / 2 + priors)
-    found = label_issues.lda_log_probabilities(train, targets, test=test, classes=5)
-    np.testing.assert_allclose(np.exp(found[:, :3]), scores / scores.sum(axis=1, keepdims=True), atol=1e-4)
-    assert (found[:, 3:] == -np.inf).all()
+    probabilities = label_issues.lda_log_probabilities(train, targets, test=test, classes=5)
+    np.testing.assert_allclose(
+        np.exp(probabilities[:, :3]), scores / scores.sum(axis=1, keepdims=True), atol=1e-4
+    )
+    assert (probabilities[:, 3:] == -np.inf).all()
 
 
-def test_the_votes_of_neighbours_by_brute_force(monkeypatch):
-    monkeypatch.setattr(label_issues, "NEIGHBOURS", 20)
+def test_the_votes_of_80_neighbours_by_brute_force():
     train, targets, test = parts()
     units, others = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (train, test))
-    votes = np.full((len(test), 5), label_issues.FLOOR)
+    votes = np.full((len(test), 5), 0.001)
     for row, cosines in enumerate(others @ units.T):
-        nearest = np.argsort(-cosines)[:20]
-        weights = np.exp(cosines[nearest] / label_issues.TEMPERATURE)
+        nearest = np.argsort(-cosines)[:80]
+        weights = np.exp(cosines[nearest] / 0.1)
         np.add.at(votes[row], targets[nearest], weights / weights.sum())
-    found = label_issues.knn_probabilities(train, targets, test=test, classes=5)
-    np.testing.assert_allclose(found, votes / votes.sum(axis=1, keepdims=True), rtol=1e-4)
-    np.testing.assert_allclose(found.sum(axis=1), 1)
+    probabilities = label_issues.knn_probabilities(train, targets, test=test, classes=5)
+    np.testing.assert_allclose(probabilities, votes / votes.sum(axis=1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
 def test_a_fold_without_enough_photos_to_learn_from_is_not_judged(recwarn):
@@ -209,8 +217,8 @@ def test_a_fold_without_enough_photos_to_learn_from_is_not_judged(recwarn):
     # The other folds of the first hold two photos of one class, those of the second one photo of each class.
     for fold_of in ([0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 1]):
         fold_of = np.array(fold_of)
-        found = label_issues.out_of_fold_probabilities(values, targets, folds=fold_of, classes=2)
-        assert np.isnan(found[fold_of == 0]).all() and not np.isnan(found[fold_of == 1]).any()
+        probabilities = label_issues.out_of_fold_probabilities(values, targets, folds=fold_of, classes=2)
+        assert np.isnan(probabilities[fold_of == 0]).all() and not np.isnan(probabilities[fold_of == 1]).any()
     assert not list(recwarn)
 
 
@@ -222,10 +230,9 @@ def test_rare_classes_have_fewer_folds_and_no_warning(recwarn):
     assert not label_issues.folds(np.arange(3), np.arange(3), seed=0).any()
 
 
-def test_where_classes_cannot_be_told_apart_hardly_any_label_is_an_issue():
+def test_random_vectors_have_hardly_any_label_issues():
     random = np.random.default_rng(0)
-    vectors = random.uniform(0, 1, (160, 300)).astype(
-        np.float32
-    )  # four photos of each class, none like another
+    # Four photos of each class, without any similarity.
+    vectors = random.uniform(0, 1, (160, 300)).astype(np.float32)
     table = rank(vectors, [f"class {row % 40}" for row in range(160)])
     assert table.is_label_issue.mean() < 0.02 and table.suggested_probability.max() < 0.5

@@ -1,4 +1,4 @@
-"""The manifest: every photo found has a row, a status, and a reason where it is not kept."""
+"""The manifest: every photo of the source has a row and a status, and a reason if it is not kept."""
 
 import json
 
@@ -60,7 +60,8 @@ def put_dirt(raw):
 def test_photos_stay_in_their_split_when_others_are_added(raw):
     two_classes(raw, 15)
     first = build(raw)
-    two_classes(raw, 15, start=100)  # the same names, other photos
+    # The same names, other photos.
+    two_classes(raw, 15, start=100)
     for number in range(15):
         raw.photo(f"cat/old {number}.png", number)
         raw.photo(f"dog/old {number}.png", 500 + number)
@@ -83,7 +84,7 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
     )
     second = build(raw, earlier=first)
     assert second.split[test] == second.split[train] == "train"
-    assert second.reason[test] == "moved here from test"
+    assert second.reason[test] == "moved to this split from test"
     assert second.status[test] == "kept" and (second.reason != "").sum() == 1
     assert second.moved_from[test] == "test" and (second.moved_from != "").sum() == 1
 
@@ -115,7 +116,7 @@ def test_every_photo_has_a_row_and_every_loss_a_reason(raw):
     assert table.sha1.str.fullmatch("[0-9a-f]{40}").all()
     counts = {"kept": 24 + 1 + 3, "corrupt": 4, "small": 1, "duplicate": 2, "conflict": 3}
     assert table.status.value_counts().to_dict() == counts
-    assert table.loc["dog/tiny.png", "reason"] == "the shorter side has 15 pixels"
+    assert table.loc["dog/tiny.png", "reason"] == "the shorter side is 15 px"
     assert (
         table.loc["cat/empty.jpg", "reason"] == "the file is empty"
         and "HTML" in table.loc["cat/page.jpg", "reason"]
@@ -138,7 +139,7 @@ def test_copies_with_two_labels_are_all_excluded(raw):
     rows = table.loc[["cat/both.png", "dog/both.png", "dog/both again.png"]]
     assert set(rows.status) == {"conflict"}
     assert all(
-        "one photo under several labels" in reason and "dog/both.png" in reason for reason in rows.reason
+        "the same file with several labels" in reason and "dog/both.png" in reason for reason in rows.reason
     )
 
 
@@ -200,8 +201,10 @@ def test_given_splits_are_kept(raw):
 @pytest.mark.parametrize("on_leak", ["drop", "keep"])
 def test_copies_across_given_splits(raw, on_leak):
     put_splits(raw)
-    raw.photo("test/cat/a copy.png", 0)  # of train/cat/0.png
-    raw.photo("val/dog/a copy.png", 520)  # of test/dog/0.png
+    # A copy of train/cat/0.png.
+    raw.photo("test/cat/a copy.png", 0)
+    # A copy of test/dog/0.png.
+    raw.photo("val/dog/a copy.png", 520)
     table = build(raw, settings(split={"on_leak": on_leak}))
     copies = table.loc[
         ["train/cat/0.png", "test/cat/a copy.png", "test/dog/0.png", "val/dog/a copy.png"],
@@ -222,6 +225,19 @@ def test_copies_across_given_splits(raw, on_leak):
             ["kept", "val"],
         ]
     assert manifest.summary(table)["leaks"] == 2
+
+
+def test_a_copy_names_the_first_in_the_order_of_the_splits_not_of_the_paths(raw):
+    for number in range(3):
+        raw.photo(f"train/cat/{number}.png", number)
+        raw.photo(f"train/dog/{number}.png", 500 + number)
+        raw.photo(f"Val/dog/{number}.png", 510 + number)
+        raw.photo(f"test/dog/{number}.png", 520 + number)
+    raw.photo("Val/cat/1.png", 0)
+    raw.photo("Val/cat/2.png", 0)
+    table = build(raw)
+    assert table.status[["Val/cat/1.png", "Val/cat/2.png"]].tolist() == ["leak", "duplicate"]
+    assert table.reason["Val/cat/2.png"] == "the same file as train/cat/0.png"
 
 
 @pytest.mark.parametrize("on_leak", ["drop", "keep"])
@@ -255,7 +271,7 @@ def test_a_class_without_training_photos_is_not_measured(raw):
     )
 
 
-def test_val_is_made_where_the_source_has_train_and_test_alone(raw):
+def test_val_is_taken_from_train_if_the_source_has_only_train_and_test(raw):
     for number in range(10):
         for label, start in (("cat", 0), ("dog", 500)):
             raw.photo(f"train/{label}/{number}.png", start + number)
@@ -269,17 +285,18 @@ def test_val_is_made_where_the_source_has_train_and_test_alone(raw):
 def test_fewer_than_two_classes_left(raw, cats):
     for number in range(4):
         raw.photo(f"cat/{number}.png", number)
-        raw.photo(f"dog/{number}.png", number)  # the same photos: a conflict each
+        # The same photos: a conflict each.
+        raw.photo(f"dog/{number}.png", number)
     for number in range(10, 10 + cats):
         raw.photo(f"cat/{number}.png", number)
-    with pytest.raises(ValueError, match=r"fewer than two classes are left to train on.*'conflict': 8"):
+    with pytest.raises(ValueError, match=r"expected at least two classes in train .*'conflict': 8"):
         build(raw)
 
 
 def test_no_photo_can_be_read(raw):
     for path in ("cat/1.jpg", "dog/1.jpg"):
         raw.put(path, b"")
-    with pytest.raises(ValueError, match=r"fewer than two classes are left to train on.*'corrupt': 2"):
+    with pytest.raises(ValueError, match=r"expected at least two classes in train .*'corrupt': 2"):
         build(raw)
 
 
@@ -319,7 +336,7 @@ def test_a_manifest_of_an_earlier_version_is_refused_but_its_splits_count(raw, m
 
 
 @pytest.mark.parametrize("spelling", ["True", "TRUE"])
-def test_a_leak_comes_back_whatever_a_spreadsheet_makes_of_it(raw, tmp_path, spelling):
+def test_a_leak_is_read_in_the_spelling_of_spreadsheets(raw, tmp_path, spelling):
     two_classes(raw)
     table = build(raw)
     table["leak"] = [spelling, *["False"] * (len(table) - 1)]
@@ -349,7 +366,8 @@ def test_the_photos_are_decoded_once(raw):
     two_classes(raw)
     first = build(raw)
     for path in raw.folder.rglob("*.png"):
-        path.write_bytes(b"")  # the same names: the content's fingerprint says that nothing changed
+        # The names and the fingerprint of the content are the same.
+        path.write_bytes(b"")
     pd.testing.assert_frame_equal(build(raw), first)
 
 
@@ -363,23 +381,23 @@ def test_raw_is_never_changed(raw):
 def test_summary_counts_add_up(raw):
     put_dirt(raw)
     table = build(raw)
-    found = manifest.summary(table)
-    assert found["photos"] == len(table) == sum(found["status"].values())
-    assert found["split"]["predict"] == 3 and sum(found["split"].values()) == found["status"]["kept"]
-    assert found["near_duplicate_clusters"] == 1
-    cat = found["classes"]["cat"]
+    summary = manifest.summary(table)
+    assert summary["photos"] == len(table) == sum(summary["status"].values())
+    assert summary["split"]["predict"] == 3 and sum(summary["split"].values()) == summary["status"]["kept"]
+    assert summary["near_duplicate_clusters"] == 1
+    cat = summary["classes"]["cat"]
     assert cat["found"] == 12 + 6 and cat["kept"] == 12 + 1 == cat["train"] + cat["val"] + cat["test"]
-    assert json.loads(json.dumps(found)) == found and found["notes"] == []
+    assert json.loads(json.dumps(summary)) == summary and summary["notes"] == []
 
 
 def test_summary_notes_the_classes_too_small_to_split(raw):
     two_classes(raw, 8)
     raw.photo("bird/1.png", 901)
-    found = manifest.summary(build(raw))
-    assert found["classes"]["bird"] == {"found": 1, "kept": 1, "train": 1, "val": 0, "test": 0}
-    assert found["notes"] == [
-        "bird has 1 photos, none of them in val",
-        "bird has 1 photos, none of them in test",
+    summary = manifest.summary(build(raw))
+    assert summary["classes"]["bird"] == {"found": 1, "kept": 1, "train": 1, "val": 0, "test": 0}
+    assert summary["notes"] == [
+        "bird: 1 photo kept, 0 in val",
+        "bird: 1 photo kept, 0 in test",
     ]
 
 
@@ -391,10 +409,11 @@ def decide(raw, file, *rows):
     (raw.folder.parent / file).write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
 
 
-def test_what_a_person_decided_is_applied(raw):
+def test_the_decisions_of_a_person_are_applied(raw):
     two_classes(raw, 12)
     raw.photo("cat/twin.png", 80)
-    raw.photo("dog/twin.png", 80)  # under two labels, until a person says which
+    # Two labels, until a person decides.
+    raw.photo("dog/twin.png", 80)
     decide(raw, "exclusions.csv", "cat/3.png,,a sketch")
     decide(raw, "relabels.csv", "cat/5.png,,dog,cat", "dog/twin.png,,cat,dog")
     table = build(raw)
@@ -406,12 +425,12 @@ def test_what_a_person_decided_is_applied(raw):
     assert (row.label, row.status, row.reason) == ("dog", "kept", "relabelled by hand from cat") and row.split
     assert table.relabelled_from["cat/5.png"] == "cat" and table.relabelled_from["dog/5.png"] == ""
     assert sorted(table.status[["cat/twin.png", "dog/twin.png"]]) == ["duplicate", "kept"]
-    found = manifest.summary(table)
-    assert found["relabelled"] == 1 + (table.status["dog/twin.png"] == "kept")
-    assert found["status"]["excluded"] == 1
+    summary = manifest.summary(table)
+    assert summary["relabelled"] == 1 + (table.status["dog/twin.png"] == "kept")
+    assert summary["status"]["excluded"] == 1
 
 
-def test_decisions_that_cannot_be_applied_are_told(raw):
+def test_decisions_that_cannot_be_applied_are_notes(raw):
     two_classes(raw)
     decide(raw, "exclusions.csv", "cat/99.png,,gone")
     cleaned = manifest.build(raw.folder.parent, settings(), content="abc")
@@ -424,16 +443,18 @@ def test_decisions_that_cannot_be_applied_are_told(raw):
 
 def test_a_sentence_of_a_person_is_no_state(raw):
     two_classes(raw, 12)
-    reason = "moved here from the other folder, relabelled by hand from cat; leak: blurred (and dark)"
+    reason = (
+        "moved to this split from the other folder, relabelled by hand from cat; leak: blurred (and dark)"
+    )
     decide(raw, "exclusions.csv", f'cat/3.png,,"{reason}"')
     table = build(raw)
     assert table.reason["cat/3.png"] == f"excluded by hand: {reason}"
-    found = manifest.summary(table)
-    assert (found["moved"], found["relabelled"], found["leaks"]) == (0, 0, 0)
+    summary = manifest.summary(table)
+    assert (summary["moved"], summary["relabelled"], summary["leaks"]) == (0, 0, 0)
     assert not any(manifest.flagged(table, kind)["cat/3.png"] for kind in manifest.quality.KINDS)
 
 
-def test_the_reason_of_a_kept_photo_names_all_that_happened_to_it(raw, monkeypatch):
+def test_the_reason_of_a_kept_photo_has_all_changes(raw, monkeypatch):
     two_classes(raw, 15)
     first = build(raw)
     train, test = (
@@ -445,46 +466,48 @@ def test_the_reason_of_a_kept_photo_names_all_that_happened_to_it(raw, monkeypat
     monkeypatch.setattr(manifest.splits, "leaks", lambda photos: photos.path.eq(test))
     table = build(raw, settings(split={"on_leak": "keep"}), earlier=first)
     assert table.reason[test] == (
-        "relabelled by hand from cat; moved here from test; "
+        "relabelled by hand from cat; moved to this split from test; "
         "leak: a near-duplicate of it is in an earlier split"
     )
-    found = manifest.summary(table)
-    assert (found["moved"], found["relabelled"], found["leaks"]) == (1, 1, 1)
+    summary = manifest.summary(table)
+    assert (summary["moved"], summary["relabelled"], summary["leaks"]) == (1, 1, 1)
     dropped = build(raw, earlier=first)
     columns = ["status", "split", "moved_from", "leak", "relabelled_from", "cluster"]
     assert dropped.loc[test, columns].tolist() == ["leak", "", "", True, "cat", -1]
-    found = manifest.summary(dropped)
-    assert (found["moved"], found["relabelled"], found["leaks"]) == (0, 0, 1)
+    summary = manifest.summary(dropped)
+    assert (summary["moved"], summary["relabelled"], summary["leaks"]) == (0, 0, 1)
 
 
-def put_odd(raw):
+def put_quality_issues(raw):
     two_classes(raw, 12)
     raw.put("cat/grey.png", encoded(np.repeat(scene(71)[..., :1], 3, axis=2)))
     raw.put("dog/dark.png", encoded(scene(72) // 4))
 
 
-def test_odd_photos_are_flagged_and_kept(raw):
-    put_odd(raw)
+def test_photos_with_quality_issues_are_flagged_and_kept(raw):
+    put_quality_issues(raw)
     table = build(raw)
     flagged = {kind: list(table.path[manifest.flagged(table, kind)]) for kind in ("greyscale", "dark")}
     assert flagged == {"greyscale": ["cat/grey.png"], "dark": ["dog/dark.png"]}
     assert table["flags"]["cat/grey.png"] == "greyscale"
     assert table.quality["cat/grey.png"] == "greyscale (colour 0)"
     assert table.status.eq("kept").all()
-    found = manifest.summary(table)["flags"]
-    assert (found["greyscale"], found["dark"], found["outlier"]) == (1, 1, 0)
+    summary = manifest.summary(table)["flags"]
+    assert (summary["greyscale"], summary["dark"], summary["outlier"]) == (1, 1, 0)
 
 
-def test_odd_photos_are_left_out_where_the_parameters_say_so(raw):
-    put_odd(raw)
+def test_flagged_photos_are_excluded_if_the_parameters_name_the_flag(raw):
+    put_quality_issues(raw)
     raw.put("asked.png", encoded(np.repeat(scene(73)[..., :1], 3, axis=2)))
     table = build(raw, settings(clean={"embeddings": False, "exclude": ["greyscale"]}))
     assert table.status["cat/grey.png"] == "flagged" and table.reason["cat/grey.png"].startswith(
         "greyscale ("
     )
     assert table.status["dog/dark.png"] == "kept"
-    assert table.split["asked.png"] == "predict"  # it is to be predicted all the same
-    assert manifest.summary(table)["flags"]["greyscale"] == 1  # of those that are kept
+    # Photos to predict are never excluded by a flag.
+    assert table.split["asked.png"] == "predict"
+    # Only kept photos are counted.
+    assert manifest.summary(table)["flags"]["greyscale"] == 1
 
 
 def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
@@ -518,7 +541,8 @@ def test_near_duplicates_name_the_photos_the_surest_first(raw):
     put_dirt(raw)
     cleaned = manifest.build(raw.folder.parent, settings(), content="abc")
     pairs = manifest.near_duplicates(cleaned)
-    assert list(pairs.kind) == sorted(pairs.kind)  # exact, perceptual
+    # First exact, then perceptual.
+    assert list(pairs.kind) == sorted(pairs.kind)
     assert set(pairs[pairs.kind.eq("exact")].labels) == {"cat / cat", "cat / dog"}
     smaller = pairs[pairs.kind.eq("perceptual")]
     assert smaller[["first", "second"]].values.tolist() == [["cat/0 smaller.jpg", "cat/0.png"]]
@@ -530,7 +554,7 @@ def test_near_duplicates_name_the_photos_the_surest_first(raw):
     )
 
 
-def test_a_photo_that_leaves_val_is_listed_where_the_source_fixes_train_and_test(raw, monkeypatch):
+def test_a_photo_that_leaves_val_is_listed_if_the_source_fixes_train_and_test(raw, monkeypatch):
     for number in range(12):
         for split in ("train", "test"):
             for label, start in (("cat", 0), ("dog", 500)):
@@ -540,7 +564,7 @@ def test_a_photo_that_leaves_val_is_listed_where_the_source_fixes_train_and_test
     joined = first.path.isin([train, val])
     monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
     table = build(raw, earlier=first)
-    assert table.reason[val] == "moved here from val" and manifest.summary(table)["moved"] == 1
+    assert table.reason[val] == "moved to this split from val" and manifest.summary(table)["moved"] == 1
 
 
 def test_many_copies_under_several_labels_are_counted_and_not_all_named(raw):
@@ -551,7 +575,7 @@ def test_many_copies_under_several_labels_are_counted_and_not_all_named(raw):
     table = build(raw)
     reasons = table.reason[table.status.eq("conflict")]
     assert len(reasons) == 60 and reasons.str.len().max() < 150
-    assert reasons.iloc[0].startswith("one photo under several labels: 60 photos (cat/gone 0.png, ")
+    assert reasons.iloc[0].startswith("the same file with several labels: 60 photos (cat/gone 0.png, ")
     (group,) = manifest.conflicts(table)
     assert set(table.path.iloc[group]) == set(table.path[table.status.eq("conflict")])
 

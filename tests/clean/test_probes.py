@@ -1,4 +1,4 @@
-"""Probes: embeddings that tell the classes apart score high, others near chance, the best backbone first."""
+"""Probes: embeddings that separate the classes score high, others near chance, the best backbone first."""
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,8 @@ def settings(**model):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The backbones that were asked for; the recipe's own sees the classes and the others see noise."""
+def embedded(monkeypatch):
+    """The backbones that were used; the embeddings of the recipe's own have the classes, the others noise."""
     models = []
 
     def compute(images, *, content, folder, settings):
@@ -44,21 +44,21 @@ def table(**columns):
 IMAGES = np.zeros((COUNT, 64, 64, 3), np.uint8)
 
 
-def test_the_backbone_that_sees_the_classes_is_first(asked, tmp_path):
-    found = probes.compare(table(), IMAGES, settings=settings(), folder=tmp_path)
-    assert list(found.columns) == probes.COLUMNS
-    assert found.backbone[0] == "MobileNetV2" and set(found.backbone[1:]) == {
+def test_the_backbone_that_sees_the_classes_is_first(embedded, tmp_path):
+    scores = probes.compare(table(), IMAGES, settings=settings(), folder=tmp_path)
+    assert list(scores.columns) == probes.COLUMNS
+    assert scores.backbone[0] == "MobileNetV2" and set(scores.backbone[1:]) == {
         "EfficientNetLite0",
         "ResNet50",
     }
-    assert found.top_1[0] > 0.95 and (found.top_1[1:] < 0.75).all()
-    assert found.log_loss.is_monotonic_increasing and (found.low <= found.top_1).all()
-    assert (found.top_1 <= found.high).all() and (found.channels == 16).all()
+    assert scores.top_1[0] > 0.95 and (scores.top_1[1:] < 0.75).all()
+    assert scores.log_loss.is_monotonic_increasing and (scores.low <= scores.top_1).all()
+    assert (scores.top_1 <= scores.high).all() and (scores.channels == 16).all()
 
 
-def test_the_recipe_s_own_backbone_comes_with_its_weights_and_size(asked, tmp_path):
+def test_the_recipe_s_own_backbone_comes_with_its_weights_and_size(embedded, tmp_path):
     probes.compare(table(), IMAGES, settings=settings(weights="mine.h5", scaling="unit"), folder=tmp_path)
-    assert [(model.backbone, model.weights, model.image_size, model.scaling) for model in asked] == [
+    assert [(model.backbone, model.weights, model.image_size, model.scaling) for model in embedded] == [
         ("EfficientNetLite0", "imagenet", 128, "backbone"),
         ("ResNet50", "imagenet", 64, "backbone"),
         ("MobileNetV2", "mine.h5", 64, "unit"),
@@ -66,31 +66,38 @@ def test_the_recipe_s_own_backbone_comes_with_its_weights_and_size(asked, tmp_pa
 
 
 @pytest.mark.parametrize("own", [{"weights": None}, {"scaling": "measured"}])
-def test_a_recipe_without_weights_is_compared_by_those_of_imagenet(own, asked, tmp_path):
+def test_a_recipe_without_weights_is_compared_by_those_of_imagenet(own, embedded, tmp_path):
     probes.compare(table(), IMAGES, settings=settings(**own), folder=tmp_path)
-    assert (asked[2].backbone, asked[2].weights, asked[2].scaling) == ("MobileNetV2", "imagenet", "backbone")
-
-
-def test_photos_that_are_not_kept_do_not_count(asked, tmp_path):
-    clusters = [row if row < 40 else -1 for row in range(COUNT)]
-    wrong = LABELS[:40] + ["dog", "cat"] * 10  # would lower the figure if they counted
-    found = probes.compare(table(cluster=clusters, label=wrong), IMAGES, settings=settings(), folder=tmp_path)
-    assert found.top_1[0] > 0.9
-
-
-def test_without_embeddings_there_is_nothing_to_compare(asked, tmp_path):
-    assert (
-        probes.compare(table(), IMAGES, settings=settings(embeddings=False), folder=tmp_path).empty
-        and not asked
+    assert (embedded[2].backbone, embedded[2].weights, embedded[2].scaling) == (
+        "MobileNetV2",
+        "imagenet",
+        "backbone",
     )
 
 
-def test_one_cluster_cannot_be_judged(asked, tmp_path):
+def test_photos_that_are_not_kept_do_not_count(embedded, tmp_path):
+    clusters = [row if row < 40 else -1 for row in range(COUNT)]
+    # They would lower the accuracy.
+    wrong = LABELS[:40] + ["dog", "cat"] * 10
+    scores = probes.compare(
+        table(cluster=clusters, label=wrong), IMAGES, settings=settings(), folder=tmp_path
+    )
+    assert scores.top_1[0] > 0.9
+
+
+def test_without_embeddings_there_is_nothing_to_compare(embedded, tmp_path):
+    assert (
+        probes.compare(table(), IMAGES, settings=settings(embeddings=False), folder=tmp_path).empty
+        and not embedded
+    )
+
+
+def test_one_cluster_cannot_be_judged(embedded, tmp_path):
     assert probes.compare(table(cluster=0), IMAGES, settings=settings(), folder=tmp_path).empty
 
 
 def test_no_backbone_is_compared_twice_and_each_sees_the_centre_that_training_sees(
-    asked, tmp_path, monkeypatch
+    embedded, tmp_path, monkeypatch
 ):
     sizes = []
     original = embeddings.compute
@@ -99,12 +106,11 @@ def test_no_backbone_is_compared_twice_and_each_sees_the_centre_that_training_se
         "compute",
         lambda images, **options: sizes.append(images.shape[1]) or original(images, **options),
     )
-    given = settings(image_size=48, resize=64)
-    twice = given.clean.model_copy(update={"compare": ("MobileNetV2", "MobileNetV2")})
-    probes.compare(table(), IMAGES, settings=given.model_copy(update={"clean": twice}), folder=tmp_path)
+    own = settings(image_size=48, resize=64)
+    twice = own.clean.model_copy(update={"compare": ("MobileNetV2", "MobileNetV2")})
+    probes.compare(table(), IMAGES, settings=own.model_copy(update={"clean": twice}), folder=tmp_path)
     assert sizes == [64, 48]
     same = settings(backbone="EfficientNetLite0", image_size=128)
     again = same.clean.model_copy(update={"compare": ("EfficientNetLite0",)})
-    assert (
-        len(probes._models(same.model_copy(update={"clean": again}))) == 2
-    )  # with the recipe's own weights and size
+    # The second has the recipe's own weights and size.
+    assert len(probes._models(same.model_copy(update={"clean": again}))) == 2

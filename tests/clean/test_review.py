@@ -1,4 +1,4 @@
-"""The review: the photos that it shows, the pages of clusters, and that nobody sees it headless."""
+"""The review: its photos, the pages of clusters, and no widget without a front end."""
 
 import nbformat
 import pytest
@@ -11,10 +11,11 @@ from lib.clean import decisions, review
 def test_what_a_run_has_applied_can_be_undone(tmp_path, watched):
     type_in(label_issues(tmp_path), "er")
     table = manifest()
-    table.loc[1, "label"] = "cat"  # as a later run has it
+    # As in the manifest of a later run.
+    table.loc[1, "label"] = "cat"
     table.loc[0, "status"] = "excluded"
     ranked = issues(table).query("row > 1")
-    gallery = review.label_issues(ranked, table, images=images(table), folder=tmp_path)
+    gallery = review.label_issues(ranked, table, images=images(table), folder=tmp_path, names={})
     last = {gallery.items[number].path: number for number in (10, 11)}
     assert set(last) == {"cat/0.jpg", "dog/1.jpg"} and gallery.at == 0
     gallery.move(last["dog/1.jpg"])

@@ -9,6 +9,12 @@ from lib.clean import splits
 # Assignment
 
 
+def assign(photos, earlier=None, **options):
+    """Assign splits to photos that had none before, or to those that had."""
+    before = pd.Series("", photos.index) if earlier is None else earlier
+    return splits.assign(photos, earlier=before, **options)
+
+
 def table(random, classes=5, *, largest=40):
     """Draw labelled photos in clusters of one to three; now and then a cluster spans two classes."""
     rows, cluster = [], 0
@@ -27,22 +33,22 @@ def test_assign_keeps_its_promises_on_random_tables():
     for seed in range(10):
         random = np.random.default_rng(seed)
         photos = table(random)
-        given = splits.assign(photos, val=0.2, test=0.1, seed=seed)
-        assert given.index.equals(photos.index) and set(given) <= {"train", "val", "test"}
-        assert given.groupby(photos.cluster).nunique().max() == 1, "a cluster is in two splits"
+        assigned = assign(photos, val=0.2, test=0.1, seed=seed)
+        assert assigned.index.equals(photos.index) and set(assigned) <= {"train", "val", "test"}
+        assert assigned.groupby(photos.cluster).nunique().max() == 1, "a cluster is in two splits"
         home = photos.groupby("cluster").label.agg(lambda labels: labels.mode().iloc[0])
         for label, names in home.groupby(home):
-            mine = given[photos.cluster.isin(names.index)]
+            mine = assigned[photos.cluster.isin(names.index)]
             n, counts = len(mine), mine.value_counts()
             assert counts.get("train", 0) >= 1, (seed, label)
-            for split, share in (("val", 0.2), ("test", 0.1)):
+            for split, fraction in (("val", 0.2), ("test", 0.1)):
                 if len(names) >= 3:
                     assert counts.get(split, 0) >= 1, (seed, label, split)
-                assert counts.get(split, 0) <= max(3, round(n * share)), (
+                assert counts.get(split, 0) <= max(3, round(n * fraction)), (
                     "more than its quota, or one cluster of three"
                 )
                 if len(names) >= 20:
-                    assert abs(counts.get(split, 0) - n * share) <= 2.5, (seed, label, split)
+                    assert abs(counts.get(split, 0) - n * fraction) <= 2.5, (seed, label, split)
 
 
 def test_assign_gives_each_class_of_three_clusters_val_and_test():
@@ -50,7 +56,7 @@ def test_assign_gives_each_class_of_three_clusters_val_and_test():
         photos = pd.DataFrame(
             {"label": "a", "sha1": [f"{i:040x}" for i in range(size)], "cluster": range(size), "split": ""}
         )
-        counts = splits.assign(photos, val=0.15, test=0.15, seed=1).value_counts()
+        counts = assign(photos, val=0.15, test=0.15, seed=1).value_counts()
         assert counts["val"] == counts["test"] == max(1, round(size * 0.15)) and counts.sum() == size
 
 
@@ -61,38 +67,38 @@ def test_a_class_of_three_large_clusters_still_has_val_and_test(sizes):
         {"label": "a", "sha1": [f"{i:040x}" for i in range(len(clusters))], "cluster": clusters, "split": ""}
     )
     for seed in range(10):
-        assert set(splits.assign(photos, val=0.15, test=0.15, seed=seed)) == {"train", "val", "test"}, seed
+        assert set(assign(photos, val=0.15, test=0.15, seed=seed)) == {"train", "val", "test"}, seed
 
 
 def test_assign_of_very_small_classes():
     photos = pd.DataFrame(
         {"label": ["a", "b", "b"], "sha1": ["1", "2", "3"], "cluster": [0, 1, 2], "split": ""}
     )
-    given = splits.assign(photos, val=0.4, test=0.4, seed=0)
-    assert given[0] == "train" and "train" in set(given[1:])
+    assigned = assign(photos, val=0.4, test=0.4, seed=0)
+    assert assigned[0] == "train" and "train" in set(assigned[1:])
 
 
 def test_assign_without_a_test_split():
     photos = table(np.random.default_rng(3))
-    assert set(splits.assign(photos, val=0.2, test=0, seed=0)) == {"train", "val"}
+    assert set(assign(photos, val=0.2, test=0, seed=0)) == {"train", "val"}
 
 
 def test_assign_depends_on_neither_order_nor_index():
     photos = table(np.random.default_rng(4))
-    given = splits.assign(photos, val=0.2, test=0.2, seed=7)
+    assigned = assign(photos, val=0.2, test=0.2, seed=7)
     order = np.random.default_rng(5).permutation(len(photos))
     shuffled = photos.iloc[order].reset_index(drop=True)
-    again = splits.assign(shuffled, val=0.2, test=0.2, seed=7)
-    assert (again.to_numpy() == given.to_numpy()[order]).all()
+    again = assign(shuffled, val=0.2, test=0.2, seed=7)
+    assert (again.to_numpy() == assigned.to_numpy()[order]).all()
     renumbered = photos.assign(cluster=photos.cluster.max() - photos.cluster)
-    assert (splits.assign(renumbered, val=0.2, test=0.2, seed=7) == given).all()
+    assert (assign(renumbered, val=0.2, test=0.2, seed=7) == assigned).all()
 
 
 def test_assign_depends_on_the_seed_alone():
     photos = table(np.random.default_rng(6))
-    first = splits.assign(photos, val=0.2, test=0.2, seed=1)
-    assert (splits.assign(photos, val=0.2, test=0.2, seed=1) == first).all()
-    assert (splits.assign(photos, val=0.2, test=0.2, seed=2) != first).any()
+    first = assign(photos, val=0.2, test=0.2, seed=1)
+    assert (assign(photos, val=0.2, test=0.2, seed=1) == first).all()
+    assert (assign(photos, val=0.2, test=0.2, seed=2) != first).any()
 
 
 def test_one_more_class_changes_nothing_for_the_others():
@@ -100,34 +106,34 @@ def test_one_more_class_changes_nothing_for_the_others():
     more = pd.DataFrame(
         {"label": "new", "sha1": [f"{i:040x}" for i in range(9)], "cluster": range(1000, 1009), "split": ""}
     )
-    both = splits.assign(pd.concat([photos, more], ignore_index=True), val=0.2, test=0.2, seed=1)
-    assert (both[: len(photos)] == splits.assign(photos, val=0.2, test=0.2, seed=1)).all()
+    both = assign(pd.concat([photos, more], ignore_index=True), val=0.2, test=0.2, seed=1)
+    assert (both[: len(photos)] == assign(photos, val=0.2, test=0.2, seed=1)).all()
 
 
 def test_splits_that_the_source_fixes_stay():
     photos = table(np.random.default_rng(9))
     photos.loc[:9, "split"] = "test"
-    given = splits.assign(photos, val=0.2, test=0.2, seed=1)
-    assert (given[:10] == "test").all() and set(given[10:]) == {"train", "val"}
+    assigned = assign(photos, val=0.2, test=0.2, seed=1)
+    assert (assigned[:10] == "test").all() and set(assigned[10:]) == {"train", "val"}
     photos["split"] = np.resize(["train", "val", "test"], len(photos))
-    assert (splits.assign(photos, val=0.2, test=0.2, seed=1) == photos.split).all()
+    assert (assign(photos, val=0.2, test=0.2, seed=1) == photos.split).all()
 
 
 def test_val_is_taken_from_a_train_that_the_source_fixes():
     photos = table(np.random.default_rng(10)).assign(split="train")
     photos.loc[photos.index[::7], "split"] = "test"
-    given = splits.assign(photos, val=0.2, test=0.2, seed=1)
-    assert (given[photos.split.eq("test")] == "test").all()
-    assert set(given[photos.split.eq("train")]) == {"train", "val"}
+    assigned = assign(photos, val=0.2, test=0.2, seed=1)
+    assert (assigned[photos.split.eq("test")] == "test").all()
+    assert set(assigned[photos.split.eq("train")]) == {"train", "val"}
     free = photos[photos.split.eq("train")]
-    assert given[free.index].groupby(free.cluster).nunique().max() == 1
+    assert assigned[free.index].groupby(free.cluster).nunique().max() == 1
 
 
 def test_a_cluster_of_two_classes_goes_where_its_largest_class_goes():
     photos = pd.DataFrame(
         {"label": ["a", "a", "b"], "sha1": ["1", "2", "3"], "cluster": [0, 0, 0], "split": ""}
     )
-    assert set(splits.assign(photos, val=0.2, test=0.2, seed=1)) == {"train"}
+    assert set(assign(photos, val=0.2, test=0.2, seed=1)) == {"train"}
 
 
 # Photos that are added later
@@ -137,19 +143,19 @@ def test_photos_keep_their_split_when_others_are_added():
     for seed in range(5):
         random = np.random.default_rng(20 + seed)
         photos = table(random)
-        first = splits.assign(photos, val=0.2, test=0.1, seed=seed)
+        first = assign(photos, val=0.2, test=0.1, seed=seed)
         more = table(random)
         more["cluster"] += photos.cluster.max() + 1
         both = pd.concat([photos, more], ignore_index=True)
         earlier = first.reindex(both.index, fill_value="")
-        second = splits.assign(both, val=0.2, test=0.1, seed=seed, earlier=earlier)
+        second = assign(both, val=0.2, test=0.1, seed=seed, earlier=earlier)
         assert (second[: len(photos)] == first).all()
         home = both.groupby("cluster").label.agg(lambda labels: labels.mode().iloc[0])
         for label, names in home.groupby(home):
             mine = second[both.cluster.isin(names.index)]
             if len(names) >= 40:
-                for split, share in (("val", 0.2), ("test", 0.1)):
-                    assert abs(mine.eq(split).sum() - len(mine) * share) <= 2.5, (seed, label, split)
+                for split, fraction in (("val", 0.2), ("test", 0.1)):
+                    assert abs(mine.eq(split).sum() - len(mine) * fraction) <= 2.5, (seed, label, split)
 
 
 def test_a_cluster_that_new_photos_join_across_splits_goes_where_most_of_it_was():
@@ -164,14 +170,14 @@ def test_a_cluster_that_new_photos_join_across_splits_goes_where_most_of_it_was(
         {"label": "a", "sha1": [f"{i:040x}" for i in range(len(rows))], "cluster": [c for _, c, _ in rows]}
     ).assign(split="")
     earlier = pd.Series([before for before, _, _ in rows])
-    found = splits.assign(photos, val=0.2, test=0.2, seed=0, earlier=earlier)
-    assert found.tolist() == [after for _, _, after in rows]
+    assigned = assign(photos, val=0.2, test=0.2, seed=0, earlier=earlier)
+    assert assigned.tolist() == [after for _, _, after in rows]
 
 
 def test_a_split_that_is_no_longer_wanted_is_not_kept():
     photos = table(np.random.default_rng(30))
-    first = splits.assign(photos, val=0.2, test=0.2, seed=1)
-    second = splits.assign(photos, val=0.2, test=0, seed=1, earlier=first)
+    first = assign(photos, val=0.2, test=0.2, seed=1)
+    second = assign(photos, val=0.2, test=0, seed=1, earlier=first)
     assert set(second) == {"train", "val"} and (second[first.eq("val")] == "val").all()
 
 
@@ -186,16 +192,26 @@ def test_leaks_by_hand():
     photos = pd.DataFrame(
         [row[:2] for row in rows], columns=["cluster", "split"], index=range(50, 50 + len(rows))
     )
-    found = splits.leaks(photos)
-    assert found.index.equals(photos.index) and found.tolist() == [leak for _, _, leak in rows]
+    leaks = splits.leaks(photos)
+    assert leaks.index.equals(photos.index) and leaks.tolist() == [leak for _, _, leak in rows]
 
 
 def test_a_split_that_lost_its_only_photo_gets_another():
     photos = pd.DataFrame(
         {"label": "a", "sha1": [f"{i:040x}" for i in range(6)], "cluster": range(6)}
     ).assign(split="")
-    earlier = pd.Series(["train"] * 5 + ["test"])  # a person has excluded the photo of val
-    found = splits.assign(photos, val=0.15, test=0.15, seed=0, earlier=earlier)
-    assert found.value_counts().to_dict() == {"train": 4, "val": 1, "test": 1} and found[5] == "test"
-    two = splits.assign(photos[:2], val=0.15, test=0.15, seed=0, earlier=earlier[:2])
-    assert two.tolist() == ["train", "train"]  # too few to divide
+    # A person has excluded the photo of val.
+    earlier = pd.Series(["train"] * 5 + ["test"])
+    assigned = assign(photos, val=0.15, test=0.15, seed=0, earlier=earlier)
+    assert assigned.value_counts().to_dict() == {"train": 4, "val": 1, "test": 1} and assigned[5] == "test"
+    two = assign(photos[:2], val=0.15, test=0.15, seed=0, earlier=earlier[:2])
+    # Too few photos for three splits.
+    assert two.tolist() == ["train", "train"]
+
+
+def test_train_never_loses_its_only_cluster_to_an_empty_split():
+    photos = pd.DataFrame(
+        {"label": "a", "sha1": [f"{i:040x}" for i in range(3)], "cluster": range(3), "split": ""}
+    )
+    earlier = pd.Series(["train", "test", "test"])
+    assert assign(photos, val=0.15, test=0.15, seed=0, earlier=earlier).tolist() == ["train", "test", "test"]
