@@ -92,7 +92,7 @@ def of_photos(
     Args:
         sha1: of each photo's file.
         full: `uint8` of shape `(n, side, side, 3)`, RGB, the photos as squares.
-        fit: `crop`, `squash` or `pad`, by which they were fitted to squares.
+        fit: `crop`, `stretch` or `pad`, by which they were fitted to squares.
         folder, settings: as `compute`.
         size: side in pixels of the centre crop to embed; if `None`, the whole square.
 

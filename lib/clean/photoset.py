@@ -25,7 +25,7 @@ class Photos:
         full: `uint8` memory map `(rows of the manifest, side, side, 3)`, RGB, the input of random crops.
         size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
-        fit: `crop`, `squash` or `pad`, as `decoding.resize`.
+        fit: `crop`, `stretch` or `pad`, as `decoding.resize`.
         folder: stores costly results on the photos; if `None`, they are not stored.
     """
 
