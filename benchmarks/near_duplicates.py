@@ -324,7 +324,7 @@ def main() -> int:
     arguments.add_argument("folder", type=Path, nargs="?", help="folder of the archives; by default DATA")
     arguments.add_argument("--photos", type=int, default=100, help="photos drawn from each archive")
     arguments.add_argument("--size", type=int, default=160, help="side of the resized photos, in pixels")
-    arguments.add_argument("--fit", default="crop", choices=["crop", "stretch", "pad"], help="fit to a square")
+    arguments.add_argument("--fit", default="crop", choices=["crop", "stretch", "pad"], help="fit")
     arguments.add_argument("--choose", action="store_true", help="also print figures by threshold")
     options = arguments.parse_args()
     paths = {name: archive(options.folder, f"{name}.zip") for name in ARCHIVES}

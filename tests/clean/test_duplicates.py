@@ -88,6 +88,15 @@ def test_rows_are_those_of_the_index(shots, tmp_path, monkeypatch):
     }
 
 
+def test_every_candidate_is_verified_in_batches_of_any_size(shots, tmp_path, monkeypatch):
+    table, images, vectors = shots
+    assert kinds(find((table.iloc[[0, 7]], images, vectors), tmp_path / "two")) == {(0, 7): "embedding"}
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
+    expected = find(shots, tmp_path / "whole", cosine=0)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 2)
+    pd.testing.assert_frame_equal(find(shots, tmp_path / "parts", cosine=0), expected)
+
+
 def test_thresholds(shots, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "NEIGHBOURS", 8)
 
@@ -205,12 +214,20 @@ def test_a_part_that_all_have_in_common_is_looked_up_in_portions(monkeypatch):
 
 def test_parts_are_looked_up_if_that_is_less_work(monkeypatch):
     hashes = random_hashes(np.random.default_rng(0), 300, families=30, flips=6)
-    # This would take 4 x 6,885 look-ups.
-    all_pairs, _ = duplicates.perceptual(hashes, bits=20)
+    # With 20 bits this would take 4 x 6,885 look-ups, with 6 bits it takes 4 x 17.
+    with monkeypatch.context() as patch:
+        patch.setattr(duplicates, "_candidates_by_parts", None)
+        all_pairs, _ = duplicates.perceptual(hashes, bits=20)
     monkeypatch.setattr(duplicates, "_all_pairs", None)
-    # This takes 4 x 17 look-ups.
     pairs, _ = duplicates.perceptual(hashes, bits=6)
     assert 0 < len(pairs) < len(all_pairs)
+
+
+def test_a_look_up_of_parts_has_few_candidates():
+    codes = np.random.default_rng(0).integers(0, 2**63, 300, dtype=np.uint64)
+    candidates = [first for first, _ in duplicates._candidates_by_parts(codes, [()])]
+    # Each of the 300 codes has each of its four parts in common with itself and with hardly any other.
+    assert 4 * 300 <= sum(map(len, candidates)) < 4 * 310
 
 
 @pytest.mark.parametrize("count", [60, 200])

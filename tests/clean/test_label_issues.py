@@ -57,20 +57,14 @@ def test_the_table_is_whole_sorted_and_in_range():
 
 def test_the_limits_of_a_label_issue(monkeypatch):
     # Of each photo: the probability of its label and of the suggested label, on both sides of each limit.
-    pairs = [(0.1, 0.5), (0.101, 0.5), (0.1, 0.499), (0.02, 0.8), (0.6, 0.2)]
+    pairs = np.array([(0.1, 0.5), (0.101, 0.5), (0.1, 0.499), (0.02, 0.8), (0.6, 0.2)])
     targets = np.array([0, 1, 2, 0, 1])
-    probabilities = np.array(
-        [
-            np.roll([own, other, 1 - own - other], target)
-            for (own, other), target in zip(pairs, targets, strict=True)
-        ]
-    )
+    rows = np.column_stack([pairs, 1 - pairs.sum(axis=1)])
+    probabilities = np.stack([np.roll(row, target) for row, target in zip(rows, targets, strict=True)])
     monkeypatch.setattr(label_issues, "out_of_fold_probabilities", lambda *_, **__: probabilities)
     ranked = rank(np.ones((5, 3), np.float32), np.array(["a", "b", "c"], object)[targets]).sort_values("row")
     assert ranked.is_label_issue.tolist() == [True, False, False, True, False]
-    assert ranked[["given_probability", "suggested_probability"]].values.tolist() == [
-        list(pair) for pair in pairs
-    ]
+    np.testing.assert_array_equal(ranked[["given_probability", "suggested_probability"]], pairs)
 
 
 def test_the_same_seed_gives_the_same_and_the_order_of_photos_decides_nothing_much():

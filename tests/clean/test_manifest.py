@@ -227,6 +227,19 @@ def test_copies_across_given_splits(raw, on_leak):
     assert manifest.summary(table)["leaks"] == 2
 
 
+def test_a_copy_names_the_first_in_the_order_of_the_splits_not_of_the_paths(raw):
+    for number in range(3):
+        raw.photo(f"train/cat/{number}.png", number)
+        raw.photo(f"train/dog/{number}.png", 500 + number)
+        raw.photo(f"Val/dog/{number}.png", 510 + number)
+        raw.photo(f"test/dog/{number}.png", 520 + number)
+    raw.photo("Val/cat/1.png", 0)
+    raw.photo("Val/cat/2.png", 0)
+    table = build(raw)
+    assert table.status[["Val/cat/1.png", "Val/cat/2.png"]].tolist() == ["leak", "duplicate"]
+    assert table.reason["Val/cat/2.png"] == "the same file as train/cat/0.png"
+
+
 @pytest.mark.parametrize("on_leak", ["drop", "keep"])
 def test_near_duplicates_across_given_splits(raw, on_leak):
     put_splits(raw)
