@@ -27,8 +27,8 @@ class Batches(keras.utils.PyDataset):
     """Batches by number, of which threads prepare the next few ahead of their use.
 
     Pass them to Keras's `fit` and `evaluate`, read them in a loop, or read a single batch, as `batches[3]`.
-    Besides the batch in use, at most `threads` batches are in memory. A `with` block ends the threads, and
-    keeps OpenCV from starting more of its own.
+    Besides the batch in use, at most `threads` batches are in memory, and a few copies in TensorFlow's own
+    queue during `fit`. A `with` block ends the threads, and keeps OpenCV from starting more of its own.
 
     Args:
         make: returns the batch of a number from 0 up; called in several threads.
