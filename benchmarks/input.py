@@ -28,6 +28,7 @@ from lib.core import params
 from lib.core.schema import Augment
 from lib.download import archives
 from lib.networks.backend import keras
+from lib.networks.backend import native as tf
 from lib.photos import decoding, labels
 from lib.train import dataset
 

@@ -7,11 +7,12 @@ map by the mean gradient of the class's logit, and keeps the positive part of th
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
 
-from lib.networks import models
+from lib.networks import backend, models
 from lib.networks.backend import keras
 from lib.photos import decoding
 
@@ -35,15 +36,14 @@ def compute(network: keras.Model, images: np.ndarray, *, targets: np.ndarray) ->
     Raises:
         ValueError: the network has no feature map.
     """
-    explainer = keras.Model(
-        network.inputs[0], [feature_map(network), network.get_layer(models.LOGITS).output]
-    )
+    features, logits = feature_map(network), network.get_layer(models.LOGITS).output
+    below, above = keras.Model(network.inputs[0], features), keras.Model(features, logits)
     size = images.shape[1:3][::-1]
     result = []
     for start in range(0, len(images), BATCH_SIZE):
-        batch = tf.convert_to_tensor(np.asarray(images[start : start + BATCH_SIZE]), tf.float32)
-        coarse = _coarse(explainer, batch, targets=tf.convert_to_tensor(targets[start : start + BATCH_SIZE]))
-        result += [cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR) for heatmap in coarse.numpy()]
+        part = slice(start, start + BATCH_SIZE)
+        coarse = _coarse(backend.outputs(below, images[part]), above, targets=targets[part])
+        result += [cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR) for heatmap in coarse]
     maps = np.stack(result) if result else np.empty((0, *images.shape[1:3]), np.float32)
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-9)
 
@@ -64,16 +64,24 @@ def feature_map(network: keras.Model) -> keras.KerasTensor:
     )
 
 
-def _coarse(explainer: keras.Model, batch: tf.Tensor, *, targets: tf.Tensor) -> tf.Tensor:
-    """Return heatmaps at the size of the feature map, `float32` `(len(batch), height, width)`, 0 or more."""
-    with tf.GradientTape() as tape:
-        # By default a tape records trainable weights only, and the whole network may be frozen.
-        tape.watch(batch)
-        features, logits = explainer(batch, training=False)
-        score = tf.gather(tf.cast(logits, tf.float32), targets, batch_dims=1)
-    gradient = tf.cast(tape.gradient(score, features), tf.float32)
-    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(weights * tf.cast(features, tf.float32), axis=-1))
+def _coarse(features: np.ndarray, above: keras.Model, *, targets: np.ndarray) -> np.ndarray:
+    """Return heatmaps at the size of the feature map.
+
+    Args:
+        features: `float32` of shape `(n, height, width, channels)`, the feature map.
+        above: the layers from the feature map to the logits.
+        targets: `int64` of shape `(n,)`.
+
+    Returns:
+        `float32` of shape `(n, height, width)`, 0 or more.
+    """
+
+    def score(inputs: Any) -> Any:
+        logits = keras.ops.cast(above(inputs, training=False), "float32")
+        return keras.ops.take_along_axis(logits, targets[:, None], axis=1)
+
+    weights = backend.gradient(score, features).mean(axis=(1, 2), keepdims=True)
+    return np.maximum((weights * features).sum(axis=-1), 0)
 
 
 def energy_inside(heatmap: np.ndarray, mask: np.ndarray) -> float:

@@ -47,7 +47,7 @@ def pixels(count=2):
 def test_from_pixels_to_probabilities():
     network = build()
     assert network.input_shape == (None, SIZE, SIZE, 3) and network.output_shape == (None, 3)
-    probabilities = network(pixels(), training=False).numpy()
+    probabilities = keras.ops.convert_to_numpy(network(pixels(), training=False))
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     logits = keras.Model(network.inputs, network.get_layer(models.LOGITS).output)(pixels(), training=False)
@@ -292,7 +292,7 @@ def test_a_model_trained_in_16_bits_is_saved_in_32(mixed, tmp_path):
     assert set(precisions(loaded)) == {"float32"}
     assert [layer.name for layer in loaded.layers] == [layer.name for layer in network.layers]
     assert models.weights_sha256(loaded) == models.weights_sha256(network)
-    expected = network(pixels(), training=False).numpy()
+    expected = keras.ops.convert_to_numpy(network(pixels(), training=False))
     assert expected.std() > 0.01
     np.testing.assert_allclose(loaded(pixels(), training=False), expected, atol=1e-3)
     keras.mixed_precision.set_global_policy("float32")

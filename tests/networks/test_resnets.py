@@ -12,7 +12,7 @@ import pytest
 from reference import torchvision_resnets
 
 from lib.core import schema
-from lib.networks import backbones, checkpoints, resnets
+from lib.networks import backbones, backend, checkpoints, resnets
 from lib.networks.backend import keras
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -39,7 +39,7 @@ def assert_same_as_torchvision(network, case):
     resnets.assign(network, tensors)
     photo = torchvision_resnets.photo(torchvision_resnets.SIZES[case])
     # A graph fuses a convolution with the operations after it.
-    for call in (network, tf.function(network)):
+    for call in (network, backend.native.function(network)):
         np.testing.assert_allclose(call(photo, training=False), expected, rtol=0, atol=1e-4 * expected.std())
     trainable = sum(weight.shape.num_elements() for weight in network.trainable_weights)
     others = sum(tensor.size for name, tensor in tensors.items() if "running" in name or "fc." in name)
@@ -151,7 +151,7 @@ def test_grouped_convolutions_learn(monkeypatch, native):
     assert gradient.shape == (3, 3, 4, 16)
     assert (abs(gradient).reshape(-1, 4, 4).max(axis=(0, 2)) > 1e-5).all()  # each group learns
 
-    @tf.function
+    @backend.native.function
     def loss_of():
         return loss(targets, network(photos, training=True))
 
@@ -167,7 +167,11 @@ def test_grouped_convolutions_learn(monkeypatch, native):
 
 def compiled(network):
     """Return whether XLA compiles a part of the network."""
-    graph = tf.function(network).get_concrete_function(tf.TensorSpec((1, 16, 16, 3))).graph
+    graph = (
+        backend.native.function(network)
+        .get_concrete_function(backend.native.TensorSpec((1, 16, 16, 3)))
+        .graph
+    )
     return any("_XlaMustCompile" in node.attr for node in graph.as_graph_def().node)
 
 
@@ -180,23 +184,23 @@ def test_a_network_that_was_loaded_computes_its_groups_natively(monkeypatch, tmp
     assert compiled(loaded)  # by Keras
     np.testing.assert_allclose(loaded(photos, training=False), expected, rtol=1e-4, atol=1e-5)
     assert resnets.compute_groups_natively(loaded) is loaded
-    assert compiled(loaded) != resnets._has_native_groups() and compiled(loaded) == compiled(built)
+    assert compiled(loaded) != backend._has_native_groups() and compiled(loaded) == compiled(built)
     np.testing.assert_allclose(loaded(photos, training=False), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", ["an error", "other numbers"])
 def test_groups_are_left_to_keras_where_tensorflow_cannot(monkeypatch, wrong):
-    right = tf.nn.convolution
+    right = backend.native.nn.convolution
 
     def convolution(*given):
         if wrong == "an error":
-            raise tf.errors.InvalidArgumentError(
+            raise backend.native.errors.InvalidArgumentError(
                 None, None, "Gradients for grouped convolutions are not supported"
             )
         return right(*given) * 1.1
 
-    monkeypatch.setattr(tf.nn, "convolution", convolution)
-    assert not resnets._has_native_groups.__wrapped__()
+    monkeypatch.setattr(backend.native.nn, "convolution", convolution)
+    assert not backend._has_native_groups.__wrapped__()
 
 
 def test_the_last_layers_learn(resnet18):

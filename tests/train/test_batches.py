@@ -1,13 +1,11 @@
 """Batches: those of a stage follow from the parameters."""
 
-from types import SimpleNamespace
-
 import builders
 import numpy as np
 import pytest
 
 from lib.core import schema
-from lib.networks import device
+from lib.networks import backend
 from lib.train import batches, dataset
 
 STAGE = schema.Stage(trainable="all", epochs=1, learning_rate=0.1, augment=False)
@@ -63,7 +61,7 @@ def test_batches_begin_with_the_epoch_that_is_asked_for():
 
 
 def test_several_devices_get_equal_parts(monkeypatch):
-    monkeypatch.setattr(device, "strategy", lambda: SimpleNamespace(num_replicas_in_sync=2))
+    monkeypatch.setattr(backend, "device_count", lambda: 2)
     photos, settings = builders.make_photos(train=13, val=7), builders.make_settings()
     stream = training(photos, settings)
     assert [len(part) for number in range(3) for part in stream[number]] == [6] * 9

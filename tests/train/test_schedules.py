@@ -1,7 +1,5 @@
 """Schedules: the learning rate of each epoch, the optimizers, and counters that survive an interruption."""
 
-import math
-
 import pytest
 
 from lib.core import schema
@@ -13,29 +11,45 @@ def stage(schedule, **options):
     return schema.Stage(trainable="all", epochs=4, learning_rate=0.2, schedule=schedule, **options)
 
 
+def rates(stage, steps, *, batches):
+    """Return the learning rates that the optimizer of a stage has at some steps."""
+    optimizer = schedules.optimizer(schema.Optimizer(), stage, batches=batches)
+    optimizer.build([keras.Variable([1.0])])
+    values = []
+    for step in steps:
+        optimizer.iterations.assign(step)
+        values.append(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
+    return values
+
+
 def test_an_exponential_rate_falls_once_per_epoch():
-    rates = [
-        schedules.learning_rate(stage("exponential", decay=0.5), epochs) for epochs in (0, 0.9, 1, 1.5, 3)
-    ]
-    assert rates == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.025])
+    computed = rates(stage("exponential", decay=0.5), (0, 9, 10, 15, 30), batches=10)
+    assert computed == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.025])
 
 
 def test_a_cosine_schedule_equals_that_of_keras():
+    steps = (0, 1, 17, 20, 39, 40)
     reference = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=4 * 10)
-    for step in (0, 1, 17, 20, 39, 40):
-        rate = schedules.learning_rate(stage("cosine"), step / 10)
-        assert rate == pytest.approx(float(reference(step)), abs=1e-7)
+    expected = [float(keras.ops.convert_to_numpy(reference(step))) for step in steps]
+    assert rates(stage("cosine"), steps, batches=10) == pytest.approx(expected, abs=1e-7)
 
 
-def updated(options, gradients, *, rate=0.1):
+def test_a_constant_rate_can_be_changed():
+    optimizer = schedules.optimizer(schema.Optimizer(), stage("constant"), batches=10)
+    optimizer.learning_rate = 0.05
+    assert float(keras.ops.convert_to_numpy(optimizer.learning_rate)) == pytest.approx(0.05)
+
+
+def updated(options, gradients, *, rate=0.1, accumulate=1):
     """Return the values of four weights, 1.0 each, by name after each of the updates."""
     weights = [keras.Variable([1.0], name=name) for name in ("kernel", "bias", "gamma", "beta")]
-    optimizer = schedules.optimizer(schema.Optimizer(**options), rate)
+    constant = stage("constant").model_copy(update={"learning_rate": rate})
+    optimizer = schedules.optimizer(schema.Optimizer(**options), constant, batches=1, accumulate=accumulate)
     optimizer.build(weights)
     values = []
     for gradient in gradients:
         optimizer.apply([keras.ops.array([gradient])] * len(weights))
-        values.append({weight.name: float(weight.numpy()[0]) for weight in weights})
+        values.append({weight.name: float(keras.ops.convert_to_numpy(weight)[0]) for weight in weights})
     return values
 
 
@@ -76,19 +90,12 @@ def test_only_a_constant_rate_is_reduced(schedule, kinds):
     assert not schedules.callbacks(schema.Train(early_stopping=None), stage(schedule))
 
 
-@pytest.mark.parametrize(
-    ("schedule", "rates"), [("constant", [9.0, 9.0]), ("cosine", [0.2 * math.cos(math.pi / 8) ** 2, 0.1])]
-)
-def test_a_constant_rate_is_left_to_the_other_callbacks(schedule, rates):
-    model = keras.Sequential([keras.Input((1,))])
-    model.compile(keras.optimizers.SGD(9.0))
-    callback = schedules.Schedule(stage(schedule), batches=2)
-    callback.set_model(model)
-    callback.on_epoch_begin(1)
-    callback.on_train_batch_begin(0)
-    first = float(model.optimizer.learning_rate)
-    callback.on_epoch_begin(2)
-    assert [first, float(model.optimizer.learning_rate)] == pytest.approx(rates)
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_the_mean_of_accumulated_gradients_makes_a_step(kind):
+    single = updated({"kind": kind}, [0.5, 2.0])
+    several = updated({"kind": kind}, [0.25, 0.75, 3.0, 1.0], accumulate=2)
+    for ours, theirs in zip(several[1::2], single, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 def test_counters_are_restored():

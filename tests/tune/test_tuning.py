@@ -360,9 +360,9 @@ def eager(monkeypatch):
     """A small network and training steps without tracing."""
     monkeypatch.setitem(backbones.REGISTRY, "Tiny", backbones.Backbone(Tiny, backbones.SIGNED))
     backend.prepare(0)
-    tf.config.run_functions_eagerly(True)
+    backend.native.config.run_functions_eagerly(True)
     yield
-    tf.config.run_functions_eagerly(False)
+    backend.native.config.run_functions_eagerly(False)
 
 
 def test_a_killed_training_continues_after_its_last_epoch(eager, outputs, monkeypatch):
