@@ -20,14 +20,16 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         stage: the stage; its schedule is not constant.
         batches: batches per epoch.
+        accumulate: number of batches whose mean gradient makes a step; the first of them has the rate.
     """
 
-    def __init__(self, stage: schema.Stage, *, batches: int):
-        self.stage, self.batches = stage, batches
+    def __init__(self, stage: schema.Stage, *, batches: int, accumulate: int = 1):
+        self.stage, self.batches, self.accumulate = stage, batches, accumulate
 
     def __call__(self, step: Any) -> Any:
         """Return the learning rate of a batch, counted from 0, as a tensor without dimensions."""
-        epochs = keras.ops.cast(step, "float32") / self.batches
+        first = step // self.accumulate * self.accumulate
+        epochs = keras.ops.cast(first, "float32") / self.batches
         if self.stage.schedule == "cosine":
             return self.stage.learning_rate * (1 + keras.ops.cos(math.pi * epochs / self.stage.epochs)) / 2
         return self.stage.learning_rate * self.stage.decay ** keras.ops.floor(epochs)
@@ -65,7 +67,11 @@ def optimizer(
         batches: batches per epoch.
         accumulate: number of batches whose mean gradient makes a step.
     """
-    rate = stage.learning_rate if stage.schedule == "constant" else Schedule(stage, batches=batches)
+    rate = (
+        stage.learning_rate
+        if stage.schedule == "constant"
+        else Schedule(stage, batches=batches, accumulate=accumulate)
+    )
     # Keras takes `None` for a step per batch.
     several = accumulate if accumulate > 1 else None
     if settings.kind == "sgd":

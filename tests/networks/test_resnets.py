@@ -135,7 +135,7 @@ def test_weights_that_keras_saved(monkeypatch, tmp_path):
 def test_grouped_convolutions_learn(monkeypatch, native):
     """One step of gradient descent; its gradient is compared with a difference of losses."""
     if not native:
-        monkeypatch.setattr(resnets, "_has_native_groups", lambda: False)
+        monkeypatch.setattr(backend, "_has_native_groups", lambda: False)
     keras.utils.set_random_seed(0)
     backbone = small()
     classes = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(backbone.output))

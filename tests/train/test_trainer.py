@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -401,24 +402,26 @@ def test_a_loss_that_is_not_a_number_names_the_stage(tmp_path, eager):
 # Memory
 
 
+TRAIN_STEP = keras.Model.train_step
+
+
+def limit_memory(patch, photos, after=0):
+    """Make all steps with more photos than a limit fail, after a number of steps; list the steps."""
+    steps = []
+
+    def step(self, data):
+        steps.append(len(data[0]))
+        if len(steps) > after and steps[-1] > photos:
+            raise MemoryError
+        return TRAIN_STEP(self, data)
+
+    patch.setattr(keras.Model, "train_step", step)
+    return steps
+
+
 @pytest.fixture
 def memory(monkeypatch, eager):
-    """A function that makes all steps with more photos than a limit fail, after a number of steps."""
-    original = keras.Model.train_step
-
-    def limit(photos, after=0):
-        steps = []
-
-        def step(self, data):
-            steps.append(len(data[0]))
-            if len(steps) > after and steps[-1] > photos:
-                raise MemoryError
-            return original(self, data)
-
-        monkeypatch.setattr(keras.Model, "train_step", step)
-        return steps
-
-    return limit
+    return partial(limit_memory, monkeypatch)
 
 
 class Watched(progress.Bar):
@@ -433,7 +436,8 @@ class Watched(progress.Bar):
 
 def test_the_batch_size_is_halved_if_memory_runs_out(tmp_path, memory, monkeypatch, uninterrupted):
     photos = make_photos()
-    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
+    memory(4)
+    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=8), photos)
     steps = memory(4, after=1)  # the first step has already changed the weights
     monkeypatch.setattr(progress, "Bar", Watched)
     trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
@@ -472,7 +476,9 @@ def test_the_batch_size_is_halved_if_memory_runs_out_before_the_first_batch(
     tmp_path, monkeypatch, uninterrupted, eager, moment
 ):
     photos = make_photos()
-    small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=4), photos)
+    with pytest.MonkeyPatch.context() as patch:
+        limit_memory(patch, 4)
+        small = uninterrupted("small", make_settings(ONE_STAGE, batch_size=8), photos)
     owner, name = {
         "before the first batch": (keras.Model, "fit"),
         "when the optimizer is built": (keras.optimizers.AdamW, "build"),
@@ -489,6 +495,18 @@ def test_the_batch_size_is_halved_if_memory_runs_out_before_the_first_batch(
     trained = training.fit(make_settings(ONE_STAGE, batch_size=9), photos, folder=tmp_path)
     assert_same(small, (tmp_path, trained))
     assert trained.batch_size == 4
+
+
+def test_half_the_batch_size_has_the_result_of_the_whole_batch(tmp_path, memory):
+    """Without dropout and batch statistics, a step is the mean over the same photos."""
+    model = {**pretrained(tmp_path, "inference"), "head": PLAIN_HEAD}
+    settings, photos = make_settings(ONE_STAGE, model=model, batch_size=8), make_photos(train=16, val=6)
+    roomy = training.fit(settings, photos, folder=tmp_path / "roomy")
+    steps = memory(4, after=3)  # in the second epoch
+    narrow = training.fit(settings, photos, folder=tmp_path / "narrow")
+    assert steps[:5] == [8, 8, 8, 8, 4] and narrow.batch_size == 4
+    columns = ["loss", "val_loss", "learning_rate"]
+    np.testing.assert_allclose(narrow.history[columns], roomy.history[columns], rtol=1e-5)
 
 
 def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
