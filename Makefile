@@ -97,8 +97,8 @@ setup: $(SETUP)
 		$(PIP) --require-hashes -r $<; \
 		$(PIP) --no-deps -e .; \
 	fi
-	@test $* != requirements-gpu || .venv/bin/python -c "import sys; from lib.networks import device; \
-		sys.exit(0 if device.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver, or do without: make GPU=')"
+	@test $* != requirements-gpu || .venv/bin/python -c "import sys; from lib.networks import backend; \
+		sys.exit(0 if backend.GPUS else 'nvidia-smi lists a GPU, but TensorFlow sees none: check the driver, or do without: make GPU=')"
 	@cp $< $@
 
 $(TOOLS): $(SETUP)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.core import cache, files, locks, params, schema, steps
+from lib.core import cache, engine, files, locks, params, schema, steps
 
 NOTEBOOKS = params.ROOT / "notebooks"
 
@@ -48,9 +48,10 @@ class Runner:
             The folder of the run.
 
         Raises:
-            ValueError: if another process is using the run.
+            ValueError: if another process is using the run, or `KERAS_BACKEND` cannot be used.
             StepFailed: if a notebook ends with an error.
         """
+        engine.name()
         if self.settings.run_name != self.settings.name:
             print(f"run: {display(self.folder)}", flush=True)
         with locks.run(self.folder):
@@ -90,6 +91,9 @@ class Runner:
         values = {"the notebook": _cells(self.notebooks / f"{step.name}.ipynb"), "lib": _lib()}
         for key in step.parameters:
             values[f"parameter {key}"] = cache.fingerprint(params.pick(self.settings, key))
+        if "train" in step.parameters:
+            # A seed has other first weights on each backend.
+            values["KERAS_BACKEND"] = engine.name()
         values |= dict.fromkeys(step.reads, "missing") | at.sha256(step.reads)
         for key, path in self._user_files(step):
             values[f"the file or folder of {key}"] = _listing(path)

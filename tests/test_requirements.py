@@ -31,7 +31,7 @@ NOT_IMPORTED = {
 }
 # Started by make, without an import in the tests.
 STUBS = {"pandas-stubs", "types-pyyaml", "types-requests", "types-tqdm"}
-TOOLS = {"jupyterlab", "mypy", "nbval", "pre-commit", "pytest-cov", "pytest-xdist", "ruff"} | STUBS
+TOOLS = {"jax", "jupyterlab", "mypy", "nbval", "pre-commit", "pytest-cov", "pytest-xdist", "ruff"} | STUBS
 
 
 def canonical(requirement: str) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from lib.clean import photoset
 from lib.core import cache, files, progress
 from lib.core.schema import Params
-from lib.networks import backbones, models
+from lib.networks import backbones, backend, models
 from lib.networks.backend import keras
 from lib.train import state, trainer
 
@@ -137,6 +137,7 @@ def key(settings: Params, photos: photoset.Photos, *, parent: str | None = None)
     """
     return cache.fingerprint(
         _network_key(settings, photos),
+        backend.ENGINE,
         settings.seed,
         settings.augment.model_dump(),
         settings.train.model_dump(),

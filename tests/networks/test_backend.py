@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from lib.core import engine
 from lib.networks import backend
 from lib.networks.backend import keras
 
@@ -110,22 +109,3 @@ def test_exhausted_memory_is_told_from_other_errors():
         "torch": lambda: backend.native.OutOfMemoryError("CUDA out of memory"),
     }
     assert backend.is_out_of_memory(raised[backend.ENGINE]())
-
-
-@pytest.mark.parametrize("name", ["theano", "tensorflow "])
-def test_an_unknown_backend_is_refused(monkeypatch, name):
-    monkeypatch.setenv("KERAS_BACKEND", name)
-    with pytest.raises(ValueError, match="expected tensorflow, jax, torch"):
-        engine.name()
-
-
-def test_a_backend_that_is_not_installed_is_refused(monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="KERAS_BACKEND=torch: this backend is not installed"):
-        engine.name()
-
-
-def test_tensorflow_is_the_default(monkeypatch):
-    monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    assert engine.name() == "tensorflow" == os.environ["KERAS_BACKEND"]
