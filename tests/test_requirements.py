@@ -28,6 +28,7 @@ NOT_IMPORTED = {
     "ipykernel": "the kernel of the notebooks",
     "kaggle": "started as a command",
     "tensorboard": "reads the logs of Keras's callback",
+    "tensorflow": "imported by the name of the backend",
 }
 # Started by make, without an import in the tests.
 STUBS = {"pandas-stubs", "types-pyyaml", "types-requests", "types-tqdm"}
