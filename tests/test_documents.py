@@ -154,6 +154,10 @@ def test_every_recipe_is_among_the_data_sets(name):
 
 def test_the_project_names_no_folder_outside_it():
     outside = b"../" + b"shared"
-    files = [path for folder in ("lib", "tests", "docs", "params", "benchmarks") for path in (ROOT / folder).rglob("*")]
+    files = [
+        path
+        for folder in ("lib", "tests", "docs", "params", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+    ]
     files += [path for pattern in ("*", "notebooks/*.ipynb", ".github/**/*") for path in ROOT.glob(pattern)]
     assert [path for path in files if path.is_file() and outside in path.read_bytes()] == []
