@@ -199,8 +199,7 @@ def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
         `model.keras`); `split` and `n`, the headline split and its number of photos; `top_1` on this split
         with its 95 % interval (`top_1_low`, `top_1_high`), `precision`, `recall` and `f1` (macro),
         `log_loss`, `calibration_error`; `val_top_1`; `epochs` and `seconds` of training; and `problem`, the
-        reason why the run cannot be compared, or an empty string. If there is a problem, the values of all
-        columns except `run` and `problem` are missing.
+        reason why the run cannot be compared. If so, all columns except `run` and `problem` are missing.
     """
     rows = [
         {"group": group, "best_on_val": name == names[0], **_row(results[name]), "problem": ""}

@@ -27,9 +27,9 @@ class Ensemble:
             `predictions.table`; `None` if there are no members.
         report: `members`; `headline`, the headline split; `temperature` of the ensemble;
             `test_time_augmentation`; the result of `metrics.report` for each split; `each`, the rows of
-            `table`; and `gain`, the name `over` of the member that is best on val, and the result of
-            `comparison.paired` for the ensemble and the evaluated predictions of this member, on the headline
-            split. Empty if there are no members.
+            `table`; and `gain`, the name `over` of the member that is best on val, with the result of
+            `comparison.paired` for the ensemble and this member, as it was evaluated, on the headline split.
+            Empty if there are no members.
     """
 
     predictions: pd.DataFrame | None
@@ -127,9 +127,6 @@ def average(
         folder: folder of the cache of predictions with test-time augmentation.
         seed: seed of the bootstrap intervals.
 
-    Returns:
-        The ensemble; without predictions if `names` is empty.
-
     Raises:
         FileNotFoundError, ValueError: if `augmented`, and the photos of a run are missing or have changed.
     """
@@ -216,9 +213,7 @@ def _probabilities(
 
 
 def _photos(result: Result) -> photoset.Photos:
-    """Open the photos that a run was evaluated on.
-
-    They are identified by the files of the run, because its parameters may have changed since.
+    """Open the photos that a run was evaluated on, even if its parameters have changed since.
 
     Raises:
         FileNotFoundError: if the photos are missing.

@@ -34,8 +34,8 @@ def choose(
 
     Returns:
         Correctly classified photos, drawn at random, then misclassified photos, the most confident first.
-        Columns: `path`, `label` and `predicted` (names), `confidence`, `correct`, `row` (in
-        the manifest) and `target` (the index of the predicted class).
+        Columns: `path`, `label` and `predicted` (names), `confidence`, `correct`, `row` (in the manifest) and
+        `target` (the index of the predicted class).
     """
     rows = predictions[predictions.split.eq(_split(photos))].copy()
     rows["correct"] = rows.label.eq(rows.predicted)
@@ -77,9 +77,7 @@ def example(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) ->
 
 
 def grid(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Figure | None:
-    """Plot photos beside their overlays; return `None` if there are no photos.
-
-    The misclassified photos are in the lower rows.
+    """Plot photos beside their overlays, misclassified photos last; return `None` if there are no photos.
 
     Args:
         photos: the run's photos.
@@ -174,8 +172,7 @@ def own_photo(
             manifest is explained.
 
     Raises:
-        FileNotFoundError: if the photo does not exist.
-        ValueError: if the photo cannot be read.
+        FileNotFoundError, ValueError: if the photo does not exist or cannot be read.
     """
     image, name = _own_image(card, photos, photo=settings.gradcam.photo)
     probabilities = metrics.apply_temperature(

@@ -24,8 +24,7 @@ def SimpleCNN(
         `(n, height / 2**blocks, width / 2**blocks, filters)`.
 
     Raises:
-        ValueError: if `weights` is `"imagenet"`, the photos are too small, or the file belongs to another
-            network.
+        ValueError: if `weights` is `"imagenet"`, the photos are too small, or the file does not match.
     """
     if weights == "imagenet":
         raise ValueError(

@@ -72,9 +72,7 @@ class Search:
 
 
 def best_value(values: Iterable[float], monitor: str) -> float:
-    """Return the best value of `train.monitor`, the smallest if it is `val_loss`, otherwise the largest.
-
-    Values that are not finite are ignored.
+    """Return the best value of the metric `monitor`, ignoring values that are not finite.
 
     Raises:
         ValueError: if no value is finite.

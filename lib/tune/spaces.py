@@ -190,11 +190,7 @@ def _rounded(dimension: Dimension, value: int | float | str | bool) -> int | flo
 
 
 def _corners(space: Mapping[str, Dimension]) -> Iterator[dict]:
-    """Yield the combinations of limits and choices, by dotted key.
-
-    If there are more than `MAX_CORNERS`, yield only the combinations that differ from the first or the last
-    in a single dimension.
-    """
+    """Yield the combinations of limits and choices, by dotted key; only some if they exceed `MAX_CORNERS`."""
     edges = {
         dimension.parameter: [_rounded(dimension, value) for value in dimension.choices or _limits(dimension)]
         for dimension in space.values()
@@ -202,6 +198,7 @@ def _corners(space: Mapping[str, Dimension]) -> Iterator[dict]:
     if math.prod(map(len, edges.values())) <= MAX_CORNERS:
         yield from (dict(zip(edges, corner, strict=True)) for corner in itertools.product(*edges.values()))
         return
+    # Vary a single dimension of the first and of the last combination.
     for end in (0, -1):
         corner = {key: values[end] for key, values in edges.items()}
         yield from (corner | {key: value} for key, values in edges.items() for value in values)

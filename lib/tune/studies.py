@@ -51,9 +51,6 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
         settings: storage, space, sampler and pruner.
         folder: folder of the database if `tune.storage` is not set.
 
-    Yields:
-        The study.
-
     Raises:
         ValueError: if the shared database cannot be used.
     """
