@@ -1,10 +1,10 @@
 """Measure 02_clean: throughput compared with cleanvision, and peak memory with many photos.
 
 Run by `python benchmarks/cleaning.py [folder]`: the folder with `flowers.zip`, by default the environment
-variable `DATA`; without both, the photos are drawn. cleanvision (`pip install cleanvision`) is the most
-similar library: it decodes every photo, measures its quality and finds duplicates. Both run alternately in
-the same process, on two cores and the same photos; the first round is a warm-up. Embeddings are off, because
-cleanvision has no embeddings. The exit code is 1 if a target is missed.
+variable `DATA`; without both, synthetic photos are generated. cleanvision (`pip install cleanvision`) is the
+most similar library: it decodes every photo, measures its quality and finds duplicates. Both run alternately
+in the same process, on two cores and the same photos; the first round is a warm-up. Embeddings are disabled,
+because cleanvision has no embeddings. The exit code is 1 if a target is missed.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from lib.photos import labels
 CORES, ROUNDS = 2, 3
 # Targets: the ratio of the throughputs, and the growth of the peak memory in MB.
 LEAST_RATIO, MOST_GROWTH = 1.5, 300
-# Photos that are drawn to measure the throughput, and their side in pixels.
+# Number and side in pixels of the synthetic photos for the throughput.
 DRAWN, SIDE = 3000, 227
-# Photos that are drawn to measure the peak memory, and their side in pixels.
+# Numbers and side in pixels of the synthetic photos for the peak memory.
 FEW, MANY, SMALL = 2000, 20_000, 64
 SETTINGS = schema.Params.model_validate(
     {"name": "bench", "source": {"kind": "sample", "name": "bench"}, "clean": {"embeddings": False}}
@@ -43,7 +43,7 @@ SETTINGS = schema.Params.model_validate(
 
 
 def main() -> int:
-    """Print the figures and return the exit code."""
+    """Print the measurements and return the exit code."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("folder", type=Path, nargs="?", help="folder with flowers.zip; by default DATA")
     folder = arguments.parse_args().folder
@@ -76,7 +76,7 @@ def peak(data: Path) -> float:
 
 
 def compare_speed(folder: Path, flowers: Path | None) -> bool:
-    """Print the median photos per second of both and the ratio; return whether it reaches the target."""
+    """Print the median throughput of both libraries; return whether their ratio reaches the target."""
     data = folder / "speed"
     if flowers:
         data.mkdir()
@@ -109,18 +109,18 @@ def compare_speed(folder: Path, flowers: Path | None) -> bool:
 
 
 def clean(data: Path, content: str) -> None:
-    """Clean as 02_clean does, without embeddings; a new `content` is never in the cache."""
+    """Clean photos as in 02_clean, without embeddings. A new `content` prevents the use of the cache."""
     manifest.build(data, SETTINGS, content=content)
 
 
 def find_issues(imagelab: Callable, raw: Path) -> None:
-    """Find image-quality issues and duplicates by cleanvision, without its printed report."""
+    """Find image-quality issues and duplicates with cleanvision, without printing its report."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         imagelab(data_path=str(raw)).find_issues(n_jobs=CORES, verbose=False)
 
 
 def draw(data: Path, count: int, side: int) -> None:
-    """Draw photos of smooth random shapes into two class folders."""
+    """Write synthetic photos of smooth random shapes to two class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         coarse = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)

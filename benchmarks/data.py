@@ -1,4 +1,4 @@
-"""Find the archives of photos that the benchmarks read, see docs/datasets.md."""
+"""Find the archives of photos that the benchmarks read; see docs/datasets.md."""
 
 import os
 import sys

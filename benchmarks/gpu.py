@@ -1,4 +1,4 @@
-"""Check the GPU: one mixed-precision training step of MobileNetV2, then its photos per second.
+"""Check the GPU with a mixed-precision training step of MobileNetV2, and measure the throughput.
 
 Run by `make gpu-check`; the exit code is 1 if TensorFlow sees no GPU.
 """
@@ -16,7 +16,7 @@ BATCH, SIZE, CLASSES, STEPS, ROUNDS = 64, 224, 100, 20, 5
 
 
 def main() -> int:
-    """Print the figures and return the exit code."""
+    """Print the measurements and return the exit code."""
     if not backend.GPUS:
         print("TensorFlow sees no GPU. Expected: an NVIDIA GPU and its driver (nvidia-smi -L lists it)")
         return 1
@@ -35,7 +35,7 @@ def main() -> int:
             network.train_on_batch(photos, labels)
         rates.append(STEPS * BATCH / (time.perf_counter() - began))
     print(
-        f"training: {statistics.median(rates):.0f} photos a second at {SIZE} pixels "
+        f"training: {statistics.median(rates):.0f} photos per second at {SIZE} pixels "
         f"(median of {ROUNDS} rounds)"
     )
     return 0

@@ -1,7 +1,7 @@
 """Measure the ranking of label issues: 5 % of the labels of the flower photos are flipped, with five seeds.
 
 Run by `python benchmarks/label_errors.py [folder]`: the folder with `flowers.zip`, by default the environment
-variable `DATA`. The photos and their embeddings are stored in `outputs/bench/`. Prints the recall in the top
+variable `DATA`. The photos and their embeddings are stored in `outputs/bench/`. Print the recall in the top
 10 % of the ranking and the precision in the top 5 %, for `lib.clean.label_issues` and for logistic
 regression; the exit code is 1 if `lib.clean.label_issues` misses a target.
 """
@@ -26,14 +26,14 @@ from lib.photos import decoding, labels
 SIZE, FLIPPED, SEEDS = 160, 0.05, range(5)
 # Targets for the medians over the seeds.
 RECALL, PRECISION = 0.92, 0.78
-# Of the logistic regression: the best of 1e-4, 1e-3 and 1e-2.
+# Inverse regularization strength of the logistic regression, the best of 1e-4, 1e-3 and 1e-2.
 C = 1.0e-3
-# From embeddings, labels, groups and seed to the rows, the most doubtful label first.
+# A function from embeddings, labels, groups and seed to the rows, the least probable label first.
 Ranker = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def main() -> int:
-    """Print the figures and return the exit code."""
+    """Print the measurements and return the exit code."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("folder", type=Path, nargs="?", help="folder with flowers.zip; by default DATA")
     flowers = archive(arguments.parse_args().folder, "flowers.zip")
@@ -79,7 +79,7 @@ def embed(flowers: Path, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def score(
     ranker: Ranker, vectors: np.ndarray, true_labels: np.ndarray, *, groups: np.ndarray, seed: int
 ) -> tuple[float, float]:
-    """Flip labels; return the recall in the top 10 % of the ranking and the precision in the top 5 %."""
+    """Flip labels, rank them, and return the recall in the top 10 % and the precision in the top 5 %."""
     random, classes = np.random.default_rng(seed), labels.classes(true_labels)
     flips = random.choice(len(true_labels), round(FLIPPED * len(true_labels)), replace=False)
     flipped = true_labels.copy()
@@ -95,7 +95,7 @@ def by_label_issues(vectors: np.ndarray, flipped: np.ndarray, groups: np.ndarray
 
 
 def by_logistic(vectors: np.ndarray, flipped: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Rank by the probability of the label in a logistic regression, on the same folds."""
+    """Rank by the out-of-fold probability of the label in a logistic regression, with the same folds."""
     targets = np.unique(flipped, return_inverse=True)[1]
     folds = label_issues.folds(targets, groups, seed=seed)
     probabilities = np.empty(len(flipped))

@@ -22,22 +22,20 @@ from cosmic_ray.work_db import use_db
 
 
 def main() -> int:
-    """Print the survivors with their differences, then the counts; return the exit code."""
+    """Print the diff of each survivor, then the counts, and return the exit code."""
     parser = argparse.ArgumentParser(description="Mutation test of one module.")
     parser.add_argument("module", type=Path, help="module of lib to change")
     parser.add_argument("tests", nargs="+", help="test files that should fail")
-    parser.add_argument(
-        "--count", type=int, default=40, help="number of mutants that are drawn (default: 40)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds for a mutant (default: 180)")
+    parser.add_argument("--count", type=int, default=40, help="number of mutants to sample (default: 40)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds per mutant (default: 180)")
     parser.add_argument("--python", default=".venv/bin/python", help="Python that runs the tests")
     options = parser.parse_args()
     if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", options.module]).returncode:
         parser.error(f"{options.module} must be committed, since it is changed in place")
     # `-x` stops at the first failure, which is enough to detect a mutant.
     pytest = [options.python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    # So that no compiled file outlives a mutant, and `lib` is that of the current folder.
+    # Write no compiled files, which could outlive a mutant, and import `lib` from the current folder.
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path.cwd())}
     subprocess.run([*pytest, *options.tests], check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder, use_db(f"{folder}/mutants.sqlite") as database:

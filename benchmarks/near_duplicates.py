@@ -1,15 +1,15 @@
 """Measure precision and recall of the search for near-duplicates on real photos and copies of them.
 
 Run by `python benchmarks/near_duplicates.py [folder] [--photos 100] [--choose]`: the folder with
-`flowers.zip`, `butterfly.zip` and `biology.zip`, by default the environment variable `DATA`. Photos are drawn
-from each archive and copied in 20 ways; each copy is saved as a JPEG and decoded as in 02_clean. For each
-way, `duplicates.find` searches the photos and their copies: a pair of a photo and its copy is a true
-positive, all other pairs are false positives. The thresholds were chosen on flowers, with `--choose`; the
-exit code is 1 if an archive misses a target.
+`flowers.zip`, `butterfly.zip` and `biology.zip`, by default the environment variable `DATA`. Photos are
+sampled from each archive and copied with 20 transforms; each copy is saved as a JPEG and decoded as in
+02_clean. For each transform, `duplicates.find` searches the photos and their copies: a pair of a photo and
+its copy is a true positive, any other pair is a false positive. The thresholds were chosen on flowers, with
+`--choose`; the exit code is 1 if an archive misses a target.
 
-If two of the drawn photos are near-duplicates, they would count as false positives: the second is left out
-and its name is printed for inspection. Pairs that a person found to be unrelated are in `UNRELATED`; these
-photos are kept and count as errors.
+If two of the sampled photos are near-duplicates, they would count as false positives. The second is
+therefore removed, and its name is printed for inspection. Pairs that a person found to be unrelated are in
+`UNRELATED`; these photos are kept and count as errors.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from lib.clean import duplicates, embeddings
 from lib.core import schema
 from lib.photos import decoding
 
-# The thresholds were chosen on the first.
+# The thresholds were chosen on the first archive.
 ARCHIVES = ("flowers", "butterfly", "biology")
 SEED = 0
 CLEAN = schema.Clean()
@@ -54,13 +54,13 @@ UNRELATED = {
 
 
 def scaled(image: np.ndarray, factor: float) -> np.ndarray:
-    """Resize by area averaging if the photo shrinks, else bicubically."""
+    """Resize with area interpolation if the photo shrinks, otherwise with bicubic interpolation."""
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=method)
 
 
 def cropped(image: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
-    """Crop at a random position; the height and the width are reduced by a fraction."""
+    """Reduce the height and width by a fraction, by cropping at a random position."""
     height, width = (round(side * (1 - fraction)) for side in image.shape[:2])
     top = random.integers(image.shape[0] - height + 1)
     left = random.integers(image.shape[1] - width + 1)
@@ -70,7 +70,7 @@ def cropped(image: np.ndarray, fraction: float, random: np.random.Generator) -> 
 def rotated(
     image: np.ndarray, degrees: float, random: np.random.Generator, *, cut: bool = False
 ) -> np.ndarray:
-    """Rotate left or right; the corners are black, or the photo is cropped so that it has no black pixels."""
+    """Rotate in a random direction. The corners are black or, with `cut`, cropped."""
     height, width = image.shape[:2]
     rotation = cv2.getRotationMatrix2D((width / 2, height / 2), degrees * random.choice([-1, 1]), 1)
     image = cv2.warpAffine(image, rotation, (width, height))
@@ -88,7 +88,7 @@ def brightened(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def coloured(image: np.ndarray, *, saturation: float = 1, hue: int = 0) -> np.ndarray:
-    """Multiply the saturation by a factor and shift the hue by degrees."""
+    """Multiply the saturation by a factor, and shift the hue by an angle in degrees."""
     values = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32)
     values[..., 0] = (values[..., 0] + hue / 2) % 180
     values[..., 1] = np.clip(values[..., 1] * saturation, 0, 255)
@@ -138,12 +138,12 @@ COPIES: dict[str, Callable] = {
     "watermark": lambda image, random: watermarked(image),
     "crop 10 %, flip, brighter": mixed,
 }
-# Of the JPEG of a copy, if it is not 90.
+# JPEG quality of copies, if it is not 90.
 QUALITY = {"compressed again": 30}
 
 
 def encoded(image: np.ndarray, quality: int) -> bytes:
-    """Return a photo as JPEG."""
+    """Encode a photo as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -173,7 +173,7 @@ class Collection:
 
 
 def collect(path: Path, folder: Path, *, limit: int, size: int, fit: str) -> Collection:
-    """Draw photos from an archive, copy them, and decode and embed all of them as in 02_clean."""
+    """Sample photos of an archive, copy them, and decode and embed photos and copies as in 02_clean."""
     random = np.random.default_rng(SEED)
     rows: list[tuple[int, str, str, str]] = []
     squares: list[np.ndarray] = []
@@ -220,7 +220,7 @@ def find(
 
 
 def without_pairs(photos: Collection, folder: Path) -> Collection:
-    """Leave out and print photos that are near-duplicates of other photos in the archive."""
+    """Remove photos that are near-duplicates of other photos in the archive, and print their names."""
     repeated = set()
     for pair in find(photos, photos.rows(0), folder=folder).itertuples():
         names = (photos.table.path[pair.first], photos.table.path[pair.second])
@@ -236,17 +236,17 @@ def without_pairs(photos: Collection, folder: Path) -> Collection:
 
 
 def compare(photos: Collection, folder: Path, **thresholds: float) -> pd.DataFrame:
-    """Search among the photos and each kind of copies.
+    """Search for near-duplicates among the photos and each kind of copy.
 
     Args:
         photos: photos and copies.
-        folder: stores the results of the search.
-        thresholds: of `find`.
+        folder: folder of the cache.
+        thresholds: thresholds of `find`, by argument.
 
     Returns:
-        All pairs of the photos and each kind of copies: `kind` (title of the copies), `true` (a photo and
-        its copy), `bits` (Hamming distance), `cosine`, `correlation` (-1 if they were not aligned) and
-        `predicted` (whether the search has the pair).
+        All pairs among the photos and each kind of copy: `kind` (title of the copies), `true` (whether the
+        pair is a photo and its copy), `bits` (Hamming distance), `cosine`, `correlation` (-1 if the pair was
+        not aligned) and `predicted` (whether the search found the pair).
     """
     codes = np.array([int(value, 16) for value in photos.table.phash], dtype=np.uint64)
     units = normalize(photos.vectors)
@@ -295,7 +295,7 @@ def choose(photos: Collection, folder: Path) -> None:
 
 
 def report(results: dict[str, pd.DataFrame]) -> bool:
-    """Print precision and recall on each archive: by hash, by cosine, and by all tests with alignment.
+    """Print precision and recall on each archive by hash, by cosine, and by `lib.clean.duplicates`.
 
     Returns:
         Whether `lib.clean.duplicates` reaches its targets on each archive.
@@ -319,7 +319,7 @@ def report(results: dict[str, pd.DataFrame]) -> bool:
 
 
 def main() -> int:
-    """Print the figures and return the exit code."""
+    """Print the measurements and return the exit code."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("folder", type=Path, nargs="?", help="folder of the archives; by default DATA")
     arguments.add_argument("--photos", type=int, default=100, help="photos drawn from each archive")

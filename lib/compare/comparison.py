@@ -1,4 +1,4 @@
-"""The comparison of runs: their metrics, and paired differences on the same photos."""
+"""Compare runs by their metrics and by their predictions for the same photos."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lib.core import files, metrics, schema, steps, tables
 from lib.evaluate import predictions
 from lib.networks import cards
 
-# Columns of the table, with their names in metrics.json.
+# Columns of the table, with the keys of their values in metrics.json.
 METRICS = {
     "top_1": "top_1",
     "precision": "precision_macro",
@@ -36,7 +36,7 @@ class Result:
     """The files of an evaluated run.
 
     Attributes:
-        name: the run's folder.
+        name: name of the run's folder.
         parameters: `params.json`.
         card: `model.json`.
         metrics: `metrics.json`.
@@ -70,48 +70,48 @@ class Result:
 
     @property
     def rank(self) -> tuple[float, float, str]:
-        """The sort key of runs, best on val first: by top-1, then log loss, then name."""
+        """The sort key of the run: best top-1 on val first, then lowest log loss on val, then name."""
         return -self.metrics["val"]["top_1"], self.metrics["val"]["log_loss"], self.name
 
     def rows(self, *splits: str) -> pd.DataFrame:
-        """Return the predictions for some splits, with the index `split`, `sha1`, `label`."""
+        """Return the predictions for the selected splits, indexed by `split`, `sha1` and `label`."""
         selected = self.predictions[self.predictions["split"].isin(splits)]
         return selected.set_index(["split", "sha1", "label"], drop=False)
 
     def validate(self) -> None:
-        """Check that the files contain all keys and columns of a comparison.
+        """Check that the files contain all keys and columns that a comparison needs.
 
         Raises:
-            ValueError: a file lacks a key or column.
+            ValueError: if a file lacks a key or column.
         """
-        figures = ["n", "intervals", *METRICS.values()]
+        metric_keys = ["n", "intervals", *METRICS.values()]
         headline = self.metrics.get("headline", "val")
         needed: list[tuple[str, Container, list[str]]] = [
             ("params.json", self.parameters, ["name", "source"]),
             ("history.csv", self.history, ["seconds"]),
             ("metrics.json", self.metrics, ["headline", "val", headline]),
-            ("metrics.json", self.metrics.get("val", {}), figures),
-            ("metrics.json", self.metrics.get(headline, {}), figures),
+            ("metrics.json", self.metrics.get("val", {}), metric_keys),
+            ("metrics.json", self.metrics.get(headline, {}), metric_keys),
         ]
         for file, values, keys in needed:
             if missing := [key for key in dict.fromkeys(keys) if key not in values]:
                 raise ValueError(
-                    f"{file} has no {', '.join(missing)}: execute the run again with this version"
+                    f"{file} has no {', '.join(missing)}. Execute the run again with this version"
                 )
 
 
 def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
-    """Read runs.
+    """Read the results of runs.
 
     Args:
         names: folders in `outputs/`; all runs if empty.
 
     Returns:
-        The evaluated runs by name, sorted; and by name why the other runs cannot be compared.
+        The evaluated runs, and the reasons why the other runs cannot be compared, both by name.
 
     Raises:
-        FileNotFoundError: there is no run in `outputs/`, or no run with a name in `names`.
-        ValueError: no run can be compared.
+        FileNotFoundError: if there is no run in `outputs/`, or no run with a name in `names`.
+        ValueError: if no run can be compared.
     """
     runs = _runs()
     if not runs:
@@ -133,7 +133,7 @@ def read(names: Sequence[str] = ()) -> tuple[dict[str, Result], dict[str, str]]:
 
 
 def _runs() -> list[str]:
-    """List the folders in `outputs/` with an executed step, finished or not."""
+    """List the names of the runs in `outputs/`, finished or not."""
     folders = [path for path in steps.outputs().glob("*/") if path.name not in schema.RESERVED]
     return sorted(path.name for path in folders if any(path.glob("*.ipynb")) or any(path.glob("*.json")))
 
@@ -142,18 +142,18 @@ def _read(name: str) -> Result:
     """Read the files of a run.
 
     Raises:
-        ValueError: a file is missing, has changed after the evaluation, or lacks a key or column.
+        ValueError: if a file is missing, has changed since the evaluation, or lacks a key or column.
     """
     folder, step = steps.outputs() / name, steps.EVALUATE
     needed = ["params.json", *step.reads, "history.csv", "metrics.json", "predictions.csv"]
     if missing := [file for file in needed if not (folder / file).is_file()]:
-        raise ValueError(f"unfinished: no {', '.join(missing)}")
+        raise ValueError(f"unfinished: {', '.join(missing)} missing")
     record = steps.provenance(folder)["steps"].get(step.name)
     if record is None:
         raise ValueError("unfinished: the last evaluation was not completed")
     hashes = {file: files.file_sha256(folder / file) for file in step.reads}
     if changed := [file for file in step.reads if hashes[file] != record["read"].get(file)]:
-        raise ValueError(f"{', '.join(changed)} changed after the evaluation: evaluate the run again")
+        raise ValueError(f"{', '.join(changed)} changed after the evaluation. Evaluate the run again")
     rows = predictions.read(folder / "predictions.csv")
     content = manifest.read(folder / "manifest.csv").set_index("path").sha1
     result = Result(
@@ -170,11 +170,11 @@ def _read(name: str) -> Result:
 
 
 def groups(results: dict[str, Result]) -> dict[str, list[str]]:
-    """Group the runs with the same headline photos and labels, which can be compared directly.
+    """Group the runs that have the same headline photos and labels, and are therefore comparable.
 
     Returns:
-        The names of the runs in each group, best on val first. A group has the name of its data set, with a
-        number if the data set has several groups.
+        The names of the runs in each group, best on val first. A group has the name of its data set, followed
+        by a number if the data set has several groups.
     """
     by_photos: dict[tuple, list[Result]] = {}
     for result in sorted(results.values(), key=lambda result: (result.source, result.rank)):
@@ -198,8 +198,8 @@ def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
         is the best run of its group on val; `backbone`, `image_size` (pixels), `parameters`, `megabytes` (of
         `model.keras`); `split` and `n`, the headline split and its number of photos; `top_1` on this split
         with its 95 % interval (`top_1_low`, `top_1_high`), `precision`, `recall` and `f1` (macro),
-        `log_loss`, `calibration_error`; `val_top_1`; `epochs` and `seconds` of training; and `problem`, why
-        the run cannot be compared. If it cannot, all columns but `run` and `problem` are missing.
+        `log_loss`, `calibration_error`; `val_top_1`; `epochs` and `seconds` of training; and `problem`, the
+        reason why the run cannot be compared. If so, all columns except `run` and `problem` are missing.
     """
     rows = [
         {"group": group, "best_on_val": name == names[0], **_row(results[name]), "problem": ""}
@@ -207,9 +207,9 @@ def table(results: dict[str, Result], problems: dict[str, str]) -> pd.DataFrame:
         for name in names
     ]
     rows += [{"run": name, "problem": problem} for name, problem in problems.items()]
-    # Integers that may be missing.
-    whole = dict.fromkeys(["image_size", "parameters", "n", "epochs"], "Int64")
-    return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
+    # Int64 allows missing values.
+    integers = dict.fromkeys(["image_size", "parameters", "n", "epochs"], "Int64")
+    return pd.DataFrame(rows, columns=COLUMNS).astype(integers)
 
 
 def _row(result: Result) -> dict:
@@ -242,8 +242,8 @@ def pairs(results: dict[str, Result]) -> pd.DataFrame:
     Returns:
         One row per run that is not the best of its group: `group`, `best`, `run`, `n`; `difference`, the
         top-1 of the run minus that of the best run, with `low`, `high` and `p` as in `paired`; `only_best`
-        and `only_run`, the number of photos that only this run classified correctly. Empty if no two runs
-        have the same photos.
+        and `only_run`, the number of photos that only the best run, or only the run, classified correctly.
+        Empty if no two runs have the same photos.
     """
     rows = []
     for group, (best, *others) in groups(results).items():
@@ -275,9 +275,9 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Paired:
 
     Returns:
         `n`, the number of photos; `difference`, the top-1 of the first network minus that of the second; its
-        95 % interval, `low` and `high`; `only_first` and `only_second`, the number of photos that only this
-        network classified correctly; and `p`, the p-value of McNemar's exact test of equal accuracy (McNemar,
-        1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution).
+        95 % interval, `low` and `high`; `only_first` and `only_second`, the number of photos that only the
+        first, or only the second, network classified correctly; and `p`, the p-value of the exact (binomial)
+        McNemar test of equal accuracy (McNemar, 1947, https://doi.org/10.1007/BF02295996).
     """
     n = len(first)
     correct = [rows["label"].eq(rows["predicted"]).to_numpy() for rows in (first, second.loc[first.index])]
@@ -300,13 +300,14 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Paired:
 def newcombe(*, both: int, first: int, second: int, neither: int) -> list[float]:
     """Return the 95 % interval of the difference between two paired proportions.
 
-    It combines Wilson's intervals of the two proportions by their correlation (Newcombe, 1998, "Improved
-    confidence intervals for the difference between binomial proportions based on paired data", Statistics in
-    Medicine 17, method 10). It is valid without discordant pairs, when a bootstrap interval has no width.
+    The interval combines the Wilson intervals of the two proportions, and accounts for their correlation
+    (Newcombe, 1998, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", Statistics in Medicine 17, method 10). It is valid even if there are no discordant pairs, in
+    which case a bootstrap interval has no width.
 
     Args:
-        both, first, second, neither: number of pairs with both successes, only the first, only the second,
-            no success.
+        both, first, second, neither: number of pairs in which both members, only the first, only the second,
+            or neither is a success.
 
     Returns:
         `[low, high]` of the first proportion minus the second, from -1 to 1.
@@ -315,10 +316,10 @@ def newcombe(*, both: int, first: int, second: int, neither: int) -> list[float]
     proportions = [(both + only) / n for only in (first, second)]
     (low, high), (low_2, high_2) = (metrics.interval(both + only, n) for only in (first, second))
     product = float(both * neither - first * second)
-    # Newcombe's correction of the correlation.
+    # Newcombe's continuity correction of the correlation.
     product = max(product - n / 2, 0) if product > 0 else product
-    spread = np.sqrt(float(both + first) * (second + neither) * (both + second) * (first + neither))
-    correlation = product / spread if spread else 0.0
+    denominator = np.sqrt(float(both + first) * (second + neither) * (both + second) * (first + neither))
+    correlation = product / denominator if denominator else 0.0
 
     def width(a: float, b: float) -> float:
         return float(np.sqrt(a**2 - 2 * correlation * a * b + b**2))
@@ -339,7 +340,7 @@ def write(folder: Path, *, runs: pd.DataFrame, in_pairs: pd.DataFrame, ensemble:
         folder: the folder of the files.
         runs: the result of `table`.
         in_pairs: the result of `pairs`.
-        ensemble: `ensembles.Ensemble.report`; null in the file if it is empty.
+        ensemble: `ensembles.Ensemble.report`; if it is empty, null is written.
     """
     tables.write(runs, folder / "comparison.csv")
     compared = runs[runs.problem.eq("")]

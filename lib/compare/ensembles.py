@@ -1,4 +1,4 @@
-"""Ensembles: the averaged predictions of several runs for the same photos."""
+"""Average the predictions of several runs for the same photos, and evaluate this ensemble."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Ensemble:
             `predictions.table`; `None` if there are no members.
         report: `members`; `headline`, the headline split; `temperature` of the ensemble;
             `test_time_augmentation`; the result of `metrics.report` for each split; `each`, the rows of
-            `table`; and `gain`, the result of `comparison.paired` for the ensemble and its best member on val
-            (`over`), on the headline split with the member's predictions as evaluated. Empty if there are no
-            members.
+            `table`; and `gain`, the name `over` of the member that is best on val, with the result of
+            `comparison.paired` for the ensemble and this member, as it was evaluated, on the headline split.
+            Empty if there are no members.
     """
 
     predictions: pd.DataFrame | None
@@ -37,7 +37,7 @@ class Ensemble:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per member, with the predictions that were averaged, and a last row for the ensemble.
+        """The metrics of each member, for its averaged predictions, and of the ensemble in the last row.
 
         The columns are top-1 and log loss on val and on the headline split, and the calibration error on the
         headline split.
@@ -51,14 +51,14 @@ def members(results: dict[str, Result], names: Sequence[str]) -> list[str]:
     Args:
         results: the evaluated runs.
         names: names of the runs. If empty, all runs with the classes and photos of the best run on val are
-            selected; if that is a single run, those of the next best run. The headline photos are not used:
-            members selected on them would make the ensemble look better than it is.
+            selected; if no other run has them, the same is tried with the next best run. The headline photos
+            are not used, because selecting members on them would bias the metrics of the ensemble.
 
     Returns:
         At least two names; empty if `names` is empty and no two runs have the same classes and photos.
 
     Raises:
-        ValueError: `names` has fewer than two different runs, a run that is not in the results, or runs
+        ValueError: if `names` has fewer than two different runs, a run that is not in the results, or runs
             whose classes or photos differ.
     """
     if not names:
@@ -82,13 +82,13 @@ def members(results: dict[str, Result], names: Sequence[str]) -> list[str]:
 
 
 def difference(first: Result, second: Result) -> str:
-    """Return why two runs cannot be averaged; an empty text if they can.
+    """Return the reason why two runs cannot be averaged, or an empty string if they can.
 
     They must have the same headline split, classes, photos of val and the headline split, and labels.
     """
     runs = (first, second)
     if first.headline != second.headline:
-        return "other headline splits, " + ", ".join(f"{run.headline} in {run.name}" for run in runs)
+        return "different headline splits: " + ", ".join(f"{run.headline} in {run.name}" for run in runs)
     sets = {"classes": [{name: name for name in run.classes} for run in runs]}
     for split in dict.fromkeys(("val", first.headline)):
         rows = [run.rows(split) for run in runs]
@@ -99,7 +99,7 @@ def difference(first: Result, second: Result) -> str:
     for name, (own, others) in sets.items():
         if own.keys() != others.keys():
             only = [_only(own, others, name=first.name), _only(others, own, name=second.name)]
-            return f"other {name}, {', '.join(only)}"
+            return f"different {name}: {', '.join(only)}"
     return ""
 
 
@@ -116,7 +116,7 @@ def average(
 
     All runs have the same weight. Other weights would have to be fitted on val, which is small and was
     already used to select each run's epoch and temperature. The calibrated probabilities are averaged, so
-    that an overconfident network has no larger influence. Their mean is underconfident (Rahaman and Thiery,
+    that an overconfident network does not dominate. Their mean is underconfident (Rahaman and Thiery,
     2021, https://arxiv.org/abs/2007.08792) and is therefore calibrated with a temperature fitted on val.
 
     Args:
@@ -124,11 +124,11 @@ def average(
         names: the result of `members`.
         augmented: whether to predict the photos again, with test-time augmentation. Otherwise, the
             probabilities of `predictions.csv` are averaged.
-        folder: caches the predictions with test-time augmentation.
+        folder: folder of the cache of predictions with test-time augmentation.
         seed: seed of the bootstrap intervals.
 
     Raises:
-        FileNotFoundError, ValueError: `augmented`, and the photos of a run are missing or have changed.
+        FileNotFoundError, ValueError: if `augmented`, and the photos of a run are missing or have changed.
     """
     if not names:
         return Ensemble(None, {})
@@ -193,7 +193,7 @@ def _row(name: str, report: dict[str, metrics.Report], *, headline: str) -> dict
 def _probabilities(
     result: Result, index: pd.Index, *, classes: list[str], augmented: bool, folder: Path
 ) -> np.ndarray:
-    """Return the calibrated probabilities of a run, by the index of `Result.rows` and the classes."""
+    """Return the calibrated probabilities of a run, with the photos and the classes in the given order."""
     rows = result.rows(*index.unique("split")).loc[index]
     if not augmented:
         return predictions.probabilities(rows, classes)
@@ -213,11 +213,11 @@ def _probabilities(
 
 
 def _photos(result: Result) -> photoset.Photos:
-    """Open the photos of a run's evaluation by its records, since its parameters may have changed.
+    """Open the photos that a run was evaluated on, even if its parameters have changed since.
 
     Raises:
-        FileNotFoundError: the photos are missing.
-        ValueError: the photos have changed.
+        FileNotFoundError: if the photos are missing.
+        ValueError: if the photos have changed.
     """
     data, card = steps.outputs() / "data" / result.source, result.card
     if not (data / "source.json").is_file() or not (data / "raw").is_dir():
@@ -237,14 +237,14 @@ def _photos(result: Result) -> photoset.Photos:
     )
     if not scanned.sha1.equals(table.sha1):
         raise ValueError(
-            f"the photos in data/{result.source} have changed after the evaluation of {result.name}: run "
+            f"the photos in data/{result.source} have changed since the evaluation of {result.name}: run "
             f"`make {result.parameters['name']}` again"
         )
     return photoset.Photos(table, full, card["size"], card["classes"], card["fit"])
 
 
 def write(ensemble: Ensemble, path: Path) -> None:
-    """Write the predictions of an ensemble as CSV. Without members, remove an earlier file."""
+    """Write the predictions of an ensemble to a CSV file, or remove an earlier file if it has no members."""
     if ensemble.predictions is None:
         path.unlink(missing_ok=True)
     else:

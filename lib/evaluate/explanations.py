@@ -1,4 +1,4 @@
-"""Grad-CAM explanations of predictions: the choice of photos, figures, and the energy inside masks."""
+"""Explain predictions by Grad-CAM: choose photos, plot them, and measure the energy inside masks."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from lib.networks import cards
 from lib.networks.backend import keras
 from lib.photos import class_names, decoding
 
-# Photos that are compared with their masks, which suffice for two digits of a mean.
+# Maximum number of photos that are compared with their masks, enough for two digits of a mean.
 MOST_MASKED = 256
 MEASURES = ["path", "energy_inside", "energy_uniform", "energy_centre", "hit"]
-# Photos in a row of the grid, each beside its overlay.
+# Number of photos in a row of the grid, each beside its overlay.
 PAIRS_IN_ROW = 3
 
 
@@ -29,13 +29,13 @@ def choose(
     Args:
         photos: the run's photos.
         predictions: `predictions.csv`.
-        settings: `gradcam.examples` is the number of photos of each kind; `seed` draws the correct ones.
+        settings: `gradcam.examples` is the number of photos of each kind, `seed` the seed of the random draw.
         names: the names of the classes, the result of `class_names.of_card`.
 
     Returns:
-        First photos that are classified correctly, drawn at random, then misclassified ones, the most
-        confident first. Columns: `path`, `label` and `predicted` (names), `confidence`, `correct`, `row` (in
-        the manifest) and `target` (the index of the predicted class).
+        Correctly classified photos, drawn at random, then misclassified photos, the most confident first.
+        Columns: `path`, `label` and `predicted` (names), `confidence`, `correct`, `row` (in the manifest) and
+        `target` (the index of the predicted class).
     """
     rows = predictions[predictions.split.eq(_split(photos))].copy()
     rows["correct"] = rows.label.eq(rows.predicted)
@@ -61,7 +61,7 @@ def _titles(rows: pd.DataFrame) -> list[str]:
 
 
 def example(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Figure | None:
-    """Plot the first photo, its heatmap, and their overlay; `None` without photos.
+    """Plot the first photo, its heatmap and their overlay; return `None` if there are no photos.
 
     Args:
         photos: the run's photos.
@@ -77,7 +77,7 @@ def example(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) ->
 
 
 def grid(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Figure | None:
-    """Plot photos beside their overlays, the misclassified photos in the lower rows; `None` without photos.
+    """Plot photos beside their overlays, misclassified photos last; return `None` if there are no photos.
 
     Args:
         photos: the run's photos.
@@ -90,7 +90,7 @@ def grid(photos: photoset.Photos, rows: pd.DataFrame, *, maps: np.ndarray) -> Fi
         image = photos.images[row]
         images += [image, photo_grids.overlay(image, heatmap)]
         titles += [Path(path).name, title]
-    # The first misclassified photo begins a row.
+    # Fill the row, so that the first misclassified photo starts a new row.
     correct = int(rows.correct.sum())
     end, empty = 2 * correct, 2 * (-correct % PAIRS_IN_ROW)
     images[end:end], titles[end:end] = [None] * empty, [""] * empty
@@ -106,10 +106,10 @@ def energy_inside_masks(network: keras.Model, photos: photoset.Photos, run: step
         run: the run; `gradcam.masks` of its settings is the path of the masks.
 
     Returns:
-        A row per photo that has a mask: `path`; `energy_inside`, the fraction of the heatmap's energy inside
+        One row per photo with a mask: `path`; `energy_inside`, the fraction of the heatmap's energy inside
         the mask (NaN if the heatmap is all 0); `energy_uniform` and `energy_centre`, the same fraction of a
         uniform heatmap and of a centred Gaussian; `hit`, whether the maximum of the heatmap is inside the
-        mask. Empty without masks.
+        mask. Empty if there are no masks.
 
     Raises:
         FileNotFoundError, ValueError: as `heatmaps.masks`.
@@ -138,12 +138,12 @@ def summary(measured: pd.DataFrame) -> dict:
     """Summarise the result of `energy_inside_masks`, for `gradcam.json`.
 
     Returns:
-        `photos` with a mask; `all_zero`, the number of heatmaps that are all 0, whose energy counts as
-        outside; the means of `energy_inside`, `energy_uniform` and `energy_centre`; `pointing_game`, the
-        fraction of photos with the maximum inside the mask (Zhang et al., 2016,
+        `photos`, the number of photos with a mask; `all_zero`, the number of heatmaps that are all 0, whose
+        energy counts as outside; the means of `energy_inside`, `energy_uniform` and `energy_centre`;
+        `pointing_game`, the fraction of photos with the maximum inside the mask (Zhang et al., 2016,
         https://arxiv.org/abs/1608.00507); `better_than_centre`, the fraction of photos in which the heatmap
-        has more energy inside the mask than the centred Gaussian, and its 95 % `interval` (Wilson). Only
-        `photos` without masks.
+        has more energy inside the mask than the centred Gaussian, and its 95 % `interval` (Wilson). If there
+        are no masks, only `photos`.
     """
     if measured.empty:
         return {"photos": 0}
@@ -172,12 +172,10 @@ def own_photo(
             manifest is explained.
 
     Raises:
-        FileNotFoundError, ValueError: the photo does not exist, or cannot be read.
+        FileNotFoundError, ValueError: if the photo does not exist or cannot be read.
     """
     image, name = _own_image(card, photos, photo=settings.gradcam.photo)
-    probabilities = metrics.apply_temperature(
-        network(image[None].astype(np.float32), training=False).numpy(), card["temperature"]
-    )[0]
+    probabilities = metrics.apply_temperature(backend.outputs(network, image[None]), card["temperature"])[0]
     best = np.argsort(-probabilities)[:3]
     maps = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), targets=best)
     images = [image, *(photo_grids.overlay(image, heatmap) for heatmap in maps)]

@@ -1,4 +1,4 @@
-"""Mistakes: accuracy per class, confused pairs of classes, and the similarity of confused classes."""
+"""Analyse mistakes: accuracy per class, confused pairs of classes, and their similarity."""
 
 from typing import NotRequired, TypedDict
 
@@ -60,8 +60,8 @@ def summary(rows: pd.DataFrame, report: metrics.Report, *, similarities: pd.Data
 
     Returns:
         `n`, the number of mistakes; `truth_in_top_3`, the result of `truth_in_top` for `k=3`; `similarity`
-        and `confused`, the results of these functions; `most_accurate` and `least_accurate`, the first and
-        the last rows of `classes`, the extreme first.
+        and `confused`, the results of these functions; `most_accurate` and `least_accurate`, the classes with
+        the highest recall, highest first, and with the lowest recall, lowest first, as rows of `classes`.
     """
     ranked = classes(report["classes"], len(report["classes"]))
     return {
@@ -82,9 +82,9 @@ def classes(report: dict[str, metrics.ClassReport], count: int) -> pd.DataFrame:
         count: the number of best and of worst classes to return.
 
     Returns:
-        A row per class, best first, with the index `rank` from 1: `label`, `n` (photos), `recall`, and `low`
-        and `high`, its 95 % interval (Wilson). Ties are broken by the middle of the interval. Classes without
-        photos are ignored.
+        One row per class, best first, with the index `rank` from 1: `label`, `n` (photos), `recall`, and
+        `low` and `high`, its 95 % interval (Wilson). Ties are broken by the midpoint of the interval. Classes
+        without photos are ignored.
     """
     rows = []
     for label, values in report.items():
@@ -141,7 +141,7 @@ def truth_in_top(rows: pd.DataFrame, k: int) -> TruthInTop:
         "fraction": None,
         "interval": None,
         "by_chance": None,
-        "sentence": f"With {len(names)} classes, the top {k} holds every class.",
+        "sentence": f"With {len(names)} classes, the top {k} contains every class.",
     }
     if wrong.empty:
         result["sentence"] = NO_MISTAKES
@@ -166,11 +166,11 @@ def class_similarities(photos: photoset.Photos, settings: schema.Params) -> pd.D
     The pretrained network that computes the embeddings has not seen the labels.
 
     Args:
-        photos: the run's photos, whose embeddings the cleaning has cached.
-        settings: `clean.embeddings` turns the embeddings on or off.
+        photos: the run's photos; their embeddings are in the cache of 02_clean.
+        settings: `clean.embeddings` enables the embeddings.
 
     Returns:
-        The result of `centroid_similarities`; `None` without embeddings.
+        The result of `centroid_similarities`; `None` if embeddings are disabled.
     """
     if not settings.clean.embeddings or photos.folder is None:
         return None
@@ -183,13 +183,13 @@ def class_similarities(photos: photoset.Photos, settings: schema.Params) -> pd.D
 def centroid_similarities(
     vectors: np.ndarray, rows: np.ndarray, *, targets: np.ndarray, classes: list[str]
 ) -> pd.DataFrame:
-    """Compute the cosine similarity between classes: between the means of their normalised embeddings.
+    """Compute the cosine similarities of classes, between the means of their normalised embeddings.
 
     Args:
         vectors: embeddings, `float32` of shape `(photos, channels)`; a memory map is read in batches.
         rows: the photos to average, `int64` of shape `(n,)`.
         targets: their classes, `int64` of shape `(n,)`.
-        classes: the class names; each class has a photo at least.
+        classes: the class names; each class has at least one photo.
 
     Returns:
         `float64`, -1 to 1, with a row and a column per class.
@@ -198,7 +198,7 @@ def centroid_similarities(
     for start in range(0, len(rows), BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
         np.add.at(sums, targets[part], normalize(vectors[rows[part]]))
-    # The cosine does not depend on lengths: sums have the same directions as means.
+    # The cosine does not depend on the lengths, and sums have the same directions as means.
     centroids = normalize(sums)
     return pd.DataFrame(centroids @ centroids.T, index=classes, columns=classes)
 
@@ -206,8 +206,8 @@ def centroid_similarities(
 def similarity(rows: pd.DataFrame, similarities: pd.DataFrame | None) -> Similarity:
     """Test whether confused classes are more similar than random pairs of classes.
 
-    The permutation test of Mantel (1967) renames the classes at random. This keeps the number of mistakes per
-    pair: ten photos of the same confused pair are a single coincidence.
+    The permutation test of Mantel (1967) permutes the classes at random. It preserves the number of mistakes
+    per pair, so that ten mistakes of the same pair do not count as ten independent observations.
 
     Args:
         rows: the result of `predictions.table`, for a single split.
@@ -215,12 +215,12 @@ def similarity(rows: pd.DataFrame, similarities: pd.DataFrame | None) -> Similar
 
     Returns:
         `confused`, the mean similarity of label and prediction over the mistakes; `random`, the mean over all
-        pairs of classes; `interval`, which holds 95 % of the means under random renamings; and a `sentence`
-        for the notebook. Only the sentence without similarities or mistakes.
+        pairs of classes; `interval`, which contains 95 % of the means under random permutations; and a
+        `sentence` for the notebook. If there are no similarities or no mistakes, only the sentence.
     """
     if similarities is None:
         return {
-            "sentence": "The similarity of the classes needs embeddings, which `clean.embeddings` turns off."
+            "sentence": "The similarity of the classes needs embeddings, which `clean.embeddings` disables."
         }
     wrong = rows[rows.label.ne(rows.predicted)]
     if wrong.empty:
@@ -228,10 +228,10 @@ def similarity(rows: pd.DataFrame, similarities: pd.DataFrame | None) -> Similar
     values = similarities.to_numpy()
     pairs = ~np.eye(len(values), dtype=bool)
     labels, predicted = (pd.Categorical(wrong[end], similarities.index).codes for end in PAIR)
-    # Rounded, so that means of the same numbers in another order are equal.
+    # Round, so that means of the same numbers in another order are equal.
     mean = round(float(values[labels, predicted].mean()), 6)
     means = _permuted_means(values, labels, predicted=predicted).round(6)
-    # Not interpolated, so that at most 2.5 % of the means are outside either end.
+    # Do not interpolate, so that at most 2.5 % of the means are below, and 2.5 % above, the interval.
     low = float(np.percentile(means, 2.5, method="lower"))
     high = float(np.percentile(means, 97.5, method="higher"))
     random = float(values[pairs].mean())
@@ -248,7 +248,7 @@ def similarity(rows: pd.DataFrame, similarities: pd.DataFrame | None) -> Similar
 
 
 def _permuted_means(values: np.ndarray, labels: np.ndarray, *, predicted: np.ndarray) -> np.ndarray:
-    """Return the mean similarity of the confused pairs under random renamings of the classes, `float64`."""
+    """Return the mean similarity of the confused pairs for random permutations of the classes, `float64`."""
     pairs, counts = np.unique([labels, predicted], axis=1, return_counts=True)
     random = np.random.default_rng(0)
     orders = (random.permutation(len(values)) for _ in range(PERMUTATIONS))
@@ -256,9 +256,9 @@ def _permuted_means(values: np.ndarray, labels: np.ndarray, *, predicted: np.nda
 
 
 def _verdict(mean: float, *, low: float, high: float, largest: float) -> str:
-    """Compare the mean similarity of confused classes with its 95 % interval under random renamings.
+    """Compare the mean similarity of confused classes with its 95 % interval under random permutations.
 
-    `largest` is the mean if each photo had been classified as the class most similar to its own.
+    `largest` is the mean if each of these photos were assigned to the class most similar to its label.
     """
     if mean > high:
         return "Confused classes are more similar than random pairs"

@@ -1,4 +1,4 @@
-"""Tables of predictions, with a row per photo, and the list of the hardest examples."""
+"""Tabulate, read and write predictions, with one row per photo, and list the hardest examples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def table(photos: photoset.Photos, probabilities: dict[str, np.ndarray]) -> pd.D
         probabilities: for each split, `float` of shape `(photos of the split, classes)`.
 
     Returns:
-        A row per photo: `path`, `split`, `label`, `predicted`, `confidence` (0 to 1), and for each class a
+        One row per photo: `path`, `split`, `label`, `predicted`, `confidence` (0 to 1), and for each class a
         column `p(<class>)` with its probability.
     """
     parts = [
@@ -36,10 +36,10 @@ def table(photos: photoset.Photos, probabilities: dict[str, np.ndarray]) -> pd.D
 
 
 def join(rows: pd.DataFrame, probabilities: np.ndarray, *, classes: list[str]) -> pd.DataFrame:
-    """Join photos and their probabilities to a table with the columns of `table`.
+    """Join photos and their probabilities into a table with the columns of `table`.
 
     Args:
-        rows: a row per photo, with the columns `path`, `split` and `label`.
+        rows: one row per photo, with the columns `path`, `split` and `label`.
         probabilities: `float` of shape `(len(rows), classes)`.
         classes: the class names, in order.
     """
@@ -72,7 +72,7 @@ def require_replaceable(path: Path) -> None:
     """Check that a file does not exist, or was written by `make predict-<name>`.
 
     Raises:
-        ValueError: it is another file, or a folder.
+        ValueError: if it is any other file, or a folder.
     """
     if not path.exists():
         return
@@ -82,7 +82,7 @@ def require_replaceable(path: Path) -> None:
             header = file.readline().strip()
     if header != ",".join(PHOTO_COLUMNS):
         raise ValueError(
-            f"{path.name}: expected a new file, or one with the columns {', '.join(PHOTO_COLUMNS)}. "
+            f"{path.name}: expected a new file, or a file with the columns {', '.join(PHOTO_COLUMNS)}. "
             "Received: a file or folder that predict did not write and therefore does not replace"
         )
 
@@ -93,10 +93,10 @@ def write(rows: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read the result of `table` from a CSV file; labels are text, even if they look like numbers.
+    """Read the result of `table` from a CSV file. Labels are read as strings, even if they are numbers.
 
     Raises:
-        ValueError: the file lacks a column.
+        ValueError: if the file lacks a column.
     """
     text = dict.fromkeys(TEXTS, str)
     rows = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
@@ -106,7 +106,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the photos with the largest loss, first misclassified ones, then correct ones.
+    """Return the photos with the largest loss, misclassified photos first.
 
     Args:
         rows: the result of `table`.
@@ -140,8 +140,13 @@ def unlabelled(
 ) -> pd.DataFrame:
     """Tabulate the predictions for the photos without labels, in natural order of the file names.
 
-    If two photos have the same file name, paths replace the names. `probabilities` are `float` of shape
-    `(photos without labels, classes)`.
+    Args:
+        photos: the run's photos.
+        probabilities: `float` of shape `(photos without labels, classes)`.
+        columns: the names of the columns; the confidence is omitted if its name is `None`.
+
+    Returns:
+        One row per photo. If two photos have the same file name, the paths replace the names.
     """
     paths = photos.table.path.iloc[photos.rows("predict")]
     names = paths.map(lambda path: Path(path).name)

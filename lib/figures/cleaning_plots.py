@@ -9,7 +9,7 @@ from lib.figures import style
 
 
 def class_counts(summary: dict) -> Figure:
-    """Plot the number of photos of each class in each split, and of those that the cleaning excluded.
+    """Plot the number of photos of each class in each split, and the number of excluded photos.
 
     Args:
         summary: the result of `manifest.summary`.
@@ -53,12 +53,12 @@ def sizes(table: pd.DataFrame) -> Figure:
 def embedding_map(
     positions: pd.DataFrame, labels: pd.Series, *, outliers: pd.Series, names: dict[str, str]
 ) -> Figure | None:
-    """Plot photos as dots, coloured by class, with a ring around each outlier; `None` without photos.
+    """Plot photos as dots, coloured by class, with rings around outliers; return `None` without photos.
 
     Args:
         positions: columns `x` and `y`, the result of `embeddings.arrange`.
         labels, outliers: the label of each photo, and whether it is an outlier, on the same index.
-        names: the result of `class_names.of_source`; the names are drawn if the classes are few.
+        names: the result of `class_names.of_source`; the names are shown if there are few classes.
     """
     if positions.empty:
         return None

@@ -10,7 +10,7 @@ ACCURACY = "top-1 accuracy with 95 % interval"
 
 
 def run_accuracies(table: pd.DataFrame) -> Figure:
-    """Plot the headline top-1 accuracy of each run with its 95 % interval, in a panel for each group.
+    """Plot the headline top-1 accuracy of each run with its 95 % interval, in one panel per group.
 
     The runs of a group were evaluated on the same photos.
 
@@ -34,7 +34,7 @@ def run_accuracies(table: pd.DataFrame) -> Figure:
 
 
 def accuracy_by_seconds(table: pd.DataFrame) -> Figure:
-    """Plot the top-1 accuracy of each run against its training time, in a colour for each group.
+    """Plot the top-1 accuracy of each run against its training time, in one colour per group.
 
     Args:
         table: the result of `comparison.table`; rows with a problem are ignored.
@@ -60,5 +60,5 @@ def _groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _margins(group: pd.DataFrame) -> list[pd.Series]:
-    """Return the distances from top-1 to the lower and to the upper end of its interval."""
+    """Return the distances from top-1 to the lower and the upper limit of its interval."""
     return [group.top_1 - group.top_1_low, group.top_1_high - group.top_1]

@@ -9,17 +9,17 @@ from matplotlib.figure import Figure
 from lib.core import metrics
 from lib.figures import style
 
-# Bars in a column of `class_accuracies`.
+# Maximum number of bars in a single column of `class_accuracies`.
 LONGEST_CHART = 50
 
 
 def confusion_matrix(matrix: np.ndarray, classes: list[str], *, title: str) -> Figure:
     """Plot a confusion matrix, normalised over the true classes.
 
-    With many classes, the counts are omitted and the colour scale emphasises small fractions.
+    If there are many classes, the counts are omitted and the colour scale emphasises small fractions.
 
     Args:
-        matrix: counts of shape `(classes, classes)`, true classes in rows.
+        matrix: counts, `int64` of shape `(classes, classes)`, with the true classes in rows.
         classes: the class names.
         title: the title of the figure.
     """
@@ -50,7 +50,7 @@ def confusion_matrix(matrix: np.ndarray, classes: list[str], *, title: str) -> F
 
 
 def class_accuracies(classes: dict[str, metrics.ClassReport], *, names: dict[str, str], title: str) -> Figure:
-    """Plot the recall of each class, lowest first, in two columns with many classes.
+    """Plot the recall of each class, lowest first, in two columns if there are many classes.
 
     Args:
         classes: `classes` of the result of `metrics.report`; classes without photos are ignored.

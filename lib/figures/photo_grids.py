@@ -15,12 +15,12 @@ OPACITY = (0.5, 0.7)
 
 
 def photo_grid(images: Sequence[np.ndarray | None], titles: list[str], *, columns: int = 6) -> Figure | None:
-    """Plot photos in a grid with a title above each; `None` without photos.
+    """Plot photos in a grid with a title above each; return `None` if there are no photos.
 
     Args:
         images: `uint8` arrays of shape `(height, width, 3)`, RGB; `None` leaves a cell of the grid empty.
         titles: the title of each photo; long titles are wrapped.
-        columns: photos in a row.
+        columns: number of photos in a row.
     """
     if not images:
         return None
@@ -39,9 +39,9 @@ def photo_grid(images: Sequence[np.ndarray | None], titles: list[str], *, column
 
 
 def pair_grid(pairs: pd.DataFrame, table: pd.DataFrame, *, images: np.ndarray) -> Figure | None:
-    """Plot near-duplicates side by side, two pairs in a row; `None` without pairs.
+    """Plot near-duplicates side by side, two pairs in a row; return `None` if there are no pairs.
 
-    The title of a photo gives its file name, its label, its split or status, and the kind of the pair.
+    The title of a photo contains its file name, its label, its split or status, and the kind of the pair.
 
     Args:
         pairs: the result of `duplicates.find`.

@@ -1,4 +1,4 @@
-"""Colours and sizes of all figures, and their rendering for notebooks and files."""
+"""Set the colours and sizes of all figures, and render figures for notebooks and files."""
 
 import io
 from pathlib import Path
@@ -33,11 +33,11 @@ def show(figure: Figure | None, path: Path | None = None) -> Image | None:
     """Render a figure for a notebook, and write it to a PNG file if `path` is set.
 
     Args:
-        figure: a figure of this package; `None` removes the file of an earlier run.
+        figure: a figure of this package. If `None`, the file of an earlier run is removed.
         path: the file to write, at twice the resolution of the notebook's image.
 
     Returns:
-        A JPEG if the figure holds photos, else a PNG; `None` without a figure.
+        A JPEG if the figure contains photos, otherwise a PNG; `None` if `figure` is `None`.
     """
     if figure is None:
         if path is not None:
@@ -53,5 +53,5 @@ def show(figure: Figure | None, path: Path | None = None) -> Image | None:
 
 
 def plain_text(text: str) -> str:
-    """Escape the dollar signs of a text, between which Matplotlib would expect a formula."""
+    """Escape the dollar signs of a text, which Matplotlib would read as the delimiters of a formula."""
     return text.replace("$", r"\$")

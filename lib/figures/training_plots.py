@@ -10,9 +10,9 @@ LABELS = {"top_3": "top-3 accuracy"}
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Plot loss, accuracy and, if it was measured, top-3 accuracy by epoch.
+    """Plot loss, accuracy and, if available, top-3 accuracy by epoch.
 
-    A line is drawn before each stage, and a dot at the best epoch.
+    A dotted line marks the start of each stage, and a dot the best epoch.
 
     Args:
         history: `training.Training.history`.

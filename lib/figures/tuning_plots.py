@@ -11,7 +11,7 @@ MARKERS = {"complete": ("o", "train"), "pruned": ("x", "val"), "running": (".", 
 
 
 def search_history(trials: pd.DataFrame, monitor: str) -> Figure:
-    """Plot the value of each trial of a search, and the best one so far.
+    """Plot the value of each trial of a search, and the best value so far.
 
     Args:
         trials: the result of `results.table`.
@@ -39,7 +39,7 @@ def importances(fractions: dict[str, float]) -> Figure:
 
     Args:
         fractions: the fraction of the variance that each parameter explains, 0 to 1, largest first; empty if
-            it is not known yet.
+            it cannot be computed yet.
     """
     figure = Figure(figsize=(style.WIDTH, 1 + 0.35 * max(1, len(fractions))), layout="constrained")
     axes = figure.subplots()
@@ -58,7 +58,7 @@ def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) 
     Args:
         trials: the result of `results.table`.
         names: the columns of the parameters.
-        monitor: the name of the values.
+        monitor: name of the monitored value.
     """
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -82,5 +82,5 @@ def value_by_parameter(trials: pd.DataFrame, names: list[str], *, monitor: str) 
 
 
 def _numeric(values: pd.Series) -> bool:
-    """Return whether all values are numbers; others are drawn as text."""
+    """Return whether all values are numbers. Otherwise, the values are plotted as text."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.dropna())

@@ -1,4 +1,4 @@
-"""Build backbones by name: those of `keras.applications` and of this package, with their pixel scaling.
+"""Build the backbones of `keras.applications` and of this package by name, and scale their input.
 
 To add a backbone, write a module with its constructor and add an entry to `REGISTRY`.
 """
@@ -51,7 +51,7 @@ class Backbone:
         build: the constructor, called with `weights` and `input_shape`. It returns a model without the
             classification layer, from `(n, height, width, 3)` to feature maps `(n, height, width, channels)`.
         scaling: the scaling that the published weights expect.
-        options: the section of `schema.Model` that is the argument `options` of `build`, if any.
+        options: name of the section of `schema.Model` that is passed to `build` as `options`, if any.
     """
 
     build: Callable[..., keras.Model]
@@ -104,7 +104,7 @@ def build(settings: schema.Model) -> keras.Model:
 
     Raises:
         ValueError: if the backbone is unknown, the image size is too small for it, the weights cannot be
-            downloaded, or the file of weights is of another network.
+            downloaded, or the file of weights belongs to another network.
         FileNotFoundError: if the file of weights does not exist.
     """
     backbone, weights = _entry(settings.backbone), settings.weights
@@ -114,7 +114,7 @@ def build(settings: schema.Model) -> keras.Model:
         # MobileNetV2 warns if no weights are published for the input size.
         with warnings.catch_warnings(action="ignore"):
             return _construct(backbone, settings, weights=weights)
-    # Keras raises almost any error if a size is too small or a file is of another network.
+    # Keras raises almost any error if a size is too small or a file belongs to another network.
     except Exception as error:
         raise ValueError(_explain(error, settings)) from None
 
@@ -133,7 +133,7 @@ def _explain(error: Exception, settings: schema.Model) -> str:
     disconnected = isinstance(error, ConnectionError | TimeoutError) or "fetch failure" in message
     if weights == "imagenet" and disconnected:
         return (
-            f"the ImageNet weights of {name} could not be downloaded: {message}. Give a file of weights "
+            f"the ImageNet weights of {name} could not be downloaded: {message}. Set a file of weights "
             f"(WEIGHTS=path), or use the backbone EfficientNetLite0, whose weights are installed"
         )
     source = "" if weights in (None, "imagenet") else f" from {Path(weights).name}"

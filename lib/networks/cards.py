@@ -1,11 +1,11 @@
-"""Read, check and write the model card, `model.json`: how to use the network in `model.keras`."""
+"""Read, check and write the model card `model.json`, which describes how to use `model.keras`."""
 
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from lib.core import files, params, schema
 
-# Keys of earlier versions, after the key above them.
+# Keys of earlier versions, each with its parent key, and the current keys.
 RENAMED = {
     ("model", "most_parameters"): "max_parameters",
     ("erasing", "smallest"): "min_area",
@@ -25,8 +25,8 @@ class ModelCard(TypedDict):
         interpolation: description of the interpolation.
         input: description of the dtype, shape and range of the input.
         scaling: description of the scaling of the pixels inside the network.
-        mean, standard_deviation: of red, green and blue in the training photos, 0 to 1; only if
-            `model.scaling` is `measured`.
+        mean, standard_deviation: mean and standard deviation of the red, green and blue channels of the
+            training photos, 0 to 1; only if `model.scaling` is `measured`.
         classes: labels of the classes, in the order of the network's outputs.
         class_names: readable names of the classes, in the same order.
         temperature: divisor of the logits for calibrated probabilities.
@@ -80,7 +80,7 @@ def load(path: Path) -> ModelCard:
 
 
 def _renamed(value: Any, *, above: str = "") -> Any:
-    """Return a card with the current names of the keys and values that earlier versions named otherwise."""
+    """Replace the keys and values of earlier versions by the current keys and values."""
     if isinstance(value, dict):
         return {RENAMED.get((above, key), key): _renamed(item, above=key) for key, item in value.items()}
     return "stretch" if (above, value) == ("fit", "squash") else value
@@ -126,5 +126,5 @@ def as_trained(card: ModelCard, settings: schema.Params) -> dict[str, Any]:
 
 
 def save(card: ModelCard, path: Path) -> None:
-    """Write a model card as JSON, completely or not at all."""
+    """Write a model card as JSON. The file is replaced atomically."""
     files.write_json(path, card)

@@ -1,4 +1,4 @@
-"""Load PyTorch checkpoints without PyTorch and without running code in them, and copy them to Keras layers.
+"""Load PyTorch checkpoints without PyTorch, without running their code, and copy them to Keras layers.
 
 A `.pth` file is a pickle, which can call any function. The unpickler of this module allows the few names that
 a dictionary of tensors needs, and raises an error for any other name. Two formats are supported: the zip
@@ -52,7 +52,7 @@ class _Storage:
     def fill(self, data: bytes) -> None:
         size = self.numel * self.dtype.itemsize
         if len(data) != size:
-            raise ValueError(f"a storage must hold {size} bytes. Received: {len(data)}")
+            raise ValueError(f"a storage must have {size} bytes. Received: {len(data)}")
         self.values = np.frombuffer(data, dtype=self.dtype)
 
 
@@ -80,7 +80,7 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
 
 
-# A function from the type, key and number of values of a storage to the storage.
+# A function that returns the storage with a dtype, a key and a number of values.
 LoadStorage = Callable[[np.dtype, str, int], _Storage]
 
 
@@ -135,12 +135,12 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
             dictionary with a state dictionary under `state_dict` or `model`.
 
     Returns:
-        `{name: array}`, with the shapes and types in the file.
+        The tensors by name, with the shapes and dtypes of the file.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is not such a checkpoint, is damaged, or contains other objects than tensors,
-            dictionaries and plain values. No code in the file is run.
+        ValueError: if the file is not a checkpoint of this kind, is damaged, or contains objects other than
+            tensors, dictionaries and plain values. No code in the file is run.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -173,7 +173,7 @@ def _load_zip(path: Path) -> object:
                 # Check the size before the storage is unpacked.
                 if info.file_size != numel * dtype.itemsize:
                     raise ValueError(
-                        f"storage {key} must hold {numel * dtype.itemsize} bytes. Received: {info.file_size}"
+                        f"storage {key} must have {numel * dtype.itemsize} bytes. Received: {info.file_size}"
                     )
                 storages[key] = _Storage(dtype, numel)
                 storages[key].fill(archive.read(info))
@@ -243,20 +243,20 @@ def assign(
         layer.set_weights(values)
     if unused:
         raise ValueError(
-            "the checkpoint is of another network: "
-            f"this network has no tensor {next(iter(unused))} ({len(unused)} such tensors)"
+            "the checkpoint belongs to another network: "
+            f"this network has no tensor {next(iter(unused))} ({len(unused)} unknown tensors)"
         )
 
 
 def _values(
     tensors: dict[str, np.ndarray], name: str, *, axes: tuple[int, ...], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return a tensor as `float32` with the axes in Keras's order, after a check of its shape."""
+    """Check the shape of a tensor, and return it as `float32` with the axes in the order of Keras."""
     expected = tuple(shape[axes.index(axis)] for axis in range(len(axes)))
     received = tensors[name].shape if name in tensors else "none"
     if received != expected:
         raise ValueError(
-            f"the checkpoint is of another network: its tensor {name} must have the shape {expected}. "
+            f"the checkpoint belongs to another network: its tensor {name} must have the shape {expected}. "
             f"Received: {received}"
         )
     return tensors[name].transpose(axes).astype(np.float32)

@@ -97,7 +97,7 @@ def scale(
     if statistics is None:
         raise ValueError(
             "`model.scaling` measured requires the mean and standard deviation of the training photos. "
-            "Received: none. Build the network with `training.network`"
+            "Received: `statistics=None`. Build the network with `training.network`"
         )
     mean, std = (255 * np.asarray(values, float) for values in statistics)
     return keras.layers.Normalization(
@@ -169,11 +169,11 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
     """Count the trainable parameters in each stage of training.
 
     Args:
-        model: the result of `build`; its layers are frozen as in the last stage afterwards.
+        model: the result of `build`. Afterwards, its layers are frozen as in the last stage.
         settings: the parameters of the run.
 
     Returns:
-        A table with one row per stage: `backbone` (its trainable part), `parameters` (number of trainable
+        One row per stage: `backbone` (its trainable part), `parameters` (number of trainable
         parameters, including the head), `learning_rate` and `epochs`.
     """
     rows = {}
@@ -192,7 +192,7 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
 def weights_sha256(model: keras.Model) -> str:
     """Compute the SHA-256 of a model's weights, in order.
 
-    A `.keras` file contains the time, so that the hash of the file differs each time it is saved.
+    A `.keras` file contains a timestamp, so that the hash of the file differs each time it is saved.
     """
     digest = hashlib.sha256()
     for value in model.get_weights():
@@ -255,7 +255,7 @@ def _statistics(model: keras.Model) -> tuple[list[float], list[float]]:
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Save a model as a `.keras` file that computes in `float32`, completely or not at all."""
+    """Save a model as a `.keras` file that computes in `float32`. The file is replaced atomically."""
     copy = in_float32(model)
     files.write(path, lambda partial: copy.save(partial))
 
@@ -304,14 +304,14 @@ def load(path: Path, card: cards.ModelCard) -> keras.Model:
 
 
 def read(path: Path) -> keras.Model:
-    """Read a model that `save` wrote; a file that contains code is refused, and no code is run.
+    """Read a model that `save` wrote. A file with code is rejected, and its code is not run.
 
     Args:
         path: a `.keras` file.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is not such a model, is damaged, or contains code or other files.
+        ValueError: if the file is not a `.keras` file, is damaged, or contains code or unexpected members.
     """
     if not path.is_file():
         raise FileNotFoundError(

@@ -70,10 +70,10 @@ def network(
     input_shape: Shape,
     name: str,
 ) -> keras.Model:
-    """Build a residual network with random weights: normal, of variance 2 / fan-out (He et al., 2015).
+    """Build a residual network with random weights, normal with variance 2 / fan-out (He et al., 2015).
 
     Args:
-        block: adds a block to a tensor: `block(x, name, filters=64, stride=1)`.
+        block: function that adds a block to a tensor, called as `block(x, name, filters=64, stride=1)`.
         repeats: number of blocks in each layer. The first layer has 64 filters; each further layer doubles
             the filters and halves the height and width.
         input_shape: as `ResNet18`.
@@ -125,7 +125,7 @@ def bottleneck(
 def _add_shortcut(
     x: keras.KerasTensor, inputs: keras.KerasTensor, *, name: str, stride: int
 ) -> keras.KerasTensor:
-    """Add a block's input to its output, projected if the shapes differ."""
+    """Add the input of a block to its output; the input is projected if the shapes differ."""
     if x.shape[-1] != inputs.shape[-1] or stride != 1:
         inputs = _convolve(inputs, f"{name}_downsample_0", filters=x.shape[-1], kernel=1, stride=stride)
         inputs = _normalize(inputs, f"{name}_downsample_1")
@@ -160,10 +160,10 @@ def _normalize(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 def compute_groups_natively(model: keras.Model) -> keras.Model:
     """Replace the computation of a network's grouped convolutions if the backend has a faster one.
 
-    The layers stay Keras's `Conv2D`, and are saved as such: a network that was loaded needs this again.
+    The layers are saved as Keras's `Conv2D`, so call this function again after loading a network.
 
     Args:
-        model: any network; the networks inside it count too.
+        model: any network, including nested networks.
 
     Returns:
         The same model.
@@ -201,10 +201,10 @@ def download(file: str) -> Path:
         file: name of the file, which ends with the first 8 digits of its SHA-256.
 
     Raises:
-        ValueError: if the download fails, or the file has another SHA-256; it is then removed.
+        ValueError: if the download fails, or the downloaded file has another SHA-256 and is removed.
     """
     path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / file
-    if not (path.is_file() and _is_whole(path, file)):
+    if not (path.is_file() and _has_hash(path, file)):
         files.write(path, lambda partial: _fetch(file, partial))
     return path
 
@@ -216,11 +216,11 @@ def _fetch(file: str, partial: Path) -> None:
         keras.utils.get_file(partial.name, ADDRESS + file, cache_subdir=folder, force_download=True)
     except Exception as error:
         raise ValueError(f"fetch failure: {error}") from None
-    if not _is_whole(partial, file):
+    if not _has_hash(partial, file):
         partial.unlink()
         raise ValueError(f"fetch failure: the SHA-256 of {ADDRESS}{file} differs from its name")
 
 
-def _is_whole(path: Path, file: str) -> bool:
+def _has_hash(path: Path, file: str) -> bool:
     digits = file.removesuffix(".pth").rsplit("-", 1)[-1]
     return files.file_sha256(path).startswith(digits)

@@ -13,7 +13,7 @@ def SimpleCNN(
 
     Args:
         weights: `None` for random weights (He et al., 2015, https://arxiv.org/abs/1502.01852), or the path
-            of an `.h5` file that `save_weights` of this network wrote. If the file is of a network with more
+            of an `.h5` file that `save_weights` of this network wrote. If the network in the file has more
             blocks, the weights of the first blocks are loaded.
         input_shape: `(height, width, 3)`, height and width at least `2**options.blocks`.
         options: number of blocks, each of which halves height and width, rounded down; filters and kernel
@@ -24,7 +24,7 @@ def SimpleCNN(
         `(n, height / 2**blocks, width / 2**blocks, filters)`.
 
     Raises:
-        ValueError: if `weights` is `"imagenet"`, the photos are too small, or the file is of another network.
+        ValueError: if `weights` is `"imagenet"`, the photos are too small, or the file does not match.
     """
     if weights == "imagenet":
         raise ValueError(
@@ -44,7 +44,7 @@ def SimpleCNN(
 def _require_size(side: int, blocks: int) -> None:
     if side < 2**blocks:
         raise ValueError(
-            f"its {blocks} blocks halve a photo to nothing. "
+            f"its {blocks} blocks halve the height and width to less than a pixel. "
             f"Expected: `model.image_size` of at least {2**blocks}, "
             f"or `model.simple_cnn.blocks` of at most {side.bit_length() - 1}"
         )

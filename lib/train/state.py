@@ -25,7 +25,7 @@ class Finished:
     Attributes:
         parent: key of the training that it resumed, if any.
         network: fingerprint of the network before training and of the photos.
-        batch_sizes: see `State.batch_sizes`.
+        batch_sizes: as `State.batch_sizes`.
         monitor: the monitored value; `None` in records of earlier versions.
         label_smoothing: the label smoothing of the loss; `None` in records of earlier versions.
     """
@@ -91,13 +91,13 @@ class State:
         return self.batch_sizes[-1]["batch_size"]
 
     def choose_batch_size(self, size: int) -> None:
-        """Set the batch size from the next epoch on."""
+        """Set the batch size of the next and all later epochs."""
         epoch = len(self.history) + 1
         earlier = [change for change in self.batch_sizes if change["from_epoch"] < epoch]
         self.batch_sizes = [*earlier, {"from_epoch": epoch, "batch_size": size}]
 
     def save(self, folder: Path, variables: Sequence[np.ndarray]) -> None:
-        """Write the state and the values of all variables in an atomic way; remove earlier best weights."""
+        """Write the state and the values of all variables atomically, and remove earlier best weights."""
         text = np.array(json.dumps(dataclasses.asdict(self)))
         files.write(_file(folder), lambda partial: np.savez(partial, text, *variables))
         for path in folder.glob("best-*.npz"):
@@ -122,7 +122,7 @@ def exists(folder: Path) -> bool:
 
 
 def remove_damaged(folder: Path) -> None:
-    """Remove the files of a training if any is damaged or missing, so that it starts again."""
+    """Remove the files of a training if any of them is damaged or missing, so that it starts again."""
     if exists(folder) and cache.load_arrays(_file(folder)) is not None:
         state = State.load(folder)
         if not state.kept or cache.load_arrays(state._best(folder)) is not None:

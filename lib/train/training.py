@@ -24,7 +24,7 @@ class Training:
     """A finished training.
 
     Attributes:
-        key: its fingerprint.
+        key: fingerprint of the training, as the result of `key`.
         history: one row per epoch: `epoch` (from 1, over all stages), `stage`, `loss`, `accuracy`,
             `val_loss`, `val_accuracy`, `learning_rate`, `seconds`; `top_3` and `val_top_3` (top-3 accuracy)
             if there are more than 10 classes, missing in epochs of a training of an earlier version.
@@ -57,7 +57,7 @@ def fit(
 
     Args:
         settings: the run's parameters.
-        photos: the run's photos. The network is fitted on train; val selects the kept epoch.
+        photos: the run's photos. The network is fitted on train; the epoch to keep is selected on val.
         folder: the folder of all trainings.
         finished: key of the training that `train.resume_stages` resumes, if any. If its `monitor` or
             `label_smoothing` differs, its weights are evaluated on val again, so that the values of all
@@ -70,8 +70,8 @@ def fit(
         the resumed training, these are the weights of that training.
 
     Raises:
-        ValueError: train or val is empty, the loss is not a number, memory runs out with a batch size of 1,
-            or the training to resume has another model or other photos.
+        ValueError: if train or val is empty, the loss is not a number, memory runs out with a batch size of
+            1, or the training to resume has another model or other photos.
     """
     if empty := [split for split in ("train", "val") if not len(photos.rows(split))]:
         raise ValueError(
@@ -118,7 +118,7 @@ def _train(
 
 
 def network(settings: Params, photos: photoset.Photos) -> keras.Model:
-    """Build the network of a run before training. Its weights depend only on the arguments."""
+    """Build the network of a run with its initial weights, which depend only on the arguments."""
     return models.build(
         settings.model,
         classes=len(photos.classes),
@@ -133,7 +133,7 @@ def key(settings: Params, photos: photoset.Photos, *, parent: str | None = None)
     Args:
         settings: the run's parameters.
         photos: the run's photos.
-        parent: key of the training that it resumes, if any.
+        parent: key of the training that this training resumes, if any.
     """
     return cache.fingerprint(
         _network_key(settings, photos),
@@ -174,7 +174,7 @@ def _load(settings: Params, photos: photoset.Photos, *, folder: Path) -> Trainin
 
 
 def _parent(settings: Params, photos: photoset.Photos, *, folder: Path, finished: str | None) -> str | None:
-    """Return the key of the training to resume: the last, or its parent if this training is the last."""
+    """Return the key of the training to resume: `finished` or, if that is this training, its parent."""
     if not settings.train.resume_stages:
         return None
     last = state.Finished.load(folder / str(finished))
@@ -204,7 +204,7 @@ def frozen_layers_agree(trained: Training, fresh: keras.Model, *, settings: Para
 
     Args:
         trained: the training.
-        fresh: the result of `network`; its layers are unfrozen here.
+        fresh: the result of `network`. Afterwards, its layers are frozen as in the last trained stage.
         settings: the run's parameters.
     """
     layers = fresh.get_layer(models.BACKBONE).layers

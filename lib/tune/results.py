@@ -33,13 +33,13 @@ class Search:
 
     Attributes:
         study: name of the study.
-        monitor: the value of a trial: val_loss (lower is better) or val_accuracy.
+        monitor: name of the monitored value, `val_loss` (lower is better) or `val_accuracy`.
         space: the varied parameters, by short name.
         changes: the values of `tune.changes`, by dotted key.
         trials: the result of `table`.
-        importances: fraction of the values' variance that each varied parameter explains, by short
-            name, largest first; empty if it is unknown.
-        note: a sentence on the reliability of the importances, or why they are unknown.
+        importances: fraction of the variance of the monitored value that each varied parameter explains, by
+            short name, largest first; empty if it cannot be computed.
+        note: a sentence on the reliability of the importances, or the reason why they cannot be computed.
         summary: a sentence on the number of trials and of distinct combinations of values.
     """
 
@@ -61,7 +61,7 @@ class Search:
     def best(self) -> dict:
         """The best trial: `number`, `value` and `parameters` by dotted key.
 
-        `batch_size` is added if it is smaller than that of the parameters because memory ran out.
+        `batch_size` is included if it was reduced because memory ran out.
         """
         row = self.ranked.iloc[0]
         values = spaces.by_parameter(self.space, {name: row[name] for name in self.space})
@@ -72,10 +72,10 @@ class Search:
 
 
 def best_value(values: Iterable[float], monitor: str) -> float:
-    """Return the best of some values of `train.monitor`; values that are not finite are ignored.
+    """Return the best value of the metric `monitor`, ignoring values that are not finite.
 
     Raises:
-        ValueError: no value is finite.
+        ValueError: if no value is finite.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
@@ -92,10 +92,10 @@ def table(study: optuna.Study, settings: Params) -> pd.DataFrame:
 
     Returns:
         One row per trial, in order: `number`, `state` (complete, pruned, failed, running or waiting),
-        `value` (the best monitored value on val so far; may be missing), `epochs`, `seconds` (of the
-        epochs), a column for each varied parameter, by its short name, and `problem` (why it failed). If
-        memory ran out in any trial, a column `batch_size` contains the reduced batch size of such trials
-        and is missing in the others.
+        `value` (the best monitored value on val so far; may be missing), `epochs` (completed), `seconds`
+        (training time of these epochs), a column for each varied parameter, by its short name, and `problem`
+        (the reason of a failure). If memory ran out in a trial, a column `batch_size` contains the reduced
+        batch size; it is missing for the other trials.
     """
     space = settings.tune.space
     rows = [
@@ -176,7 +176,7 @@ def _importances(study: optuna.Study, seed: int) -> tuple[dict[str, float], str]
 
 
 def no_result(result: Search) -> str:
-    """Return the message of the error that no trial is complete."""
+    """Return the error message for a search without a complete trial."""
     failed = result.trials[result.trials.state.eq("failed")]
     counts = ", ".join(f"{count} {state}" for state, count in result.trials.state.value_counts().items())
     reason = f" The last failure: {failed.problem.iloc[-1]}." if len(failed) else ""
@@ -204,8 +204,7 @@ def record(result: Search) -> dict:
 
 
 def fragment(result: Search) -> str:
-    """Return the best values of the varied parameters as YAML for a parameter file, with their origin in
-    comments."""
+    """Return the best parameters as YAML for a parameter file. Comments describe their origin."""
     best = result.best
     lines = [
         f"# {result.monitor} {best['value']:.4f}: trial {best['number']} of {len(result.trials)} "

@@ -1,4 +1,4 @@
-"""The search space: the varied parameters and their values, checked before any training."""
+"""Check the search space before any training, and sample values from it."""
 
 import difflib
 import itertools
@@ -14,9 +14,9 @@ from lib.core.schema import Dimension, Params
 
 # The sections that determine the result of a training.
 SECTIONS = ("model", "augment", "train")
-# Columns of the table of trials, around those of the varied parameters.
+# Columns of the table of trials; those of the varied parameters are inserted before the last.
 COLUMNS = ("number", "state", "value", "epochs", "seconds", "problem")
-# Significant digits of a sampled number, so that a file stores it exactly.
+# Sampled numbers are rounded to these significant digits, so that a file stores them exactly.
 DIGITS = 6
 MAX_CORNERS = 4096
 EXAMPLE = """
@@ -34,8 +34,8 @@ def shared(settings: Params) -> Params:
         settings: the run's parameters.
 
     Raises:
-        ValueError: the space is empty; `tune.changes` or a dimension names an unknown parameter, or a
-            parameter outside `SECTIONS`; a value of the space is invalid.
+        ValueError: if the space is empty, a value of the space is invalid, or `tune.changes` or a dimension
+            names an unknown parameter or a parameter outside `SECTIONS`.
     """
     if other := sorted(set(settings.tune.changes) - set(SECTIONS)):
         raise ValueError(f"`tune.changes` may change {', '.join(SECTIONS)}. Received: {', '.join(other)}")
@@ -50,8 +50,8 @@ def shared(settings: Params) -> Params:
     for name, dimension in space.items():
         _check(base, name, dimension)
     keys = [dimension.parameter for dimension in space.values()]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise ValueError(f"`tune.space` varies {twice[0]} twice. Keep a single dimension of this parameter")
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"`tune.space` varies {repeated[0]} twice. Keep a single dimension for it")
     for corner in _corners(space):
         params.changed(base, corner, origin="tune.space")
     return base
@@ -61,11 +61,11 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict:
     """Sample a value of each dimension.
 
     Args:
-        trial: the trial, which records its values.
+        trial: the trial; it records the sampled values.
         space: the dimensions by short name.
 
     Returns:
-        The values by short name, as the result of `values`.
+        The values by short name, converted by `values`.
     """
     for name, domain in distributions(space).items():
         if isinstance(domain, CategoricalDistribution):
@@ -86,7 +86,7 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
     low, high = _limits(dimension)
-    if _is_whole(dimension):
+    if _is_integer(dimension):
         return IntDistribution(int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
     return FloatDistribution(low, high, log=dimension.log, step=dimension.step)
 
@@ -108,7 +108,7 @@ def _count(distribution: BaseDistribution) -> int | None:
 
 
 def values(space: Mapping[str, Dimension], sampled: Mapping) -> dict:
-    """Return sampled values as parameters: whole numbers as `int`, other numbers rounded to `DIGITS`.
+    """Convert sampled values to parameters: integers to `int`, other numbers rounded to `DIGITS`.
 
     Args:
         space: the dimensions by short name.
@@ -126,7 +126,7 @@ def _check(base: Params, name: str, dimension: Dimension) -> None:
     """Check a dimension.
 
     Raises:
-        ValueError: as `shared`.
+        ValueError: if the dimension is invalid, as in `shared`.
     """
     key, label = dimension.parameter, f"`tune.space.{name}`"
     if name in COLUMNS or (name == "batch_size" and key != "train.batch_size"):
@@ -140,17 +140,17 @@ def _check(base: Params, name: str, dimension: Dimension) -> None:
     if not _types(key) & {int, float}:
         raise ValueError(f"{label}: {key} is not a number. Use `choices` instead of `low` and `high`")
     numbers = [value for value in (dimension.low, dimension.high, dimension.step) if value is not None]
-    if _is_whole(dimension) and any(value % 1 for value in numbers):
-        raise ValueError(f"{label}: {key} must be a whole number. Received: {', '.join(map(str, numbers))}")
+    if _is_integer(dimension) and any(value % 1 for value in numbers):
+        raise ValueError(f"{label}: {key} must be an integer. Received: {', '.join(map(str, numbers))}")
 
 
 def _unknown(section: object, key: str) -> str:
-    """Explain which part of a key is unknown; return "" for a parameter, or a key of a disabled section."""
+    """Return why a key is unknown, or "" if it is a parameter or a key of a disabled section."""
     for part in key.split("."):
         if section is None:
             return ""
         if not isinstance(section, Mapping):
-            return f"{key.partition(f'.{part}')[0]} has no parameters of its own"
+            return f"{key.partition(f'.{part}')[0]} is a parameter, not a section"
         if part not in section:
             matches = difflib.get_close_matches(part, section, n=1)
             hint = f"Did you mean `{matches[0]}`? " if matches else ""
@@ -170,7 +170,7 @@ def _members(annotation: object) -> set[type]:
     return {annotation} if isinstance(annotation, type) and not inner else set().union(*map(_members, inner))
 
 
-def _is_whole(dimension: Dimension) -> bool:
+def _is_integer(dimension: Dimension) -> bool:
     return float not in _types(dimension.parameter)
 
 
@@ -183,15 +183,14 @@ def _limits(dimension: Dimension) -> tuple[float, float]:
 def _rounded(dimension: Dimension, value: int | float | str | bool) -> int | float | str | bool:
     if dimension.choices:
         return value
-    if _is_whole(dimension):
+    if _is_integer(dimension):
         return int(value)
     low, high = _limits(dimension)
     return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
 
 def _corners(space: Mapping[str, Dimension]) -> Iterator[dict]:
-    """Yield the combinations of limits and choices, by dotted key; if there are more than `MAX_CORNERS`, only
-    those that differ in a single dimension from the first or the last."""
+    """Yield the combinations of limits and choices, by dotted key; only some if they exceed `MAX_CORNERS`."""
     edges = {
         dimension.parameter: [_rounded(dimension, value) for value in dimension.choices or _limits(dimension)]
         for dimension in space.values()
@@ -199,6 +198,7 @@ def _corners(space: Mapping[str, Dimension]) -> Iterator[dict]:
     if math.prod(map(len, edges.values())) <= MAX_CORNERS:
         yield from (dict(zip(edges, corner, strict=True)) for corner in itertools.product(*edges.values()))
         return
+    # Vary a single dimension of the first and of the last combination.
     for end in (0, -1):
         corner = {key: values[end] for key, values in edges.items()}
         yield from (corner | {key: value} for key, values in edges.items() for value in values)

@@ -1,4 +1,4 @@
-"""Studies: the trials of searches in a database, private to the run or shared between machines.
+"""Store the trials of searches in a database, private to the run or shared between machines (studies).
 
 When a trial is interrupted, Optuna marks it as failed and queues a copy. Here both are attempts at the same
 trial, so that an interrupted search has the same trials as an uninterrupted search. If the process of a trial
@@ -34,7 +34,7 @@ TIMEOUT = 60
 ATTEMPTS = 2
 KILLS = "kills"
 KILLED = "the process was killed twice"
-# Samples after which values of an earlier trial are accepted.
+# Maximum number of samples of a trial; then values of an earlier trial are accepted.
 MAX_SAMPLES = 50
 PRUNERS = {"none": optuna.pruners.NopPruner, "median": optuna.pruners.MedianPruner}
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -46,13 +46,13 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
 
     Args:
         name: name of the study.
-        monitor: val_loss is minimised, val_accuracy maximised.
+        monitor: `val_loss`, which is minimised, or `val_accuracy`, which is maximised.
         seed: seed of the sampler.
         settings: storage, space, sampler and pruner.
         folder: folder of the database if `tune.storage` is not set.
 
     Raises:
-        ValueError: the shared database cannot be used.
+        ValueError: if the shared database cannot be used.
     """
     with _quiet():
         storage = _database(settings.storage, folder)
@@ -94,7 +94,7 @@ def latest(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 
 def numbers(study: optuna.Study) -> dict[int, int]:
-    """Return the number of each attempt's trial, by the number of the attempt."""
+    """Return a mapping from the number of each attempt to the number of its trial."""
     trial_of: dict[int, int] = {}
     trials = 0
     for attempt in study.get_trials(deepcopy=False):
@@ -119,7 +119,7 @@ def requeue_killed(study: optuna.Study, attempt: FrozenTrial) -> None:
 
 
 def problem(attempt: FrozenTrial) -> str:
-    """Return why an attempt failed; an empty text if it did not fail."""
+    """Return the reason why an attempt failed, or an empty string if it did not fail."""
     if attempt.state != TrialState.FAIL:
         return ""
     # Only a killed process records no reason.
@@ -143,13 +143,14 @@ def _first(attempt: FrozenTrial) -> int | None:
 
 
 def _requeue_interrupted(study: optuna.Study) -> None:
-    """Queue the trials of processes that have ended; no other process may be using the study."""
+    """Queue the trials of processes that have ended. No other process may use the study meanwhile."""
     attempts = study.get_trials(deepcopy=False)
     waiting = {_first(attempt) for attempt in attempts if attempt.state == TrialState.WAITING}
     for attempt in attempts:
         if attempt.state == TrialState.RUNNING:
             first = attempt.number if _first(attempt) is None else _first(attempt)
-            # The copy is queued before the attempt fails: a kill in between loses no trial.
+            # Queue the copy before the attempt is marked as failed, so that no trial is lost if the process
+            # is killed in between.
             if first not in waiting:
                 requeue_killed(study, attempt)
             study.tell(attempt.number, state=TrialState.FAIL)
@@ -171,7 +172,7 @@ class _Sampler(optuna.samplers.BaseSampler):
         return SAMPLERS[self.kind](seed=int(key, 16) % 2**32)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Choose the first seed with values that no other trial has."""
+        """Select the first seed that samples values of no other trial."""
         number = numbers(study)[trial.number]
         others = _complete(study, self.space)
         others.pop(number, None)
@@ -181,7 +182,7 @@ class _Sampler(optuna.samplers.BaseSampler):
         self.sampler = self._seeded(number, sample)
 
     def _values(self, study: optuna.Study, trial: FrozenTrial, number: int, sample: int) -> dict:
-        """Return the values of a trial with the seed of a sample."""
+        """Return the values that the seed of a sample generates for a trial."""
         sampler = self._seeded(number, sample)
         sampled = {
             name: sampler.sample_independent(study, trial, name, distribution)
@@ -192,13 +193,13 @@ class _Sampler(optuna.samplers.BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return an empty space: each value is sampled independently."""
+        """Return an empty space, because each value is sampled independently."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return no values: the relative search space is empty."""
+        """Return no values, because the relative search space is empty."""
         return {}
 
     def sample_independent(
@@ -221,7 +222,7 @@ def _database(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
 
 
 def _address(url: str) -> sqlalchemy.URL:
-    """Return the address of a shared database. The path of a file is resolved as in all parameters."""
+    """Return the address of a shared database. The path of a file is resolved as in other parameters."""
     try:
         address = sqlalchemy.make_url(url)
     except ValueError:
@@ -238,10 +239,10 @@ def _address(url: str) -> sqlalchemy.URL:
 
 
 def _connected(address: sqlalchemy.URL, *, shared: bool, tries: int = 2) -> optuna.storages.RDBStorage:
-    """Connect to a database. The second try succeeds if two processes created it at the same time.
+    """Connect to a database, and try again if this fails, since another process may be creating it.
 
     Raises:
-        ValueError: the database cannot be used. The message contains no password.
+        ValueError: if the database cannot be used. The message contains no password.
     """
     kind = address.get_backend_name()
     # An epoch may last longer than an idle connection.

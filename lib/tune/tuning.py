@@ -35,7 +35,7 @@ def search(run: steps.Run, photos: photoset.Photos) -> results.Search:
         photos: its photos. Trials are trained on train and evaluated on val.
 
     Raises:
-        ValueError: the space is empty or invalid (before any training), the database cannot be used, or no
+        ValueError: if the space is empty or invalid (before any training), the database cannot be used, or no
             trial is complete.
     """
     settings = run.settings
@@ -115,7 +115,7 @@ class _Searcher:
         """Return the value of a trial.
 
         Raises:
-            _Failed: the trial failed; its attribute `problem` contains the reason.
+            _Failed: if the trial failed; its attribute `problem` contains the reason.
         """
         try:
             return self._value(trial)
@@ -159,7 +159,7 @@ class _Searcher:
     def _watch(
         self, trial: optuna.Trial, settings: Params, row: dict, batch_size: int, *, number: int
     ) -> None:
-        """Record an epoch and stop the trial if the pruner decides so."""
+        """Record an epoch, and stop the trial if the pruner prunes it."""
         self._record_batch_size(trial, settings, used=batch_size)
         trial.set_user_attr("epochs", row["epoch"])
         trial.set_user_attr("seconds", round(trial.user_attrs.get("seconds", 0) + row["seconds"], 1))
@@ -175,7 +175,7 @@ class _Searcher:
         """Record the batch size of a trial if it was reduced because memory ran out.
 
         Raises:
-            ValueError: the batch size is a varied parameter.
+            ValueError: if the batch size is a varied parameter.
         """
         batch_size = settings.train.batch_size
         if used == batch_size:
@@ -185,7 +185,7 @@ class _Searcher:
         trial.set_user_attr(results.BATCH_SIZE, used)
 
     def _photos_of(self, settings: Params) -> photoset.Photos:
-        """Return the photos in the size of a trial's network: those of the run, or resized for the trial."""
+        """Return the photos of the run, resized if the trial has another image size."""
         keys = ("image_size", "resize", "fit")
         if all(getattr(settings.model, key) == getattr(self.run.settings.model, key) for key in keys):
             return self.photos
@@ -223,6 +223,6 @@ class _Searcher:
 
 
 def _problem(error: Exception) -> str:
-    """Return an error as a single line without folders."""
+    """Return the message of an error on a single line, without the folders of paths."""
     text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return re.sub(r"/(?:[^\s/:'\"]+/)+", "", " ".join(text.split()))[:300]

@@ -43,6 +43,7 @@ def computed(images, folder):
         return embeddings.compute(images, content=list("abcdef"), folder=folder, settings=SETTINGS)
 
 
+@pytest.mark.backend
 def test_embeddings_are_the_mean_of_the_feature_map(images, computed):
     small = np.stack([cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA) for image in images])
     backbone = efficientnet_lite.EfficientNetLite0("imagenet", (32, 32, 3))

@@ -51,37 +51,37 @@ def test_an_unfinished_run_is_listed_with_the_missing_file(file, outputs):
     finished(outputs, "one")
     (finished(outputs, "broken") / file).unlink()
     found, problems = comparison.read()
-    assert list(found) == ["one"] and problems == {"broken": f"unfinished: no {file}"}
+    assert list(found) == ["one"] and problems == {"broken": f"unfinished: {file} missing"}
 
 
 def test_a_run_whose_first_step_failed_is_listed(outputs):
     finished(outputs, "one")
     (outputs / "new").mkdir()
     (outputs / "new" / "01_download.failed.ipynb").write_text("{}")
-    assert comparison.read()[1]["new"].startswith("unfinished: no params.json, manifest.csv, model.json")
+    assert comparison.read()[1]["new"].startswith("unfinished: params.json, manifest.csv, model.json")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "reason"),
     [
         ("metrics.json", "{", "Expecting property name"),
-        ("metrics.json", "{}", "metrics.json has no headline, val: execute the run again with this version"),
-        ("params.json", '{"name": "x"}', "params.json has no source: execute the run again"),
+        ("metrics.json", "{}", "metrics.json has no headline, val. Execute the run again with this version"),
+        ("params.json", '{"name": "x"}', "params.json has no source. Execute the run again"),
         (
             "metrics.json",
             '{"headline": "test", "val": {}, "test": {}}',
             "metrics.json has no n, intervals, top_1, precision_macro",
         ),
         ("history.csv", "", "No columns to parse"),
-        ("history.csv", "epoch\n1\n", "history.csv has no seconds: execute the run again"),
+        ("history.csv", "epoch\n1\n", "history.csv has no seconds. Execute the run again"),
         (
             "predictions.csv",
             "path\nx\n",
             "predictions.csv has no column split, label, predicted: evaluate the run again",
         ),
         ("predictions.csv", "", "No columns to parse"),
-        ("model.json", "{}", "model.json changed after the evaluation: evaluate the run again"),
-        ("manifest.csv", "path\n", "manifest.csv changed after the evaluation: evaluate the run again"),
+        ("model.json", "{}", "model.json changed after the evaluation. Evaluate the run again"),
+        ("manifest.csv", "path\n", "manifest.csv changed after the evaluation. Evaluate the run again"),
         ("provenance.json", '{"steps": {}}', "unfinished: the last evaluation was not completed"),
     ],
 )
@@ -112,7 +112,7 @@ def test_no_run_at_all_is_an_error(outputs):
     (finished(outputs, "one") / "metrics.json").unlink()
     with pytest.raises(
         ValueError,
-        match=r"^a comparison needs an evaluated run. Received: one \(unfinished: no metrics.json\)",
+        match=r"^a comparison needs an evaluated run. Received: one \(unfinished: metrics.json missing\)",
     ):
         comparison.read()
 
@@ -268,7 +268,7 @@ def test_the_written_files_can_be_read(outputs, tmp_path):
     assert again.run.tolist() == ["best", "other", "broken"] and again.top_1[:2].tolist() == [0.5, 1.0]
     record = files.read_json(tmp_path / "comparison.json")
     assert record["groups"] == {"birds": ["best", "other"]} and record["ensemble"] is None
-    assert record["not_compared"] == {"broken": "unfinished: no metrics.json"}
+    assert record["not_compared"] == {"broken": "unfinished: metrics.json missing"}
     assert record["pairs"] == [pairs.iloc[0].to_dict()]
     assert not any(
         str(place) in (tmp_path / "comparison.json").read_text() for place in (outputs, Path.home())

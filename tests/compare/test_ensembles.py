@@ -87,25 +87,25 @@ def moved(column, value, row=6):
     [
         (
             {"table": listed(classes=["ant", "cat"]), "classes": ["ant", "cat"]},
-            r"other classes, 1 only in one \(such as bee\), 1 only in two \(such as cat\)$",
+            r"different classes: 1 only in one \(such as bee\), 1 only in two \(such as cat\)$",
         ),
         (
             {"table": moved("sha1", "another")},
-            r"other photos of test, 1 only in one \(such as 6.jpg\), 1 only in two \(such as 6.jpg\)$",
+            r"different photos of test: 1 only in one \(such as 6.jpg\), 1 only in two \(such as 6.jpg\)$",
         ),
         (
             {"table": moved("sha1", "another", row=2)},
-            r"other photos of val, 1 only in one \(such as 2.jpg\), 1 only in two \(such as 2.jpg\)$",
+            r"different photos of val: 1 only in one \(such as 2.jpg\), 1 only in two \(such as 2.jpg\)$",
         ),
         (
             {"table": listed(test=5), "test": "11111"},
-            r"test, 0 only in one, 1 only in two \(such as 9.jpg\)$",
+            r"test: 0 only in one, 1 only in two \(such as 9.jpg\)$",
         ),
         (
             {"table": moved("label", "bee")},
-            r"labels of test, 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee",
+            r"labels of test: 1 only in one \(such as 6.jpg as ant\), 1 only in two \(such as 6.jpg as bee",
         ),
-        ({"table": listed(test=0)}, "other headline splits, test in one, val in two$"),
+        ({"table": listed(test=0)}, "different headline splits: test in one, val in two$"),
     ],
 )
 def test_the_difference_is_named(other, message, outputs):
@@ -285,7 +285,7 @@ def test_missing_or_changed_photos_are_an_error(seen, tmp_path):
     (seen / "data/birds/raw/6.jpg").write_bytes((seen / "data/birds/raw/5.jpg").read_bytes())
     files.write_json(seen / "data" / "birds" / "source.json", {"content_sha256": "other birds"})
     with pytest.raises(
-        ValueError, match="^the photos in data/birds have changed after the evaluation of none-run"
+        ValueError, match="^the photos in data/birds have changed since the evaluation of none-run"
     ):
         average(found, "none-run", "horizontal-run", augmented=True, folder=tmp_path)
     (seen / "data" / "birds" / "source.json").unlink()

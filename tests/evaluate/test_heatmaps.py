@@ -38,6 +38,7 @@ def photos(count=3, size=SIZE):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
+@pytest.mark.backend
 def test_the_heatmap_of_a_linear_network_is_the_feature_map_times_the_weights():
     kernel = [[1, -1], [2, 0.5], [-1, 0.2]]
     targets = np.array([0, 1, 0])
@@ -48,6 +49,7 @@ def test_the_heatmap_of_a_linear_network_is_the_feature_map_times_the_weights():
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
+@pytest.mark.backend
 def test_each_class_has_its_own_heatmap():
     image = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     # red is evidence for class 0, green for class 1
@@ -95,6 +97,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS)
+@pytest.mark.backend
 def test_any_head_is_explained_within_bounds(tiny, head):
     network = build(head=HEADS[head])
     assert heatmaps.feature_map(network).shape == (None, 8, 8, 4)

@@ -110,7 +110,7 @@ def test_correct_predictions_do_not_count():
 def test_with_few_classes_the_top_holds_them_all():
     result = mistakes.truth_in_top(table(list("ab"), "ab", "bb"), 3)
     assert (result["mistakes"], result["fraction"], result["interval"]) == (1, None, None)
-    assert result["sentence"] == "With 2 classes, the top 3 holds every class."
+    assert result["sentence"] == "With 2 classes, the top 3 contains every class."
     none = mistakes.truth_in_top(table(LETTERS, "aa", "bb"), 3)
     assert (none["mistakes"], none["fraction"], none["sentence"]) == (0, None, mistakes.NO_MISTAKES)
 
@@ -165,7 +165,7 @@ def test_similarities_are_those_of_the_training_photos_in_the_cache_of_the_clean
 def test_without_embeddings_similarity_is_not_known(tmp_path):
     assert mistakes.class_similarities(*drawn(tmp_path, embeddings=False)) is None
     result = mistakes.similarity(ROWS, None)
-    sentence = "The similarity of the classes needs embeddings, which `clean.embeddings` turns off."
+    sentence = "The similarity of the classes needs embeddings, which `clean.embeddings` disables."
     assert result == {"sentence": sentence}
     assert "similarity" not in mistakes.confused(ROWS, 9, similarities=None)
 

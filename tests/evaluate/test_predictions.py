@@ -214,7 +214,7 @@ def test_new_files_and_earlier_predictions_of_a_folder_can_be_replaced(tmp_path,
 @pytest.mark.parametrize("header", ["", "a,b", "path,split,label", "filename,label,confidence,problem,more"])
 def test_other_files_cannot_be_replaced(tmp_path, header):
     (tmp_path / "notes.csv").write_text(f"{header}\n")
-    with pytest.raises(ValueError, match="notes.csv: expected a new file, or one with the columns filename"):
+    with pytest.raises(ValueError, match="notes.csv: expected a new file, or a file with the columns"):
         predictions.require_replaceable(tmp_path / "notes.csv")
     with pytest.raises(ValueError, match="a file or folder that predict did not write"):
         predictions.require_replaceable(tmp_path)

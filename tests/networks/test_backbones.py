@@ -150,7 +150,7 @@ def test_a_failed_download_of_weights_has_advice(failing):
 @pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), TimeoutError("timed out")])
 def test_an_interrupted_download_has_advice(failing, error):
     failing(error)
-    with pytest.raises(ValueError, match=f"MobileNetV2 could not be downloaded: {error}. Give a file"):
+    with pytest.raises(ValueError, match=f"MobileNetV2 could not be downloaded: {error}. Set a file"):
         build("MobileNetV2", weights="imagenet")
     with pytest.raises(ValueError, match=f"MobileNetV2 at 64 pixels could not be built: {error}"):
         build("MobileNetV2")

@@ -10,6 +10,8 @@ import pytest
 from lib.networks import backend
 from lib.networks.backend import keras
 
+pytestmark = pytest.mark.backend
+
 
 def test_output_of_c_code_is_dropped(capfd):
     with backend.quiet():

@@ -339,11 +339,11 @@ def test_layers_compute_with_their_tensors_as_pytorch_does():
             {"d.weight": np.ones((6, 3))},
             r"its tensor d.weight must have the shape \(3, 6\). Received: \(6, 3\)",
         ),
-        ({"c.1.weight": np.ones(2), "e.bias": np.ones(2)}, r"no tensor c.1.weight \(2 such"),
+        ({"c.1.weight": np.ones(2), "e.bias": np.ones(2)}, r"no tensor c.1.weight \(2 unknown"),
     ],
 )
 def test_tensors_of_another_network(change, message):
-    with pytest.raises(ValueError, match=f"the checkpoint is of another network: .*{message}"):
+    with pytest.raises(ValueError, match=f"the checkpoint belongs to another network: .*{message}"):
         filled(change)
 
 

@@ -44,6 +44,7 @@ def pixels(count=2):
     return np.random.default_rng(0).uniform(0, 255, (count, SIZE, SIZE, 3)).astype(np.float32)
 
 
+@pytest.mark.backend
 def test_from_pixels_to_probabilities():
     network = build()
     assert network.input_shape == (None, SIZE, SIZE, 3) and network.output_shape == (None, 3)
@@ -204,6 +205,7 @@ def publish(network, folder, *, temperature=1.25, class_names=("a", "b", "c"), *
     )
 
 
+@pytest.mark.backend
 def test_publish_writes_the_model_and_its_card(tmp_path):
     network = build()
     card = publish(network, tmp_path, temperature=1.23456)
@@ -333,6 +335,7 @@ def test_a_saved_model_needs_tensorflow_alone(tmp_path):
     )
 
 
+@pytest.mark.backend
 def test_code_in_a_model_file_is_refused(tmp_path):
     inputs = keras.Input((2,))
     mark = tmp_path / "was run"

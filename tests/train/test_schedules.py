@@ -6,6 +6,8 @@ from lib.core import schema
 from lib.networks.backend import keras
 from lib.train import schedules
 
+pytestmark = pytest.mark.backend
+
 
 def stage(schedule, **options):
     return schema.Stage(trainable="all", epochs=4, learning_rate=0.2, schedule=schedule, **options)

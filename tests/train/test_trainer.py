@@ -194,6 +194,7 @@ def interrupt(settings, photos, folder, monkeypatch, **when):
     assert not list(folder.glob("*/finished.json"))
 
 
+@pytest.mark.backend
 def test_a_seed_determines_all_bits_interrupted_or_not(uninterrupted, tmp_path, monkeypatch):
     settings, photos = make_settings(ONE_STAGE, augment={"flip": "horizontal", "mixup": 0.3}), make_photos()
     interrupt(settings, photos, tmp_path, monkeypatch, at_step=3)
@@ -577,6 +578,7 @@ def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eag
     assert training.frozen_layers_agree(trained, training.network(settings, photos), settings=settings)
 
 
+@pytest.mark.backend
 def test_statistics_are_updated_if_batch_normalization_is_train(tmp_path, eager):
     settings = make_settings(ONE_EPOCH, model=pretrained(tmp_path, "train"))
     trained = training.fit(settings, make_photos(), folder=tmp_path / "training")
@@ -637,6 +639,7 @@ def test_training_a_head_on_embeddings_has_the_same_result_as_on_photos(embedded
     assert fast.model.evaluate(batches, verbose=0) == pytest.approx(least, rel=1e-4)
 
 
+@pytest.mark.backend
 def test_an_interrupted_training_on_embeddings_continues(embedded, tmp_path, monkeypatch, eager):
     settings, photos, _ = embedded
     whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
@@ -704,6 +707,7 @@ def uneven(folder):
     return make_settings(stages, model=model, batch_size=5), make_photos(train=13, val=7)
 
 
+@pytest.mark.backend
 @pytest.mark.slow
 def test_two_devices_have_the_result_of_one_for_any_number_of_photos(tmp_path):
     one = training.fit(*uneven(tmp_path), folder=tmp_path / "one").history
