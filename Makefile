@@ -137,6 +137,7 @@ lab: $(TOOLS)
 test: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests && \
+	KERAS_BACKEND=jax .venv/bin/python -m pytest -n 2 --dist loadfile -m "backend and not slow" tests && \
 	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest notebooks \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
@@ -146,6 +147,8 @@ test-fast: $(TOOLS)
 
 test-slow: $(TOOLS)
 	.venv/bin/python -m pytest -m slow tests
+	KERAS_BACKEND=jax .venv/bin/python -m pytest -m "backend and slow" tests
+	@! .venv/bin/python -c "import torch" 2>/dev/null || KERAS_BACKEND=torch .venv/bin/python -m pytest -m backend tests
 
 coverage: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -10,7 +10,7 @@ from lib.clean import photoset
 from lib.core import metrics, params, schema, steps
 from lib.evaluate import heatmaps
 from lib.figures import photo_grids
-from lib.networks import cards
+from lib.networks import backend, cards
 from lib.networks.backend import keras
 from lib.photos import class_names, decoding
 
