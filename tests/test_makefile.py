@@ -72,7 +72,7 @@ def gpus(names: list[str]) -> str:
     """Return code that lets TensorFlow see these GPUs."""
     return (
         "import sys, types; "
-        f"sys.modules['lib.networks'] = types.SimpleNamespace(device=types.SimpleNamespace(GPUS={names}))"
+        f"sys.modules['lib.networks'] = types.SimpleNamespace(backend=types.SimpleNamespace(GPUS={names}))"
     )
 
 
