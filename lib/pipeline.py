@@ -1,4 +1,4 @@
-"""The runner, which executes the notebooks of a run that are out of date."""
+"""Execute the notebooks of a run that are out of date."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ NOTEBOOKS = params.ROOT / "notebooks"
 
 
 class StepFailed(Exception):
-    """A notebook ended with an error, whose message is part of this one."""
+    """Raised if a notebook ends with an error; the message contains that of the notebook."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Runner:
             print(f"{step.name:<12} {'; '.join(reasons) or 'up to date'}")
 
     def reasons(self, step: steps.Step) -> list[str]:
-        """Return the reasons to execute a step, by content and not by date; empty if it is up to date."""
+        """Return the reasons to execute a step; empty if it is up to date. Files are compared by content."""
         at = self._at(step)
         record = steps.provenance(at.folder)["steps"].get(step.name)
         if record is None or "inputs" not in record or not (at.folder / f"{step.name}.ipynb").is_file():
@@ -182,7 +182,7 @@ class Runner:
                 | self.overrides,
                 kernel_name="python3",
                 progress_bar=False,
-                # The kernel warns about its local socket and about being shut down.
+                # Otherwise, the kernel warns about its local socket and about the shutdown.
                 extra_arguments=["--log-level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:

@@ -35,7 +35,7 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, de
     if not isinstance(received, dict):
         public = privacy.without_secrets(received) if isinstance(received, str) else received
         message += f". Received: {public!r}"
-    return f"{origin}: `{key}` is wrong: {message}{f' ({meaning})' if meaning else ''}"
+    return f"{origin}: `{key}` is invalid: {message}{f' ({meaning})' if meaning else ''}"
 
 
 def _unknown(path: list[str], kind: str | None) -> str:

@@ -29,7 +29,8 @@ def parameter(key: str) -> FieldInfo | None:
 
     Args:
         key: dotted key, such as `model.image_size` or `source.photos_per_class`, which only some kinds of
-            sources have. A name in a mapping, such as `train.stages.head`, stands for the mapping.
+            sources have. For the name of an entry, as in `train.stages.head`, the field of the mapping is
+            returned.
     """
     return _walk(key.split(".")).field
 
