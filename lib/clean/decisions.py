@@ -78,9 +78,6 @@ def relabel(folder: Path, path: str, *, sha1: str, label: str, source_label: str
 def forget(folder: Path, path: str) -> None:
     """Remove the decision on a photo from both files.
 
-    Args:
-        folder, path: see `exclude`.
-
     Raises:
         ValueError: see `exclude`.
     """
@@ -114,9 +111,8 @@ def read(folder: Path, file: str) -> pd.DataFrame:
         file: `EXCLUSIONS` or `RELABELS`.
 
     Returns:
-        A table of strings with one row per photo: the last row, if the file has several rows for a photo. It
-        is empty if the file does not exist. Its columns are those of `COLUMNS`, then the other columns of the
-        file. `sha1`, `reason` and `from` are empty if the file does not have these columns.
+        A table of strings with one row per photo, the last in the file; empty if the file does not exist. The
+        columns are those of `COLUMNS`, then the others of the file. Missing columns are empty.
 
     Raises:
         ValueError: if the file lacks the column `path` or `label`, or has rows of different lengths, a row

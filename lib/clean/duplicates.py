@@ -113,8 +113,7 @@ def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
         count: number of photos.
 
     Returns:
-        `int64` of shape `(count,)`: the index of each photo's cluster, from 0. A photo without a
-        near-duplicate is a cluster by itself.
+        `int64` of shape `(count,)`: the index of each photo's cluster, from 0.
     """
     ends = (pairs["first"].to_numpy(np.int64), pairs["second"].to_numpy(np.int64))
     graph = coo_array((np.ones(len(pairs), dtype=bool), ends), shape=(count, count))

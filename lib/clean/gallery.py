@@ -141,8 +141,7 @@ class Gallery(widgets.VBox):
 
         Args:
             name: a value of `KEYS`.
-            number: index of the photo; if `None`, the photo under the cursor, and the cursor then moves to
-                the next photo.
+            number: index of the photo; if `None`, that under the cursor, which then moves to the next photo.
         """
         index = self.at if number is None else number
         # Without a cluster, there are no other photos to exclude.
@@ -152,11 +151,7 @@ class Gallery(widgets.VBox):
             self.move(index + (1 if name == "next" else -1))
             return
         try:
-            problem = (
-                ""
-                if self._decide(name, index)
-                else "expected a label. Received: no selection. Select a label first"
-            )
+            problem = "" if self._decide(name, index) else "no label is selected: select a label first"
         # For example a damaged file of decisions: nothing was written.
         except (ValueError, OSError) as error:
             problem = str(error)

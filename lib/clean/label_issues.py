@@ -1,7 +1,7 @@
 """Find label issues: labels that are unlikely by out-of-fold predictions, ranked by how doubtful they are.
 
 The combination of linear discriminant analysis and nearest neighbours ranked flipped labels better than
-logistic regression, in a tenth of the time, and better than each of them (`benchmarks/label_errors.py`).
+logistic regression, in a tenth of the time, and better than either of the two (`benchmarks/label_errors.py`).
 Refitting without the label issues, or with lower weights for them, made the ranking worse.
 """
 
@@ -26,8 +26,7 @@ COMPONENTS = 512
 # Shrinkage of the within-class covariance, 0 to 1.
 SHRINKAGE = 0.3
 NEIGHBOURS = 80
-# Temperature of the cosine similarities: the weight of a neighbour is e times lower if its similarity is 0.1
-# lower.
+# Temperature of the cosine similarities, which are divided by it before the softmax.
 TEMPERATURE = 0.1
 # Constant that is added to the probability of each class, so that all are positive.
 FLOOR = 1e-3

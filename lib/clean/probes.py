@@ -23,8 +23,7 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
         table: the manifest; its kept, labelled photos are used.
         images: `uint8` of shape `(rows of the manifest, side, side, 3)`, RGB.
         settings: the run's parameters. The backbone of the cleaning is compared with those in
-            `clean.compare`. The run's own backbone has its weights and image size, the others have ImageNet
-            weights.
+            `clean.compare`: the run's own backbone with its weights, others with ImageNet weights.
         folder: folder of the cache, for the embeddings.
 
     Returns:

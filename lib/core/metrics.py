@@ -156,8 +156,7 @@ def calibration_bins(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataF
     """Compute the mean confidence and the accuracy in 15 confidence bins of equal width.
 
     Returns:
-        A table with one row per non-empty bin, in order: `confidence`, `accuracy` (0 to 1) and `photos`
-        (number of photos).
+        One row per non-empty bin, in order: `confidence`, `accuracy` (0 to 1) and `photos` (a count).
     """
     confidence = probabilities.max(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

@@ -29,8 +29,7 @@ def parameter(key: str) -> FieldInfo | None:
 
     Args:
         key: dotted key, such as `model.image_size` or `source.photos_per_class`, which only some kinds of
-            sources have. For the name of an entry, as in `train.stages.head`, the field of the mapping is
-            returned.
+            sources have. The key of an entry, such as `train.stages.head`, returns its mapping.
     """
     return _walk(key.split(".")).field
 

@@ -53,8 +53,7 @@ class Table(Section):
 
     file: str = Field(description="path of the CSV file, relative to the source")
     photos: str = Field(
-        "",
-        description="folder of the photos in the table, relative to the source; if empty, the source itself",
+        "", description="folder of the photos in the table, relative to the source; if empty, the source"
     )
     filename: str = Field("filename", description="name of the column with the file names")
     label: str | None = Field(
@@ -74,12 +73,10 @@ class BaseSource(Section):
     )
     licence: str | None = Field(None, description="licence of the photos, to be recorded in source.json")
     tables: dict[str, Table] = Field(
-        {},
-        description="CSV files with the labels, by name; if empty, the labels are the names of the folders",
+        {}, description="CSV files with the labels, by name; if empty, the folders are the labels"
     )
     class_names: str | None = Field(
-        None,
-        description="JSON file in the source with a readable name for each label; if null, the labels",
+        None, description="JSON file in the source with a readable name for each label; if null, the label"
     )
     classes: list[Label] = Field([], description="labels of the classes to use; if empty, all classes")
 
@@ -176,22 +173,13 @@ class Clean(Section):
         "MobileNetV2",
     )
     near_duplicate_bits: int = Field(
-        6,
-        ge=0,
-        le=20,
-        description="maximum Hamming distance between the 64-bit perceptual hashes of near-duplicates",
+        6, ge=0, le=20, description="maximum Hamming distance of the 64-bit perceptual hashes of two photos"
     )
     near_duplicate_cosine: float = Field(
-        0.5,
-        ge=-1,
-        le=1,
-        description="minimum cosine similarity of two embeddings for the photos to be compared by alignment",
+        0.5, ge=-1, le=1, description="minimum cosine similarity of embeddings to compare photos by alignment"
     )
     near_duplicate_correlation: float = Field(
-        0.85,
-        ge=0,
-        le=1,
-        description="minimum correlation of two photos, after alignment, for them to be near-duplicates",
+        0.85, ge=0, le=1, description="minimum correlation of near-duplicates after alignment"
     )
 
 
@@ -199,16 +187,10 @@ class Split(Section):
     """The division into train, val and test. Splits that the source defines are kept."""
 
     val: float = Field(
-        0.15,
-        gt=0,
-        lt=0.5,
-        description="fraction of the photos for validation, which selects the best weights",
+        0.15, gt=0, lt=0.5, description="fraction of photos for validation, which selects the best weights"
     )
     test: float = Field(
-        0.15,
-        ge=0,
-        lt=0.5,
-        description="fraction of the photos held out for the final test; 0 for no test split",
+        0.15, ge=0, lt=0.5, description="fraction of photos held out for the final test; 0 for no test split"
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
@@ -299,7 +281,7 @@ class Model(Section):
     simple_cnn: SimpleCNN = Field(SimpleCNN(), description="architecture of the backbone SimpleCNN")
     weights: str | None = Field(
         "imagenet",
-        description="weights of the backbone: imagenet, path of a file, or null for random initialization",
+        description="backbone weights: imagenet, path of a file, or null for random initialization",
     )
     image_size: int = Field(160, ge=32, le=1024, description="height and width of the input, in pixels")
     fit: Literal["crop", "stretch", "pad"] = Field(
@@ -308,8 +290,7 @@ class Model(Section):
         "ratio, pad adds black borders",
     )
     resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
-        None,
-        description="side of the square before it is cropped to image_size, in pixels; if null, image_size",
+        None, description="side of the square before the crop to image_size, in pixels; if null, image_size"
     )
     scaling: Literal["backbone", "unit", "measured"] = Field(
         "backbone",
@@ -419,9 +400,7 @@ class Stage(Section):
         "constant", description="schedule of the learning rate within the stage"
     )
     decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None,
-        description="factor by which the learning rate is multiplied after each epoch; required if the "
-        "schedule is exponential",
+        None, description="multiplier of the learning rate per epoch; required if the schedule is exponential"
     )
 
     @model_validator(mode="after")
@@ -437,18 +416,14 @@ class Stage(Section):
 class EarlyStopping(Section):
     """Early stopping of a stage, if the monitored metric no longer improves."""
 
-    patience: int = Field(
-        6, ge=1, description="number of epochs without improvement after which the stage stops"
-    )
+    patience: int = Field(6, ge=1, description="epochs without improvement after which the stage stops")
 
 
 class ReduceLearningRate(Section):
     """Reduction of a constant learning rate, if the monitored metric no longer improves."""
 
     factor: float = Field(0.5, gt=0, lt=1, description="factor by which the learning rate is multiplied")
-    patience: int = Field(
-        3, ge=1, description="number of epochs without improvement after which the rate is reduced"
-    )
+    patience: int = Field(3, ge=1, description="epochs without improvement after which the rate is reduced")
 
 
 STAGES = {
@@ -527,10 +502,7 @@ class GradCam(Section):
     """The explanations by Grad-CAM."""
 
     examples: int = Field(
-        8,
-        ge=1,
-        le=64,
-        description="number of correct predictions, and of misclassified photos, in the grid of heatmaps",
+        8, ge=1, le=64, description="number of correct and of misclassified photos in the grid of heatmaps"
     )
     masks: str | None = Field(
         None,

@@ -36,8 +36,7 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
 
     Raises:
         NoSpace: if the disk is too full.
-        Unfinished: if Kaggle refused the request, or the transfer failed; the message lists the ways to
-            continue.
+        Unfinished: if the download was refused or failed; the message lists the ways to continue.
     """
     command = "datasets" if source.dataset else "competitions"
     name = source.dataset or str(source.competition)
@@ -50,8 +49,7 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     try:
         result = _client(command, "download", name, "-p", str(target), "-q", timeout=CLIENT_TIMEOUT)
     except subprocess.TimeoutExpired:
-        hours = CLIENT_TIMEOUT // 3600
-        raise transfer.Unfinished(_failure(source, f"no archive after {hours} hours")) from None
+        raise transfer.Unfinished(_failure(source, f"no archive in {CLIENT_TIMEOUT // 3600} hours")) from None
     if result.returncode != 0:
         raise transfer.Unfinished(_failure(source, _reason(result.stdout, result.stderr, folder=target)))
     # The client downloads to the final name, and marks an unfinished archive with a second file.

@@ -43,8 +43,7 @@ def listing(folder: Path) -> tuple[list[tuple[str, Path]], int]:
     """List the plain files of a folder and its subfolders.
 
     Returns:
-        Sorted pairs of relative path (with `/`) and path; and the number of links and devices, which are
-        not listed.
+        Sorted pairs of relative path (with `/`) and path; and the number of omitted links and devices.
 
     Raises:
         ValueError: if a folder cannot be read.
@@ -76,11 +75,7 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
 
 
 def copy(source: schema.Folder, raw: Path) -> Origin:
-    """Copy the folder of a source to a new folder, without links and devices.
-
-    Args:
-        source: parameters of the source.
-        raw: the folder to create.
+    """Copy the folder of a source, without links and devices, to the new folder `raw`.
 
     Returns:
         The origin, with the number of links and devices that were skipped.

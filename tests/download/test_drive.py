@@ -46,6 +46,6 @@ def test_a_drive_folder_that_is_not_shared(folder, monkeypatch):
         in message
     )
     assert "`make butterfly ARCHIVE=path`" in message
-    assert "expected the link or id" in refusal(
+    assert "expected the link or ID" in refusal(
         ValueError, source("drive", drive="https://example.org/"), folder
     )
