@@ -81,10 +81,10 @@ def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     overrides = _parse(assignments)
     if run_name:
         overrides["run"] = run_name
-    at = steps.Run(params.load(name, overrides, origin="SET"), steps.EVALUATE)
+    evaluation = steps.Run(params.load(name, overrides, origin="SET"), steps.EVALUATE)
     for file in steps.EVALUATE.reads:
-        at.need(file)
-    trained = cards.as_trained(cards.load(at.path("model.json")), at.settings)
+        evaluation.need(file)
+    trained = cards.as_trained(cards.load(evaluation.path("model.json")), evaluation.settings)
     settings, overrides = _resolve(name, params.merge(trained, overrides))
     return pipeline.Runner(settings, overrides, sequence=(steps.EVALUATE, steps.GRADCAM)).run()
 

@@ -112,7 +112,7 @@ def read(folder: Path, file: str) -> pd.DataFrame:
 
     Returns:
         A table of strings with one row per photo, the last in the file; empty if the file does not exist. The
-        columns are those of `COLUMNS`, then the others of the file. Missing columns are empty.
+        columns are those of `COLUMNS`, then other columns. Missing `sha1`, `reason` and `from` are empty.
 
     Raises:
         ValueError: if the file lacks the column `path` or `label`, or has rows of different lengths, a row
