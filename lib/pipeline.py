@@ -22,7 +22,7 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True)
 class Runner:
-    """Bring the steps of one run up to date.
+    """Execute the steps of a run that are out of date.
 
     Attributes:
         settings: parameters of the run.

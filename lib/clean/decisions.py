@@ -51,7 +51,7 @@ def exclude(folder: Path, path: str, *, sha1: str, reason: str) -> None:
         reason: reason for the manifest; can be empty.
 
     Raises:
-        ValueError: if one of the files cannot be read (see `read`). Nothing is written then.
+        ValueError: if one of the files cannot be read (see `read`). In this case, nothing is written.
     """
     _decide(folder, path, file=EXCLUSIONS, row={"path": path, "sha1": sha1, "reason": reason})
 

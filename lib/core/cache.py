@@ -135,7 +135,7 @@ def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
     stored = load_arrays(path)
     if stored is None:
         computed = stored = compute()
-        # The type stubs take the name of any array for the argument `allow_pickle`.
+        # The type stubs interpret the name of any array as the argument `allow_pickle`.
         files.write(path, lambda partial: np.savez(partial, **computed))  # type: ignore[arg-type]
     return stored
 

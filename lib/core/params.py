@@ -305,7 +305,7 @@ def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], default: str) -
     Args:
         data: the merged values.
         origins: names and values of the origins before merging, by increasing precedence.
-        default: name of the origin of a value that is in none of them.
+        default: name of the origin of a value that is not in any of them.
     """
     try:
         return Params.model_validate_json(json.dumps(data, default=str), strict=True)

@@ -15,7 +15,7 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, de
     Args:
         problem: an error of `Params.model_validate`.
         origins: names and values of the origins before merging, by increasing precedence.
-        default: name of the origin of a value that is in none of them.
+        default: name of the origin of a value that is not in any of them.
     """
     path, kind = reference.without_tags(problem["loc"])
     origin = next((name for name, values in reversed(origins) if _contains(values, path)), default)

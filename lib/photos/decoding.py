@@ -58,7 +58,7 @@ _large_photo_lock = threading.Lock()
 
 
 def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode one photo.
+    """Decode a photo.
 
     Args:
         data: the bytes of the file, in a format of `FORMATS`. The first frame of an animation is decoded,
