@@ -100,7 +100,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and print an error as a line of text.
+    """Run a command, and print an error as its message, without a traceback.
 
     Args:
         arguments: command-line arguments; if `None`, those of this process.

@@ -1,4 +1,4 @@
-"""The commands of the command line, each of which loads the parameters of a run and starts the runner."""
+"""Implement the commands of the command line: load the parameters of a run and start the runner."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from lib import pipeline
 from lib.core import cache, files, locks, params, privacy, schema, steps
 from lib.networks import cards
 
-# Characters before the fingerprint in the name of a run, which has at most 64.
+# Maximum number of characters before the fingerprint in the name of a run. The name has at most 64.
 MAX_PREFIX = 50
 
 
@@ -42,13 +42,13 @@ def resume(
     """Continue the training of a finished run, then execute the steps that depend on it.
 
     Args:
-        name, assignments, run_name: as in `run`. The stages in the assignments are trained again, or else the
-            last stage.
+        name, assignments, run_name: see `run`. The stages in the assignments are trained again; if there are
+            no stages in them, the last stage.
         epochs: number of epochs to add to the last stage; if `None`, the epochs of the stage.
         learning_rate: learning rate of the added epochs; if `None`, the learning rate of the stage.
 
     Returns, Raises:
-        As `run`; also `FileNotFoundError` if the run has no model.
+        See `run`; also `FileNotFoundError` if the run has no model.
     """
     if epochs is not None and epochs < 1:
         raise ValueError(f"resume needs at least one epoch. Received: {epochs}")
@@ -76,15 +76,15 @@ def evaluate(name: str, *, assignments: str = "", run_name: str = "") -> Path:
         run_name: folder of the run; if empty, the name.
 
     Returns, Raises:
-        As `run`; also `FileNotFoundError` if the run has no model.
+        See `run`; also `FileNotFoundError` if the run has no model.
     """
     overrides = _parse(assignments)
     if run_name:
         overrides["run"] = run_name
-    at = steps.Run(params.load(name, overrides, origin="SET"), steps.EVALUATE)
+    evaluation = steps.Run(params.load(name, overrides, origin="SET"), steps.EVALUATE)
     for file in steps.EVALUATE.reads:
-        at.need(file)
-    trained = cards.as_trained(cards.load(at.path("model.json")), at.settings)
+        evaluation.need(file)
+    trained = cards.as_trained(cards.load(evaluation.path("model.json")), evaluation.settings)
     settings, overrides = _resolve(name, params.merge(trained, overrides))
     return pipeline.Runner(settings, overrides, sequence=(steps.EVALUATE, steps.GRADCAM)).run()
 
@@ -93,10 +93,10 @@ def tune(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     """Search for better parameters in the space of the section `tune`.
 
     Args:
-        name, assignments, run_name: as in `run`.
+        name, assignments, run_name: see `run`.
 
     Returns, Raises:
-        As `run`.
+        See `run`.
     """
     from lib.tune import spaces
 
@@ -113,9 +113,9 @@ def compare(*, assignments: str = "") -> Path:
         assignments: changed parameters of the section `compare`.
 
     Returns, Raises:
-        As `run`.
+        See `run`.
     """
-    # It does not belong to a run; the defaults are those of any parameter file.
+    # A comparison does not belong to a run, so any parameter file can provide the defaults.
     settings, overrides = _resolve("demo", _parse(assignments))
     return pipeline.Runner(settings, overrides, sequence=(steps.COMPARE,)).run()
 
@@ -124,7 +124,7 @@ def why(name: str, *, assignments: str = "", run_name: str = "") -> None:
     """Print for each step of a run the reasons to execute it, or that it is up to date.
 
     Args:
-        name, assignments, run_name: as in `run`.
+        name, assignments, run_name: see `run`.
     """
     _runner(name, assignments=assignments, run_name=run_name).why()
 
@@ -133,7 +133,7 @@ def report(name: str, *, assignments: str = "", run_name: str = "") -> None:
     """Write the report of a run again.
 
     Args:
-        name, assignments, run_name: as in `run`.
+        name, assignments, run_name: see `run`.
     """
     runner = _runner(name, assignments=assignments, run_name=run_name)
     if not runner.folder.is_dir():
@@ -164,7 +164,7 @@ def remove(name: str) -> None:
 
 
 def predict(name: str, *, photos: str, output: str = "") -> Path:
-    """Predict a folder of photos with the model of a run, and write the predictions as CSV.
+    """Predict the photos in a folder with the model of a run, and write the predictions as CSV.
 
     Args:
         name: folder of the run under `outputs/`.

@@ -1,4 +1,4 @@
-"""The runner, which executes the notebooks of a run that are out of date."""
+"""Execute the notebooks of a run that are out of date."""
 
 import contextlib
 import functools
@@ -17,12 +17,12 @@ NOTEBOOKS = params.ROOT / "notebooks"
 
 
 class StepFailed(Exception):
-    """A notebook ended with an error, whose message is part of this one."""
+    """Raised if a notebook ends with an error; the message contains that of the notebook."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Bring the steps of one run up to date.
+    """Execute the steps of a run that are out of date.
 
     Attributes:
         settings: parameters of the run.
@@ -39,7 +39,7 @@ class Runner:
     @property
     def folder(self) -> Path:
         """The folder that the last step writes to."""
-        return self._at(self.sequence[-1]).folder
+        return self._run_of(self.sequence[-1]).folder
 
     def run(self) -> Path:
         """Execute the steps that are out of date, print a line for each step, and write the report.
@@ -73,28 +73,28 @@ class Runner:
             print(f"{step.name:<12} {'; '.join(reasons) or 'up to date'}")
 
     def reasons(self, step: steps.Step) -> list[str]:
-        """Return the reasons to execute a step, by content and not by date; empty if it is up to date."""
-        at = self._at(step)
-        record = steps.provenance(at.folder)["steps"].get(step.name)
-        if record is None or "inputs" not in record or not (at.folder / f"{step.name}.ipynb").is_file():
+        """Return the reasons to execute a step; empty if it is up to date. Files are compared by content."""
+        run = self._run_of(step)
+        record = steps.provenance(run.folder)["steps"].get(step.name)
+        if record is None or "inputs" not in record or not (run.folder / f"{step.name}.ipynb").is_file():
             return ["not executed yet"]
         before, now = record["inputs"], self.inputs(step)
         reasons = [f"{key} has changed" for key in now | before if now.get(key) != before.get(key)]
-        written, existing = record["outputs"], at.sha256(record["outputs"])
+        written, existing = record["outputs"], run.sha256(record["outputs"])
         reasons += [f"{name} is missing" for name in written if name not in existing]
         changed = [name for name in existing if existing[name] != written[name]]
         return reasons + [f"{name} has changed since the step wrote it" for name in changed]
 
     def inputs(self, step: steps.Step) -> dict[str, str]:
         """Return the fingerprint of each dependency of a step by name."""
-        at = self._at(step)
+        run = self._run_of(step)
         values = {"the notebook": _cells(self.notebooks / f"{step.name}.ipynb"), "lib": _lib()}
         for key in step.parameters:
             values[f"parameter {key}"] = cache.fingerprint(params.pick(self.settings, key))
         if "train" in step.parameters:
             # A seed has other first weights on each backend.
             values["KERAS_BACKEND"] = engine.name()
-        values |= dict.fromkeys(step.reads, "missing") | at.sha256(step.reads)
+        values |= dict.fromkeys(step.reads, "missing") | run.sha256(step.reads)
         for key, path in self._user_files(step):
             values[f"the file or folder of {key}"] = _listing(path)
         for name in step.reads_of_runs:
@@ -122,7 +122,7 @@ class Runner:
         files.write_json(self.folder / "provenance.json", record)
         return path
 
-    def _at(self, step: steps.Step) -> steps.Run:
+    def _run_of(self, step: steps.Step) -> steps.Run:
         return steps.Run(self.settings, step)
 
     def _bring_up_to_date(self, step: steps.Step) -> None:
@@ -142,31 +142,31 @@ class Runner:
         Raises:
             StepFailed: if the notebook ends with an error, or before its last cell.
         """
-        at, started = self._at(step), time.monotonic()
-        at.folder.mkdir(parents=True, exist_ok=True)
+        run, started = self._run_of(step), time.monotonic()
+        run.folder.mkdir(parents=True, exist_ok=True)
         partial, failed, final = (
-            at.folder / f"{step.name}{end}.ipynb" for end in (".partial", ".failed", "")
+            run.folder / f"{step.name}{end}.ipynb" for end in (".partial", ".failed", "")
         )
         # Computed before the execution, because the notebook does not use later changes.
         inputs = self.inputs(step)
-        _remove_record(at)
+        _remove_record(run)
         problem = self.run_notebook(step, partial) or self._incomplete(step)
         if problem is not None:
             raise StepFailed(f"{step.name} failed. {problem}{_keep(partial, failed)}")
         _publish(partial, final)
         failed.unlink(missing_ok=True)
-        record = steps.provenance(at.folder)
+        record = steps.provenance(run.folder)
         record["steps"][step.name]["inputs"] = inputs
-        files.write_json(at.folder / "provenance.json", record)
+        files.write_json(run.folder / "provenance.json", record)
         return time.monotonic() - started
 
     def _incomplete(self, step: steps.Step) -> str | None:
         """Return the reason why a notebook that ended without an error is incomplete, or None."""
-        at = self._at(step)
-        if step.name not in steps.provenance(at.folder)["steps"]:
+        run = self._run_of(step)
+        if step.name not in steps.provenance(run.folder)["steps"]:
             # After sys.exit(), papermill reports success.
             return "the notebook ended before its last cell"
-        if files.read_json(at.folder / "params.json") != params.public(self.settings):
+        if files.read_json(run.folder / "params.json") != params.public(self.settings):
             return f"params/{self.settings.name}.yaml has changed during the run: run it again"
         return None
 
@@ -186,7 +186,7 @@ class Runner:
                 | self.overrides,
                 kernel_name="python3",
                 progress_bar=False,
-                # The kernel warns about its local socket and about being shut down.
+                # Otherwise, the kernel warns about its local socket and about the shutdown.
                 extra_arguments=["--log-level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
@@ -206,7 +206,7 @@ class Runner:
             # Only some kinds of sources have the key.
             value = getattr(getattr(self.settings, section), name, None)
             if isinstance(value, str) and value != "imagenet" and "://" not in value:
-                yield key, self._at(step).find(value)
+                yield key, self._run_of(step).find(value)
 
     def _executed(self) -> dict[str, str]:
         """Return the SHA-256 of the executed notebooks of the run by name, in order."""
@@ -237,11 +237,11 @@ def _listing(path: Path) -> str:
     return cache.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
-def _remove_record(at: steps.Run) -> None:
+def _remove_record(run: steps.Run) -> None:
     """Remove the record of a step, which the last cell of the notebook writes again."""
-    record = steps.provenance(at.folder)
-    if record["steps"].pop(at.step.name, None):
-        files.write_json(at.folder / "provenance.json", record)
+    record = steps.provenance(run.folder)
+    if record["steps"].pop(run.step.name, None):
+        files.write_json(run.folder / "provenance.json", record)
 
 
 def _keep(partial: Path, failed: Path) -> str:

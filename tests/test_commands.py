@@ -110,7 +110,7 @@ def test_layers_and_stages_that_the_file_has_gained_since_are_not_evaluated(plac
 
 
 def test_a_wrong_space_is_refused_before_anything_runs(place, started):
-    with pytest.raises(ValueError, match="`model.simple_cnn.filters` is wrong"):
+    with pytest.raises(ValueError, match="`model.simple_cnn.filters` is invalid"):
         commands.tune("demo", assignments="tune.space.filters.low=0")
     assert started == []
 

@@ -155,7 +155,7 @@ ARCHIVES = {
     "tar with a pipe": (lambda: tarred((in_tar("p.jpg", tarfile.FIFOTYPE), b"")), f"{PLAIN}a device"),
     "zip with a device": (lambda: zipped((in_zip("zero.jpg", stat.S_IFCHR), "")), f"{PLAIN}a device"),
     "zip that shrinks 1000:1": (lambda: zipped(("1.jpg", bytes(11 * 10**6))), "compression of at most 100:1"),
-    "zip of overlapping members": (overlapping, "all in all"),
+    "zip of overlapping members": (overlapping, "in total"),
     "tar.gz that shrinks 1000:1": (
         lambda: tarred(("1.jpg", bytes(11 * 10**6)), mode="w:gz"),
         "compression of at most 100:1",

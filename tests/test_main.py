@@ -105,7 +105,7 @@ def test_files_of_the_user_go_into_the_environment(called, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (ValueError("`seed` is wrong"), 1, "`seed` is wrong"),
+        (ValueError("`seed` is invalid"), 1, "`seed` is invalid"),
         (OSError(30, "Read-only file system", "outputs"), 1, "[Errno 30] Read-only file system: 'outputs'"),
         (NotADirectoryError(20, "Not a directory"), 1, "[Errno 20] Not a directory"),
         (pipeline.StepFailed("03_train failed."), 1, "03_train failed."),
@@ -131,7 +131,7 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
         ),
         (["run", "demo", "--set", "evaluate.hardest"], "SET takes key=value pairs"),
         (["run", "nothing"], "there is no params/nothing.yaml"),
-        (["resume", "demo", "--set", "train.stages.head.epochs=-1"], "`train.stages.head.epochs` is wrong"),
+        (["resume", "demo", "--set", "train.stages.head.epochs=-1"], "`train.stages.head.epochs` is invalid"),
         (["why", "demo", "--run", "data"], "the names data, bench, compare are reserved"),
         (
             ["predict", "demo", "--photos", ""],
@@ -140,7 +140,7 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
         (["remove", "nothing"], "there is no run nothing. Runs: none"),
         (
             ["tune", "demo", "--set", "tune.space.filters.low=0"],
-            "tune.space: `model.simple_cnn.filters` is wrong",
+            "tune.space: `model.simple_cnn.filters` is invalid",
         ),
     ],
     ids=str,

@@ -1,8 +1,8 @@
-"""Read, write and apply a person's decisions on single photos: `exclusions.csv` and `relabels.csv`.
+"""Read, write and apply a user's decisions on individual photos: `exclusions.csv` and `relabels.csv`.
 
-Both files are beside the source's record and may be edited by hand or by `lib.clean.review`; every run of
-the source applies them. A decision holds the path of a photo and the SHA-1 of its file: if the file has
-changed since, the decision is reported and not applied. The files of the source are never changed.
+Both files are in the folder of the source. They can be edited by hand or with `lib.clean.review`, and every
+run of the source applies them. A decision contains the path of a photo and the SHA-1 of its file: if the file
+has changed since then, the decision is reported and not applied. The photos are never changed.
 """
 
 import difflib
@@ -16,23 +16,23 @@ from lib.core import steps, tables
 
 EXCLUSIONS, RELABELS = steps.DECISIONS
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
-# Statuses that a decision can change: a damaged photo remains damaged.
+# Statuses that a decision can change. For example, it cannot change that a photo is damaged.
 OPEN = ("kept", "mislabelled")
 # Number of paths that a note lists.
 LISTED = 3
-# In `relabelled_from`, for a photo without a label in the source; no folder of a class has this name.
+# Value of `relabelled_from` for a photo without a label in the source. No class has this name.
 UNLABELLED = "(none)"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision on one photo.
+    """The decision on a photo.
 
     Attributes:
-        kind: `exclude`, `relabel`, or `keep` if the person confirmed the label.
-        sha1: of the file that the person saw; empty if unknown.
-        label: the new or the confirmed label; empty for an exclusion.
-        note: the reason of an exclusion, else the label in the source.
+        kind: `exclude`, `relabel`, or `keep` if the user confirmed the label.
+        sha1: SHA-1 of the file that the user reviewed; empty if it is unknown.
+        label: the new or confirmed label; empty for an exclusion.
+        note: the reason for an exclusion, else the label in the source.
     """
 
     kind: str
@@ -42,33 +42,35 @@ class Decision:
 
 
 def exclude(folder: Path, path: str, *, sha1: str, reason: str) -> None:
-    """Exclude a photo from all later runs; an earlier decision on it is replaced.
+    """Exclude a photo from all later runs. An earlier decision on it is replaced.
 
     Args:
         folder: the source's folder, `outputs/data/<source>/`.
         path: the path of the photo in the manifest.
-        sha1: of its file, from the manifest.
-        reason: for the reader of the manifest; may be empty.
+        sha1: SHA-1 of the file, from the manifest.
+        reason: reason for the manifest; can be empty.
 
     Raises:
-        ValueError: one of the files cannot be read (see `read`); nothing was written.
+        ValueError: if one of the files cannot be read (see `read`). In this case, nothing is written.
     """
     _decide(folder, path, file=EXCLUSIONS, row={"path": path, "sha1": sha1, "reason": reason})
 
 
 def relabel(folder: Path, path: str, *, sha1: str, label: str, source_label: str) -> None:
-    """Relabel a photo in all later runs, or confirm its label; an earlier decision on it is replaced.
+    """Relabel a photo in all later runs, or confirm its label. An earlier decision on it is replaced.
 
     Args:
-        folder, path, sha1: as `exclude`.
-        label: the new label, or the label in the source to confirm it.
+        folder, path, sha1: see `exclude`.
+        label: the new label; or, to confirm the label in the source, the same label.
         source_label: the label in the source.
 
     Raises:
-        ValueError: the label is empty, or as `exclude`.
+        ValueError: if the label is empty; also see `exclude`.
     """
     if not label:
-        raise ValueError(f"expected the new label of {path}. Received: {label!r}. `exclude` leaves it out")
+        raise ValueError(
+            f"expected the new label of {path}. Received: {label!r}. Use `exclude` to leave the photo out"
+        )
     row = {"path": path, "sha1": sha1, "label": label, "from": source_label}
     _decide(folder, path, file=RELABELS, row=row)
 
@@ -77,21 +79,21 @@ def forget(folder: Path, path: str) -> None:
     """Remove the decision on a photo from both files.
 
     Raises:
-        ValueError: as `exclude`.
+        ValueError: see `exclude`.
     """
     _decide(folder, path)
 
 
 def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
-    """Return the decision on each photo, by path: the exclusion if the path is in both files.
+    """Return the decisions by path; if a path is in both files, the exclusion.
 
     Args:
-        folder: as `exclude`.
-        sha1: of the file of each photo, by path, from the manifest. Decisions on files that have changed
-            since or on photos that are not in the manifest are left out.
+        folder: see `exclude`.
+        sha1: SHA-1 of the file of each photo by path, from the manifest. Decisions on files that have changed
+            since then, and on photos that are not in the manifest, are left out.
 
     Raises:
-        ValueError: as `read`.
+        ValueError: see `read`.
     """
     decided = _of_file(folder, RELABELS) | _of_file(folder, EXCLUSIONS)
     return {
@@ -102,20 +104,19 @@ def of_each(folder: Path, sha1: Mapping[str, str]) -> dict[str, Decision]:
 
 
 def read(folder: Path, file: str) -> pd.DataFrame:
-    """Read one of the two files, as any spreadsheet or editor saves it.
+    """Read one of the two files, in any CSV format that `tables.read_csv` detects.
 
     Args:
-        folder: as `exclude`.
+        folder: see `exclude`.
         file: `EXCLUSIONS` or `RELABELS`.
 
     Returns:
-        One row per photo, its last row if it has several, all as text; no row if the file does not exist.
-        The columns are those of `COLUMNS`, then all others of the file. `sha1`, `reason` and `from` are
-        empty if the file does not have them.
+        A table of strings with one row per photo, the last in the file; empty if the file does not exist. The
+        columns are those of `COLUMNS`, then other columns. Missing `sha1`, `reason` and `from` are empty.
 
     Raises:
-        ValueError: it lacks the column `path` or `label`, has rows of different lengths, a row without a
-            label, or a path outside the source.
+        ValueError: if the file lacks the column `path` or `label`, or has rows of different lengths, a row
+            without a label, or a path outside the source.
     """
     path = folder / file
     if not path.is_file() or not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n"):
@@ -141,22 +142,22 @@ def apply(table: pd.DataFrame, folder: Path, *, partial: bool) -> tuple[pd.DataF
     """Apply the decisions to the photos of a source, before copies are excluded and splits are assigned.
 
     A decision also applies to copies of the file with the same label if there is no decision on the copy
-    itself: else the copy of an excluded photo would replace it.
+    itself. Otherwise, the copy of an excluded photo would be kept in its place.
 
     Args:
         table: one row per photo, with the columns `path`, `label`, `split` (`predict` for a photo without a
             label), `status`, `detail`, `relabelled_from` and `sha1`. Rows that are `kept` or `mislabelled`
             can change.
-        folder: as `exclude`.
-        partial: whether the table has only some of the source's photos and classes (`source.classes`).
+        folder: see `exclude`.
+        partial: whether the table contains only some of the source's photos and classes (`source.classes`).
 
     Returns:
         The table, in which photos are `excluded` with the reason in `detail`, or `kept` under another label
-        with the earlier label in `relabelled_from` (`UNLABELLED` if it was empty); and notes, a sentence
+        with the earlier label in `relabelled_from` (`UNLABELLED` if it was empty); and notes, one sentence
         each, on the decisions that were not applied.
 
     Raises:
-        ValueError: as `read`, or no photo has the new label; the message names the nearest label.
+        ValueError: see `read`; also if no photo has the new label. The message names the most similar label.
     """
     excluded, relabelled = (_of_file(folder, file) for file in (EXCLUSIONS, RELABELS))
     both = sorted(excluded.keys() & relabelled.keys())
@@ -177,7 +178,7 @@ def apply(table: pd.DataFrame, folder: Path, *, partial: bool) -> tuple[pd.DataF
 
 
 def _changed(decision: Decision, *, label: str, status: str, classes: set[str]) -> dict[str, str]:
-    """Return the columns of a photo that a decision changes; empty if it confirms them."""
+    """Return the new values of the columns that a decision changes; empty if it changes no column."""
     if decision.kind == "exclude":
         detail = ": ".join(filter(None, ["excluded by hand", decision.note]))
         return {"status": "excluded", "detail": detail}
@@ -192,7 +193,7 @@ def _changed(decision: Decision, *, label: str, status: str, classes: set[str]) 
 def _applicable(
     table: pd.DataFrame, decided: dict[str, Decision], *, partial: bool
 ) -> tuple[dict[str, Decision], list[str]]:
-    """Return the decisions on unchanged, labelled photos of the table, and notes on the other decisions."""
+    """Return the decisions that can be applied to the table, and notes on the other decisions."""
     sha1_of = dict(zip(table.path, table.sha1, strict=True))
     path_of = dict(zip(table.sha1, table.path, strict=True))
     unlabelled = set(table.path[table.split.eq("predict")])
@@ -217,7 +218,7 @@ def _applicable(
 
 
 def _check_labels(decided: Mapping[str, Decision], classes: set[str]) -> None:
-    """Raise an error if no photo has a new label; the message names the nearest label."""
+    """Raise a ValueError if a new label is the label of no photo."""
     for path, decision in decided.items():
         if decision.kind != "exclude" and decision.label not in classes:
             nearest = difflib.get_close_matches(decision.label, classes) or sorted(classes)[:LISTED]
@@ -261,6 +262,6 @@ def _inside(path: str, file: str) -> str:
 
 
 def listed(paths: Sequence[str]) -> str:
-    """Return the number of some photos and the paths of the first few, as text."""
+    """Format the number of photos and the paths of the first few as text."""
     names = f"{', '.join(paths[:LISTED])}{' ...' if len(paths) > LISTED else ''}"
     return f"{len(paths)} photo{'s' * (len(paths) > 1)} ({names})"

@@ -1,9 +1,9 @@
-"""Find near-duplicates, photos of one shot, without comparing all pairs, and join them into clusters.
+"""Find near-duplicates (photos of the same shot) without comparing all pairs, and group them into clusters.
 
-Pairs come from three tests: identical bytes (SHA-1), close perceptual hashes, and nearest neighbours in
-embedding space. A cropped copy and another butterfly of the species in the same pose may have the same
-cosine, so neighbours are only candidates: they are a pair if they correlate after alignment
-(`lib.clean.registration`).
+Pairs come from three tests: identical bytes (SHA-1), similar perceptual hashes, and nearest neighbours in
+embedding space. The embedding of a cropped copy can be as similar as that of another butterfly of the same
+species in the same pose. Neighbours are therefore only candidates: they are a pair if the photos correlate
+after alignment (`lib.clean.registration`).
 """
 
 import functools
@@ -25,17 +25,17 @@ from lib.photos import decoding
 
 KINDS = ["exact", "perceptual", "embedding"]
 COLUMNS = ["first", "second", "distance", "correlation"]
-# Neighbours of each photo that are candidates; larger groups are joined through one another.
+# Number of neighbours of each photo that are candidates. Larger groups are connected indirectly.
 NEIGHBOURS = 5
-# Photos whose features are kept in memory, 12 kB each.
+# Number of photos whose features are cached in memory, 12 kB each.
 FEATURES_IN_MEMORY = 4000
-# Candidates that are verified by the threads at a time.
+# Number of candidates that the threads verify at a time.
 AT_ONCE = 2048
-# Pairs of hashes that are compared at a time.
+# Number of pairs of hashes that are compared at a time.
 PAIRS_AT_ONCE = 10**6
-# If there are more pairs, they are reduced to those that join the photos into the same clusters.
+# Number of pairs above which they are reduced to a spanning forest, which has the same clusters.
 MANY_PAIRS = 200_000
-# Number of parts of a perceptual hash, and the bits of each.
+# Number of parts of a perceptual hash, and number of bits of each part.
 PARTS, BITS = 4, 16
 
 
@@ -52,21 +52,21 @@ def find(
     """Find the pairs of near-duplicates, or load the stored pairs of the same photos.
 
     Args:
-        table: the photos to compare: columns `sha1` and `phash` (16 hexadecimal digits). Its index holds
-            their rows in `images` and `vectors`, in ascending order.
+        table: the photos to compare, with the columns `sha1` and `phash` (16 hexadecimal digits). Its index
+            contains their rows in `images` and `vectors`, in ascending order.
         images: `uint8` of shape `(all, side, side, 3)`, RGB.
         vectors: `float32` of shape `(all, channels)`, the result of `embeddings.compute`; if `None`, the
-            third test is not made.
-        folder: stores the result.
-        bits: largest Hamming distance of the hashes of a pair, 0 to 64.
-        cosine: smallest cosine of two candidates.
-        correlation: smallest correlation of two candidates that are a pair, see `registration.correlation`.
+            third test is skipped.
+        folder: folder of the cache.
+        bits: maximum Hamming distance between the hashes of a pair, 0 to 64.
+        cosine: minimum cosine similarity of candidates.
+        correlation: minimum correlation of candidates to be a pair, see `registration.correlation`.
 
     Returns:
-        One row per pair, sorted: `first` and `second` (rows, `first < second`), `kind` (the first that
-        applies of `exact`, `perceptual` and `embedding`), `distance` (0, the number of bits, or 1 minus
-        the cosine) and `correlation` (NaN unless `kind` is `embedding`). Photos with the same bytes, or the
-        same hash, are paired only with the first of them.
+        A sorted table with one row per pair: `first` and `second` (rows, `first < second`), `kind` (`exact`,
+        `perceptual` or `embedding`, the first that applies), `distance` (0, the Hamming distance, or 1 minus
+        the cosine similarity) and `correlation` (NaN unless `kind` is `embedding`). In a group of photos with
+        the same bytes or the same hash, each photo is paired only with the first.
     """
     path = folder / f"duplicates-{_key(table, images, vectors=vectors, settings=[bits, cosine])}.npz"
     by_kind = cache.arrays(path, lambda: _search(table, images, vectors=vectors, bits=bits, cosine=cosine))
@@ -84,7 +84,7 @@ def find(
 def _search(
     table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, bits: int, cosine: float
 ) -> dict[str, np.ndarray]:
-    """Return the pairs of each test, `(pairs, 3 or 4)`; the next test gets the first photo of a pair."""
+    """Return the pairs of each test, `(pairs, 3)` or `(pairs, 4)`; the next test omits exact copies."""
     distinct = table[~table.sha1.duplicated()]
     different = distinct[~distinct.phash.duplicated()]
     rows = different.index.to_numpy(np.int64)
@@ -106,14 +106,14 @@ def _search(
 
 
 def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
-    """Join photos that are near-duplicates, directly or through others.
+    """Group photos into clusters: the connected components of the graph of near-duplicates.
 
     Args:
-        pairs: columns `first` and `second`, positions of photos.
-        count: the number of photos.
+        pairs: columns `first` and `second`, positions of photos from 0 to `count - 1`.
+        count: number of photos.
 
     Returns:
-        `int64` of shape `(count,)`: the number of each photo's cluster, from 0.
+        `int64` of shape `(count,)`: the index of each photo's cluster, from 0.
     """
     ends = (pairs["first"].to_numpy(np.int64), pairs["second"].to_numpy(np.int64))
     graph = coo_array((np.ones(len(pairs), dtype=bool), ends), shape=(count, count))
@@ -123,18 +123,18 @@ def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
 def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of hashes that differ in few bits.
 
-    Two hashes that differ in at most `bits` differ in at most a quarter of that in one of their four
-    parts, and such parts are looked up (multi-index hashing: Norouzi, Punjani and Fleet, 2012,
-    https://arxiv.org/abs/1307.2982). All pairs are compared when that takes fewer operations.
+    If two hashes differ in at most `bits` bits, at least one of their four parts differs in at most
+    `bits // 4` bits. Candidates with such a part are found by look-up (multi-index hashing: Norouzi, Punjani
+    and Fleet, 2012, https://arxiv.org/abs/1307.2982). All pairs are compared if that takes fewer operations.
 
     Args:
         hashes: 64 bits as 16 hexadecimal digits.
-        bits: the largest number of bits that differ.
+        bits: maximum Hamming distance.
 
     Returns:
-        Positions, `int64` of shape `(pairs, 2)`, the smaller first, sorted; and the number of bits of each,
-        `int64` of shape `(pairs,)`. When there are far more than 200,000 pairs, as among the frames of a
-        film, only pairs that join the photos into the same clusters.
+        The sorted pairs of positions, `int64` of shape `(pairs, 2)`, the smaller position first; and their
+        Hamming distances, `int64` of shape `(pairs,)`. If there are far more than 200,000 pairs, as among the
+        frames of a video, only a subset with the same clusters is returned.
     """
     codes = np.array([int(value, 16) for value in hashes], dtype=np.uint64)
     changes = [
@@ -144,7 +144,7 @@ def perceptual(hashes: Sequence[str], *, bits: int) -> tuple[np.ndarray, np.ndar
     candidates = _candidates_by_parts(codes, changes) if by_parts else _all_pairs(len(codes))
     pairs, distances, count = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)], 0
     for first, second in candidates:
-        # (candidates,): the bits that differ.
+        # (candidates,): the Hamming distances.
         distance = np.bitwise_count(codes[first] ^ codes[second])
         near = (distance <= bits) & (first < second)
         pairs.append(np.column_stack([first[near], second[near]]))
@@ -163,8 +163,8 @@ def _distinct(pairs: list[np.ndarray], distances: list[np.ndarray]) -> tuple[np.
 
 
 def _forest(pairs: np.ndarray, distances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest pairs that join the photos into the same clusters: fewer pairs than photos."""
-    # An edge of length 0 would be no edge.
+    """Return a minimum spanning forest of the pairs, which has the same clusters."""
+    # In a sparse graph, an edge of length 0 does not exist.
     lengths = distances + 1.0
     graph = coo_array((lengths, tuple(pairs.T)), shape=(count, count))
     tree = minimum_spanning_tree(graph.tocsr()).tocoo()
@@ -190,18 +190,18 @@ def _candidates_by_parts(
     for part in range(PARTS):
         # (n,): the value of this part in each code.
         values = (codes >> np.uint64(part * BITS)).astype(np.uint16)
-        # (n,): the codes sorted by it; (65537,): the start of each value in that order, and the end.
+        # (n,): the positions sorted by this value; (65537,): the start of each value, and the end.
         order = np.argsort(values, kind="stable")
         starts_of = np.searchsorted(values[order], np.arange(2**BITS + 1))
         for change in changes:
-            # (n,): the value to look up; the start of its codes in the order, and their number.
+            # (n,): the value to look up; the start of its codes in this order, and their number.
             keys = (values ^ np.uint16(sum(1 << bit for bit in change))).astype(np.int64)
             starts = starts_of[keys]
             counts = starts_of[keys + 1] - starts
             # (n,): numbers of batches of about a million candidates, to limit the memory.
             batch = counts.cumsum() // PAIRS_AT_ONCE
             for rows in np.split(np.arange(len(codes)), np.flatnonzero(np.diff(batch)) + 1):
-                # (candidates,): each code once for each of its partners, and the partner's position.
+                # (candidates,): the positions of the two codes of each candidate pair.
                 first = np.repeat(rows, counts[rows])
                 before = np.repeat(counts[rows].cumsum() - counts[rows], counts[rows])
                 within = np.arange(len(first)) - before
@@ -223,7 +223,7 @@ def _key(
 
 
 def _copies(values: pd.Series) -> np.ndarray:
-    """Pair each photo with the first of the same value: `(pairs, 3)`, their rows and 0."""
+    """Pair each photo with the first of the same value: `(pairs, 3)`, both rows and a distance of 0."""
     rows = values.index.to_series()
     first = rows.groupby(values).transform("first")
     copy = first < rows
@@ -231,18 +231,18 @@ def _copies(values: pd.Series) -> np.ndarray:
 
 
 def _candidates(vectors: np.ndarray, *, cosine: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of neighbours of at least a cosine: positions `(pairs, 2)` and 1 - cosine `(pairs,)`."""
+    """Return the pairs of similar neighbours: positions `(pairs, 2)` and cosine distances `(pairs,)`."""
     # (n, neighbours)
     nearest, cosines = embeddings.neighbours(vectors, NEIGHBOURS)
     # (candidates,): the photo, and the column of its neighbour.
     first, column = np.nonzero((cosines >= cosine) & (nearest >= 0))
-    # (candidates, 2): a pair twice if each is a neighbour of the other.
+    # (candidates, 2): a pair occurs twice if each photo is a neighbour of the other.
     pairs = np.sort(np.column_stack([first, nearest[first, column]]), axis=1)
     return _distinct([pairs], [1 - cosines[first, column]])
 
 
 def _verify(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Align the photos of each pair, mirrored too, and return their correlations, `float64` `(pairs,)`.
+    """Return the correlation of each pair after alignment, also mirrored, `float64` of shape `(pairs,)`.
 
     Args:
         images: `uint8` of shape `(all, side, side, 3)`, RGB.

@@ -1,7 +1,7 @@
-"""Embed photos by a pretrained backbone, find their nearest neighbours and project them onto a map.
+"""Embed photos with a pretrained backbone, find their nearest neighbours and project them onto a map.
 
-Near-duplicates, outliers, label issues and nearest neighbours use the same embeddings, so that the costly
-pass is made once. Photos are resized to the same side first, so that distances are comparable in all runs.
+Near-duplicates, outliers, label issues and nearest neighbours use the same embeddings, so that photos are
+embedded only once. They are resized to the same side first, so that distances are comparable in all runs.
 """
 
 import hashlib
@@ -20,23 +20,23 @@ from lib.networks import backbones, backend, models
 from lib.networks.backend import keras
 from lib.photos import decoding
 
-# Pixels.
+# Side of the embedded photos, in pixels.
 SIDE = 128
 # EfficientNetLite0 with its ImageNet weights.
 BACKBONE = schema.Model(image_size=SIDE)
-# Photos that are embedded at a time; other numbers only change the rounding.
+# Number of photos in a batch; other values only change the rounding errors.
 BATCH_SIZE = 32
 # Average number of photos in a cell of the index.
 CELL = 1000
-# Largest number of photos of which all pairs are compared.
+# Maximum number of photos for which all pairs are compared.
 ONE_CELL = 5000
-# Cells in which the neighbours of a photo are searched.
+# Number of cells in which the neighbours of a photo are searched.
 NEAREST_CELLS = 5
-# Photos that are compared at a time, to limit the memory.
+# Number of photos that are compared at a time, to limit the memory.
 ROWS_AT_ONCE = 256
-# Largest number of photos on a map: more take long and are hard to distinguish.
+# Maximum number of photos on a map: more points take long to compute and are hard to distinguish.
 MAPPED = 2000
-# Principal components that t-SNE is applied to.
+# Number of principal components that t-SNE is applied to.
 COMPONENTS = 50
 VECTORS = "vectors.npy"
 
@@ -53,18 +53,18 @@ def compute(
     Args:
         images: `uint8` of shape `(n, side, side, 3)`, RGB; a memory map is read a batch at a time. They are
             resized to `settings.image_size`, by area averaging if they shrink and bilinearly if they grow.
-        content: a text for each photo that identifies it, such as its SHA-1, and texts for everything else
-            that the pixels depend on, such as the fit to squares.
-        folder: stores the result, 5 kB a photo with EfficientNetLite0.
-        settings: the backbone: its name, weights, image size and scaling. Its output is averaged over the
-            photo.
+        content: strings that identify the pixels: one for each photo, such as its SHA-1, and others for
+            everything else that the pixels depend on, such as the fit to squares.
+        folder: folder of the cache; the result takes 5 kB per photo with EfficientNetLite0.
+        settings: name, weights, image size and scaling of the backbone. Its output is reduced by global
+            average pooling.
 
     Returns:
-        A read-only `float32` memory map of shape `(n, channels)`, in the order of the photos, not normalised:
-        1,280 channels of 0 or larger with EfficientNetLite0.
+        A read-only `float32` memory map of shape `(n, channels)`, in the order of the photos, not normalized.
+        With EfficientNetLite0, it has 1,280 channels, 0 or larger.
 
     Raises:
-        ValueError, FileNotFoundError: as `backbones.build`; or the scaling is `measured`.
+        ValueError, FileNotFoundError: see `backbones.build`; also if the scaling is `measured`.
     """
     key = cache.fingerprint(
         [images.shape, list(content)],
@@ -87,20 +87,17 @@ def of_photos(
     settings: schema.Model = BACKBONE,
     size: int | None = None,
 ) -> np.ndarray:
-    """Embed the photos of a manifest; calls with the same photos and backbone use the same stored result.
+    """Embed the photos of a manifest. Calls with the same photos and backbone load the same stored result.
 
     Args:
-        sha1: of each photo's file.
-        full: `uint8` of shape `(n, side, side, 3)`, RGB, the photos as squares.
-        fit: `crop`, `stretch` or `pad`, by which they were fitted to squares.
-        folder, settings: as `compute`.
-        size: side in pixels of the centre crop to embed; if `None`, the whole square.
+        sha1: SHA-1 of each photo's file.
+        full: the photos, resized to squares, `uint8` of shape `(n, side, side, 3)`, RGB.
+        fit: `crop`, `stretch` or `pad`, the method by which they were resized.
+        folder, settings: see `compute`.
+        size: side in pixels of the centre crop to embed; if `None`, the full square.
 
-    Returns:
-        As `compute`.
-
-    Raises:
-        ValueError, FileNotFoundError: as `compute`.
+    Returns, Raises:
+        See `compute`.
     """
     images = full if size is None else decoding.centre(full, size)
     return compute(images, content=[*sha1, fit, str(full.shape[1])], folder=folder, settings=settings)
@@ -110,7 +107,8 @@ def network(settings: schema.Model) -> keras.Model:
     """Build the embedding network: scaling, backbone, global average pooling.
 
     Returns:
-        A model from `(n, image_size, image_size, 3)`, RGB, 0 to 255, to `float32` `(n, channels)`.
+        A model with the input `(n, image_size, image_size, 3)`, RGB, 0 to 255, and the output
+        `(n, channels)`, `float32`.
     """
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
     features = backbones.build(settings)(models.scale(inputs, settings), training=False)
@@ -132,19 +130,19 @@ def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
 
 
 def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest neighbours of each photo by the cosine of their embeddings.
+    """Find the nearest neighbours of each photo by the cosine similarity of embeddings.
 
-    Up to 5,000 photos are compared by brute force. More are divided by k-means into cells of about a
-    thousand, and each photo is compared with those of the five nearest cells (an inverted file: Jegou, Douze
-    and Schmid, 2011, https://inria.hal.science/inria-00514462), which may miss distant neighbours.
+    Up to 5,000 photos are compared by brute force. Larger sets are divided by k-means into cells of about
+    1,000 photos, and each photo is compared with those in the five nearest cells (inverted file index: Jegou,
+    Douze and Schmid, 2011, https://inria.hal.science/inria-00514462), which may miss distant neighbours.
 
     Args:
         embeddings: `float32` of shape `(n, channels)`; a memory map is read a part at a time.
         count: number of neighbours of each photo.
 
     Returns:
-        Rows, `int64`, and cosines, `float32`, both of shape `(n, count)`, the nearest first, without the
-        photo itself. If there are fewer neighbours, the rest are -1 and -1.
+        The rows of the neighbours, `int64`, and their cosine similarities, `float32`, both of shape
+        `(n, count)`, the nearest first, without the photo itself. Missing neighbours are -1 in both.
     """
     cells = _cells(embeddings)
     rows = np.full((len(embeddings), count), -1, np.int64)
@@ -158,7 +156,7 @@ def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
         for start in range(0, len(queries), ROWS_AT_ONCE):
             part = queries[start : start + ROWS_AT_ONCE]
             similarities = normalize(embeddings[part]) @ units.T
-            # A photo is no neighbour of itself.
+            # A photo is not its own neighbour.
             similarities[part[:, None] == members] = -2
             # (queries, count): positions in `members`.
             best = np.argpartition(-similarities, min(count, len(members)) - 1, axis=1)[:, :count]
@@ -181,12 +179,12 @@ def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, se
 
     Args:
         embeddings: `float32` of shape `(n, channels)`; if `None`, the result is empty.
-        rows: `int64` of shape `(m,)`, the photos to project; if there are more than 2,000, as many are drawn.
-        folder: stores the result.
-        seed: an integer of at least 0.
+        rows: `int64` of shape `(m,)`, the photos to project; if there are more than 2,000, a random sample.
+        folder: folder of the cache.
+        seed: random seed, 0 or larger.
 
     Returns:
-        One row per photo, indexed by its row: `x` and `y`.
+        A table with the columns `x` and `y`, indexed by the rows of the photos.
     """
     if embeddings is None:
         return pd.DataFrame(columns=["x", "y"], dtype=np.float32)
@@ -200,7 +198,7 @@ def arrange(embeddings: np.ndarray | None, rows: np.ndarray, *, folder: Path, se
 
 
 def _map(units: np.ndarray, seed: int) -> np.ndarray:
-    """Return the positions of vectors of length 1 on a map, `float32` of shape `(n, 2)`."""
+    """Return the positions of unit vectors on a map, `float32` of shape `(n, 2)`."""
     components = PCA(min(COMPONENTS, *units.shape), random_state=seed).fit_transform(units)
     # t-SNE needs more photos than its perplexity.
     if len(units) < 10:
@@ -209,7 +207,7 @@ def _map(units: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _cells(embeddings: np.ndarray) -> np.ndarray:
-    """Return the cells nearest to each photo, its own first, `int64` `(n, cells)`; a single cell if few."""
+    """Return the nearest cells of each photo, its own first, `int64` `(n, cells)`; few photos have one."""
     if len(embeddings) <= ONE_CELL:
         return np.zeros((len(embeddings), 1), np.int64)
     centres = len(embeddings) // CELL

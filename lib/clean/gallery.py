@@ -29,15 +29,15 @@ NOTHING = decisions.Decision("")
 
 @dataclass(frozen=True)
 class Item:
-    """A photo to decide on.
+    """A photo to review.
 
     Attributes:
         path, sha1: as in the manifest.
-        label: the label in the source; may be empty.
-        suggested: the suggested label; may be empty.
-        note: a line of text for the person.
+        label: the label in the source; can be empty.
+        suggested: the suggested label; can be empty.
+        note: a line of text to display.
         picture: `uint8` of shape `(height, width, 3)`, RGB.
-        group: number of its cluster, -1 without a cluster; different clusters are on different pages.
+        group: index of its cluster, or -1; different clusters are on different pages.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Card(widgets.VBox):
     Args:
         item: the photo.
         labels: the labels to choose from, as pairs of display name and label.
-        act: called with an action, a value of `KEYS`, when a button is clicked.
+        act: function that is called with an action, a value of `KEYS`, when a button is clicked.
     """
 
     def __init__(self, item: Item, *, labels: Sequence[tuple[str, str]], act: Callable[[str], None]):
@@ -78,7 +78,7 @@ class Card(widgets.VBox):
         super().__init__([*rows, *only], layout=widgets.Layout(width="212px", padding="4px", margin="3px"))
 
     def refresh(self, decision: decisions.Decision, *, current: bool, names: Mapping[str, str]) -> None:
-        """Show the decision on the photo, and a border if the cursor is on it."""
+        """Update the displayed decision, and show a border if the cursor is on the photo."""
         if decision.kind == "relabel" and decision.label in [label for _, label in self.label.options]:
             self.label.value = decision.label
         self.state.value = _caption(self.item, decision, names)
@@ -86,19 +86,19 @@ class Card(widgets.VBox):
 
 
 class Gallery(widgets.VBox):
-    """Pages of photos to decide on, with a cursor that the keys move and act on.
+    """Pages of photos to review, with a cursor for keyboard input.
 
     Args:
         pages: the photos of each page.
         folder: the source's folder, with the files of decisions.
         classes: the labels to choose from.
-        names: the display names of labels; a label without a name is shown itself.
+        names: the display names of labels; a label without a name is displayed unchanged.
 
     Attributes:
-        at: index of the photo under the cursor, at the start the first photo without a decision.
-        cards: the cards of the current page, by the index of their photo.
-        slider: moves the cursor, also by the arrow keys after a click on it.
-        letters: a text field; each typed letter is an action (see `KEYS`).
+        at: index of the photo under the cursor, initially the first photo without a decision.
+        cards: the cards of the current page by index of their photo.
+        slider: slider that moves the cursor, also with the arrow keys after a click on it.
+        letters: text field in which each typed letter performs an action (see `KEYS`).
     """
 
     def __init__(
@@ -137,21 +137,21 @@ class Gallery(widgets.VBox):
         self.draw()
 
     def act(self, name: str, number: int | None = None) -> None:
-        """Perform the action of a key or a button.
+        """Perform the action of a key or button.
 
         Args:
             name: a value of `KEYS`.
-            number: index of the photo; if `None`, the photo under the cursor, which then moves to the next.
+            number: index of the photo; if `None`, that under the cursor, which then moves to the next photo.
         """
         index = self.at if number is None else number
-        # A photo without a cluster has no others to exclude.
+        # Without a cluster, there are no other photos to exclude.
         if name == "only" and self.items[index].group < 0:
             return
         if name in ("next", "back"):
             self.move(index + (1 if name == "next" else -1))
             return
         try:
-            problem = "" if self._decide(name, index) else "no label to relabel to: choose a label first"
+            problem = "" if self._decide(name, index) else "no label is selected: select a label first"
         # For example a damaged file of decisions: nothing was written.
         except (ValueError, OSError) as error:
             problem = str(error)
@@ -193,7 +193,7 @@ class Gallery(widgets.VBox):
         return Card(self.items[number], labels=self.labels, act=lambda name: self.act(name, number))
 
     def _decide(self, name: str, number: int) -> bool:
-        """Write a decision; return False if relabelling has no label."""
+        """Write a decision; return False if no new label is selected."""
         item = self.items[number]
         label = self.cards[number].label.value if name == "relabel" else item.label
         if name == "exclude":
@@ -226,8 +226,8 @@ class Gallery(widgets.VBox):
     def _type(self, change: Mapping[str, Any]) -> None:
         """Perform the actions of the letters that were added to the field.
 
-        The field is not emptied: the front end sends its whole content, and a letter that is typed at that
-        moment would count twice or get lost. Deleted letters are ignored.
+        The field is not cleared: the front end always sends its full content, so a letter that is typed at
+        that moment would be lost or counted twice. Deleted letters are ignored.
         """
         text, before = change["new"], self.typed
         self.typed = text

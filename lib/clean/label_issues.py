@@ -2,7 +2,7 @@
 
 The combination of linear discriminant analysis and nearest neighbours ranked flipped labels better than
 logistic regression, in a tenth of the time, and better than either of the two (`benchmarks/label_errors.py`).
-Fitting again without the label issues, or with lower weights for them, made the ranking worse.
+Refitting without the label issues, or with lower weights for them, made the ranking worse.
 """
 
 import warnings
@@ -21,20 +21,20 @@ from lib.core import metrics
 from lib.photos import labels
 
 FOLDS = 5
-# Principal components of the embeddings that are kept.
+# Maximum number of principal components of the embeddings.
 COMPONENTS = 512
-# Of the covariance within classes, towards equal variances.
+# Shrinkage of the within-class covariance, 0 to 1.
 SHRINKAGE = 0.3
 NEIGHBOURS = 80
-# Of cosines: the weight of a neighbour falls by a factor of e when its cosine is 0.1 lower.
+# Temperature of the cosine similarities, which are divided by it before the softmax.
 TEMPERATURE = 0.1
-# Added to the probability of each class, so that none is 0.
+# Constant that is added to the probability of each class, so that all are positive.
 FLOOR = 1e-3
-# Photos that are projected at a time, to limit the memory.
+# Number of photos that are projected at a time, to limit the memory.
 ROWS_AT_ONCE = 256
-# MiB of the matrix of distances between photos that is in memory at a time.
+# Maximum memory for distances between photos, in MiB.
 DISTANCES_IN_MEMORY = 256
-# Limits of a label issue: the largest probability of the label and the smallest of the suggested label. With
+# Thresholds of a label issue: maximum probability of the label and minimum of the suggested label. With
 # 5 % of the labels flipped, they have a recall of about 0.80 on flowers, 0.92 on butterflies and 0.81 on
 # birds against butterflies, and a precision of 0.75, 0.96 and 0.99. Of 100 species of birds with four photos
 # each, too few for these models, they flag 1 %.
@@ -57,29 +57,29 @@ def rank(
 
     The photos are divided into five folds. Each fold is predicted by two models that are fitted to the other
     four: linear discriminant analysis and nearest neighbours. Their probabilities are combined by the
-    geometric mean and calibrated on all photos. Near-duplicates are in the same fold: a copy with the same
-    wrong label is no evidence.
+    geometric mean and calibrated on all photos. Near-duplicates are in the same fold, because a copy with the
+    same wrong label would confirm it.
 
     Args:
         vectors: `float32` of shape `(n, channels)`, 0 or larger, the result of `embeddings.compute`.
         given_labels: the label of each photo.
-        groups: the group of each photo, the same number for near-duplicates.
-        seed: draws the folds; an integer of at least 0.
+        groups: the group of each photo; near-duplicates are in the same group.
+        seed: seed of the random folds, 0 or larger.
 
     Returns:
         A table of n rows, the most doubtful label first: `row` (index into the arguments), `label`,
-        `suggested` (the most likely other label), `score` (0 to 1: the probability of the suggested label,
+        `suggested` (the most probable other label), `score` (0 to 1: the probability of the suggested label,
         divided by the sum for both labels), `given_probability`, `suggested_probability` and `is_label_issue`
-        (`bool`). If all photos of a class are near-duplicates, they are not predicted: the score is 0, the
-        suggestion empty and both probabilities NaN.
+        (`bool`). If all photos of a class are near-duplicates, they have no prediction: the score is 0, the
+        suggestion is empty, and both probabilities are NaN.
 
     Raises:
-        ValueError: there are fewer than two labels, or the numbers of vectors, labels and groups differ.
+        ValueError: if there are fewer than two labels, or the numbers of vectors, labels and groups differ.
     """
     classes = labels.classes(given_labels)
     if len(classes) < 2 or not len(vectors) == len(given_labels) == len(groups):
         raise ValueError(
-            "expected embeddings, labels and groups of the same photos, of two classes or more. Received: "
+            "expected embeddings, labels and groups of the same photos, of at least two classes. Received: "
             f"{len(vectors)}, {len(given_labels)} and {len(groups)}, of {len(classes)} classes"
         )
     targets = labels.targets(given_labels, classes)
@@ -99,11 +99,11 @@ def of_table(
     Args:
         table: the manifest.
         vectors: `float32` of shape `(rows of the manifest, channels)`; if `None`, the result is empty.
-        seed: as `rank`.
-        settled: paths of the photos on which a person has decided: they are not label issues.
+        seed: see `rank`.
+        settled: paths of the photos that a user has reviewed; they are not label issues.
 
     Returns:
-        The table of `rank` with the row of the manifest as `row`, and the photo's `path`.
+        The table of `rank`, in which `row` is the row of the manifest, and the column `path` is added.
     """
     if vectors is None:
         return pd.DataFrame(columns=[COLUMNS[0], "path", *COLUMNS[1:]]).astype({"is_label_issue": bool})
@@ -119,7 +119,7 @@ def of_table(
 
 
 def _ranked(probabilities: np.ndarray, targets: np.ndarray, *, names: np.ndarray) -> pd.DataFrame:
-    """Return the columns of `rank` but `is_label_issue`, sorted; the last name means no suggestion."""
+    """Return the sorted table of `rank` without `is_label_issue`; the last name is for no suggestion."""
     rows = np.arange(len(targets))
     own = probabilities[rows, targets]
     others = probabilities.copy()
@@ -129,22 +129,22 @@ def _ranked(probabilities: np.ndarray, targets: np.ndarray, *, names: np.ndarray
     table = pd.DataFrame({"row": rows, "label": names[targets], "suggested": names[best]})
     table["score"] = np.nan_to_num(suggested / (suggested + own))
     table["given_probability"], table["suggested_probability"] = own, suggested
-    # Sorted by the odds: scores that are rounded to 1 have different odds.
+    # Sorted by the odds, which differ even if the scores are rounded to 1.
     odds = np.nan_to_num(np.log(own) - np.log(suggested), nan=np.inf)
     return table.iloc[np.argsort(odds, kind="stable")].reset_index(drop=True)
 
 
 def folds(targets: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
-    """Divide photos into folds that are stratified by class; each group is in a single fold.
+    """Divide photos into folds that are stratified by class. Each group is in a single fold.
 
     Args:
         targets: `int64` of shape `(n,)`, the class of each photo.
-        groups: `int64` of shape `(n,)`.
-        seed: draws the folds.
+        groups: `int64` of shape `(n,)`, the group of each photo.
+        seed: seed of the shuffling, 0 or larger.
 
     Returns:
-        `int64` of shape `(n,)`, the fold of each photo, from 0 to 4; fewer folds if there are not five
-        groups, or not five photos of any class.
+        `int64` of shape `(n,)`, the fold of each photo, from 0 to 4. There are fewer folds if there are fewer
+        than five groups, or fewer than five photos in every class.
     """
     result = np.zeros(len(targets), np.int64)
     count = min(FOLDS, int(np.bincount(targets).max()), len(np.unique(groups)))
@@ -152,7 +152,7 @@ def folds(targets: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
         return result
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class of fewer photos than folds is missing in some of them, which is expected.
+        # It is expected that a class with fewer photos than folds is missing in some folds.
         warnings.filterwarnings("ignore", "The least populated class")
         for number, (_, test) in enumerate(splitter.split(targets, targets, groups)):
             result[test] = number
@@ -162,15 +162,15 @@ def folds(targets: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
 def pca(vectors: np.ndarray) -> np.ndarray:
     """Project embeddings onto the principal components of their square roots.
 
-    The square root of a normalised vector reduces the weight of channels with large values in few photos.
-    Principal components need no labels, so that they are fitted to all photos.
+    The square root of a normalized vector reduces the weight of channels with large values in few photos.
+    Principal components are unsupervised, so they can be fitted to all photos.
 
     Args:
         vectors: `float32` of shape `(n, channels)`; negative values count as 0.
 
     Returns:
-        `float32` of shape `(n, min(512, channels))`, centred. The mean square of all components before the
-        cut is 1.
+        `float32` of shape `(n, min(512, channels))`, centred and scaled: the mean square of all components,
+        before the last ones are dropped, is 1.
     """
     parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(vectors), ROWS_AT_ONCE)]
 
@@ -197,9 +197,9 @@ def out_of_fold_probabilities(
         classes: number of classes.
 
     Returns:
-        `float64` of shape `(n, classes)`, calibrated, with a sum of 1 in each row. NaN in the rows of photos
-        whose class has no photo in another fold, and in a whole fold if the others have a single class or a
-        single photo of each class.
+        `float64` of shape `(n, classes)`, calibrated; rows sum to 1. A row is NaN if the class of the photo
+        does not occur in another fold, or if the other folds contain a single class or a single photo of each
+        class.
     """
     result = np.full((len(values), classes), np.nan)
     for fold in np.unique(folds):
@@ -231,8 +231,8 @@ def lda_log_probabilities(
     """Predict log probabilities by linear discriminant analysis with a shrunk covariance.
 
     Args:
-        train: `float32` of shape `(n, d)`: more photos than classes, of two classes or more.
-        targets: `int64` of shape `(n,)`, the class of each.
+        train: `float32` of shape `(n, d)`, with at least two classes and more photos than classes.
+        targets: `int64` of shape `(n,)`, the class of each training photo.
         test: `float32` of shape `(m, d)`.
         classes: number of classes.
 
@@ -242,7 +242,7 @@ def lda_log_probabilities(
     """
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
     with warnings.catch_warnings():
-        # A class of one photo adds nothing to the covariance within classes, which is expected.
+        # It is expected that a class with one photo does not contribute to the within-class covariance.
         warnings.filterwarnings("ignore", "Only one sample available")
         model.fit(train, targets)
     result = np.full((len(test), classes), -np.inf)
@@ -253,13 +253,13 @@ def lda_log_probabilities(
 def knn_probabilities(
     train: np.ndarray, targets: np.ndarray, *, test: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Predict probabilities by the nearest neighbours, weighted by their cosines.
+    """Predict probabilities with the nearest neighbours, weighted by cosine similarity.
 
     Args:
-        train, targets, test, classes: as `lda_log_probabilities`.
+        train, targets, test, classes: see `lda_log_probabilities`.
 
     Returns:
-        `float64` of shape `(m, classes)`, positive, with a sum of 1 in each row.
+        `float64` of shape `(m, classes)`, positive; rows sum to 1.
     """
     count = min(NEIGHBOURS, len(train))
     model = KNeighborsClassifier(count, weights=_weights, metric="cosine").fit(train, targets)
@@ -270,5 +270,5 @@ def knn_probabilities(
 
 
 def _weights(distances: np.ndarray) -> np.ndarray:
-    """Return the weights of neighbours by their cosine distances, one row per photo, with a sum of 1."""
+    """Return the weights of neighbours from their cosine distances, one row per photo; rows sum to 1."""
     return softmax(-distances / TEMPERATURE, axis=1)

@@ -1,4 +1,4 @@
-"""Build, read and summarise the manifest: one row per photo of the source, kept or not, with the reason."""
+"""Build, read and summarize the manifest: one row per photo of the source, kept or not, with the reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,17 +44,17 @@ class Cleaned:
         table: the manifest, one row per photo of the source, sorted by path, with the columns `path`,
             `label`, `split` (train, val, test or predict; empty if not kept), `status` (`kept`, or
             `corrupt`, `small`, `mislabelled`, `excluded`, `flagged`, `conflict`, `duplicate`, `leak`,
-            `untrained`), `reason` (for people: why the photo is not kept, or the changes to a kept photo),
+            `untrained`), `reason` (a text: why the photo is not kept, or the changes to a kept photo),
             `sha1`, `phash`, `width`, `height` (pixels), `cluster` (the same number for near-duplicates; -1 if
             not kept or without a label), `flags` (kinds of image-quality issues, separated by commas),
             `quality` (the flags with the measured values, see `quality.flags`), `moved_from` (the previous
             split of a kept photo if it has changed), `leak` (`bool`: a near-duplicate is in an earlier split;
-            True for kept photos and photos of status `leak`) and `relabelled_from` (the label before a
-            person's decision, `(none)` if it was empty; empty if the label has not changed).
-        images: the photos as `uint8` `(rows, side, side, 3)`.
-        vectors: their embeddings, `float32` `(rows, channels)`; `None` without `clean.embeddings`.
-        pairs: near-duplicates, the result of `duplicates.find`, of excluded photos too.
-        notes: sentences on decisions of a person that could not be applied.
+            only for kept photos and photos of status `leak`) and `relabelled_from` (the label before the
+            user's decision, `(none)` if it was empty; empty if the label has not changed).
+        images: the resized photos, `uint8` `(rows, side, side, 3)`, RGB.
+        vectors: their embeddings, `float32` `(rows, channels)`; `None` if `clean.embeddings` is false.
+        pairs: near-duplicates, the result of `duplicates.find`, including excluded photos.
+        notes: sentences on a user's decisions that could not be applied.
     """
 
     table: pd.DataFrame
@@ -65,7 +65,7 @@ class Cleaned:
 
 
 class ClassCounts(TypedDict):
-    """Photos of a class: found, kept, and in each split."""
+    """Numbers of photos of a class: found, kept, and in each split."""
 
     found: int
     kept: int
@@ -75,18 +75,18 @@ class ClassCounts(TypedDict):
 
 
 class Summary(TypedDict):
-    """Counts of photos, as `cleaning.json` holds them.
+    """Numbers of photos, as stored in `cleaning.json`.
 
     Attributes:
-        photos: rows of the manifest.
-        status, split: a count for each.
-        flags: a count of kept photos for each kind of image-quality issue.
-        near_duplicate_clusters: clusters of two kept photos or more.
-        leaks: photos with a near-duplicate in an earlier split, kept or of status `leak`.
-        moved: photos whose split has changed.
-        relabelled: kept photos whose label a person changed.
-        classes: the counts of each class.
-        notes: sentences that a reader should know.
+        photos: number of rows of the manifest.
+        status, split: number of photos with each status and in each split.
+        flags: number of kept photos with each kind of image-quality issue.
+        near_duplicate_clusters: number of clusters with at least two kept photos.
+        leaks: number of photos with a near-duplicate in an earlier split, kept or of status `leak`.
+        moved: number of photos whose split has changed.
+        relabelled: number of kept photos whose label a user has changed.
+        classes: numbers of photos of each class.
+        notes: sentences on classes without a photo in a split.
     """
 
     photos: int
@@ -105,13 +105,13 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     """List, decode, clean and split the photos of a source.
 
     Args:
-        data: the source's folder, with `raw/` and the files of decisions; `cache/` stores costly results.
+        data: the source's folder, with `raw/` and the files of decisions; its `cache/` is the cache.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
-        earlier: the previous manifest of the run; photos keep the split that they have in it.
+        earlier: the previous manifest of the run; photos keep their split in it.
 
     Raises:
-        ValueError: the labels or the decisions cannot be used, or train has fewer than two classes.
+        ValueError: if the labels or the decisions are invalid, or train has fewer than two classes.
     """
     listed = labels.find(data / "raw", settings.source)
     scanned, images = resized(data, settings, content=content, paths=list(listed.path))
@@ -144,7 +144,7 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
 def resized(
     data: Path, settings: Params, *, content: str, paths: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return `decoding.scan` of the source's files with the size and fit of the run's parameters."""
+    """Decode and resize a source's files for a run; return the table and photos of `decoding.scan`."""
     return decoding.scan(
         data / "raw",
         paths,
@@ -156,7 +156,7 @@ def resized(
 
 
 def earlier(run: steps.Run) -> pd.DataFrame | None:
-    """Return `sha1` and `split` of a run's manifest, of any version; `None` if the division has changed."""
+    """Return `sha1` and `split` of a run's previous manifest; `None` if `division` has changed."""
     record, path = run.path("cleaning.json"), run.path("manifest.csv")
     if not (record.is_file() and path.is_file()):
         return None
@@ -171,10 +171,10 @@ def division(settings: Params) -> dict:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a manifest; `width`, `height` and `cluster` are integers, `leak` is `bool`, the rest is text.
+    """Read a manifest; `width`, `height` and `cluster` are integers, `leak` is `bool`, the others are text.
 
     Raises:
-        ValueError: it was written by an earlier version and lacks a column.
+        ValueError: if it was written by an earlier version and lacks a column.
     """
     table = _read(path)
     if not set(COLUMNS) <= set(table.columns):
@@ -192,9 +192,9 @@ def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
     """Return the pairs of near-duplicates with the paths, labels and splits of the photos, by kind.
 
     Returns:
-        The columns `kind` (`exact`, then `perceptual`, then `embedding`), `first`, `second` (paths), `labels`
-        and `splits` (of both; the status if not kept), `distance` and `correlation`, indexed as
-        `cleaned.pairs`.
+        A table with the index of `cleaned.pairs`, sorted by `kind` (`exact`, `perceptual`, `embedding`), and
+        the columns `first`, `second` (paths), `labels` and `splits` (of both photos; the status instead of
+        the split if a photo is not kept), `distance` and `correlation`.
     """
     table, pairs = cleaned.table, cleaned.pairs
     split = table.split.where(table.split.ne(""), table.status).to_numpy()
@@ -224,12 +224,12 @@ def clusters(table: pd.DataFrame) -> list[list[int]]:
 
 
 def flagged(table: pd.DataFrame, kind: str) -> pd.Series:
-    """Return which photos have a flag, one of `quality.KINDS`: `bool` on the index of the manifest."""
+    """Return a mask of the photos with a flag, one of `quality.KINDS`, on the index of the manifest."""
     return table["flags"].map(lambda flags: kind in flags.split(",")).astype(bool)
 
 
 def conflicts(table: pd.DataFrame) -> list[list[int]]:
-    """Return the rows of each photo that has several labels."""
+    """Return the rows of each group of identical files with different labels."""
     rows = np.flatnonzero(table.status.eq("conflict"))
     groups = table.iloc[rows].groupby("sha1", sort=False).indices.values()
     return [rows[group].tolist() for group in groups]
@@ -276,7 +276,7 @@ def _notes(classes: dict[str, ClassCounts]) -> list[str]:
 
 
 def _exclude(table: pd.DataFrame, rows: pd.Series, *, status: str, details: pd.Series | str) -> None:
-    """Set the status and the detail, from which `reason` is derived, of those rows that are still kept."""
+    """Set the status of the rows that are still kept, and the detail, from which `reason` is derived."""
     rows = rows & table.status.eq("kept")
     table.loc[rows, "status"] = status
     table.loc[rows, "detail"] = details[rows] if isinstance(details, pd.Series) else details
@@ -292,7 +292,7 @@ def _exclude_copies(table: pd.DataFrame) -> None:
     _exclude(table, conflict, status="conflict", details=details)
     order = {"train": 0, "": 0, "val": 1, "test": 2}
     kept = kept[~several].sort_values("split", key=lambda split: split.map(order), kind="stable")
-    # Copies in several splits that the source fixes are leaks, not duplicates.
+    # Copies in different splits that the source defines are leaks, not duplicates.
     repeated = kept[["sha1"]].assign(split=kept.split.replace("", "train")).duplicated()
     copy = repeated.reindex(table.index, fill_value=False)
     details = table.sha1.map(kept.groupby("sha1").path.first()).map("the same file as {}".format)
@@ -328,13 +328,13 @@ def _near_duplicates(
 
 
 def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.DataFrame | None) -> None:
-    """Split the kept photos; mark those that have moved, leak, or have no photo of their class in train."""
+    """Split the kept photos; mark photos that have moved, are leaks, or whose class is not in train."""
     kept = table[table.status.eq("kept") & table.label.ne("")]
     before = _splits_before(kept, earlier)
     table.loc[kept.index, "split"] = splits.assign(
         kept, val=settings.split.val, test=settings.split.test, seed=settings.seed, earlier=before
     )
-    # Not fixed by the source, or fixed to train, from which val may be taken.
+    # Not defined by the source, or train, from which val can be taken.
     free = ~kept.split.isin(["val", "test"])
     moved = before.ne("") & before.ne(table.split[kept.index]) & free
     table.loc[kept.index[moved], "moved_from"] = before[moved]
@@ -360,7 +360,7 @@ def _splits_before(kept: pd.DataFrame, earlier: pd.DataFrame | None) -> pd.Serie
 
 
 def _reasons(table: pd.DataFrame) -> list[str]:
-    """Return the reason of each photo, for people, derived from the other columns; no code reads it."""
+    """Return the reason of each photo, a text for the reader that is derived from the other columns."""
     columns = table[["status", "detail", "relabelled_from", "moved_from", "leak"]]
     return [
         detail if status != "kept" else _remarks(relabelled_from, moved_from, leak)

@@ -12,7 +12,7 @@ from lib.core import cache, files, steps
 from lib.core.schema import Model
 from lib.photos import decoding, labels
 
-# Photos that are summed at a time, to limit the memory.
+# Number of photos that are summed at a time, to limit the memory.
 CHUNK = 32
 
 
@@ -25,8 +25,8 @@ class Photos:
         full: `uint8` memory map `(rows of the manifest, side, side, 3)`, RGB, the input of random crops.
         size: side of the network's input, in pixels.
         classes: the class names in order; a target is an index into them.
-        fit: `crop`, `stretch` or `pad`, as `decoding.resize`.
-        folder: stores costly results on the photos; if `None`, they are not stored.
+        fit: `crop`, `stretch` or `pad`, see `decoding.resize`.
+        folder: folder of the cache; if `None`, no results are cached.
     """
 
     table: pd.DataFrame
@@ -53,23 +53,23 @@ class Photos:
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel, R, G, B, over all pixels of the training photos, 0 to 1.
 
-        The standard deviation is that of the population, as in torchvision's references. The sums are of
-        integers and thus exact: the result is bit-identical on all machines.
+        The standard deviation is that of the population, as in torchvision's references. Integers are summed,
+        so the result is exact and bit-identical on all machines.
         """
         rows, images = self.rows("train"), self.images
         sums = np.zeros((2, 3), np.int64)
         for start in range(0, len(rows), CHUNK):
-            # The squares of 8 bits fit into 16.
+            # The square of an 8-bit value fits into 16 bits.
             pixels = images[rows[start : start + CHUNK]].astype(np.uint16)
             sums += [values.sum(axis=(0, 1, 2), dtype=np.int64) for values in (pixels, pixels**2)]
         mean, square = sums / (len(rows) * self.size**2)
         return (mean / 255).tolist(), (np.sqrt(np.maximum(square - mean**2, 0)) / 255).tolist()
 
     def embed(self, settings: Model) -> np.ndarray:
-        """Return the embeddings of the photos by a pretrained backbone; those of 02_clean are loaded.
+        """Return the embeddings of the photos by a pretrained backbone, loaded if 02_clean computed them.
 
         Raises:
-            ValueError: the photos have no folder to store them.
+            ValueError: if `folder` is `None`.
         """
         if self.folder is None:
             raise ValueError("expected photos with a folder to store embeddings. Received: folder=None")
@@ -84,7 +84,7 @@ class Photos:
 
 
 def load(run: steps.Run) -> Photos:
-    """Load the photos of a run by its manifest; they are only decoded again if the cache was removed."""
+    """Load the photos in the manifest of a run; they are decoded again only if the cache was removed."""
     table = manifest.read(run.need("manifest.csv"))
     content = files.read_json(run.need("source.json"))["content_sha256"]
     _, full = manifest.resized(run.data, run.settings, content=content, paths=list(table.path))

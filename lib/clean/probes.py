@@ -1,4 +1,4 @@
-"""Compare backbones before training, by the accuracy of simple classifiers of their embeddings."""
+"""Compare backbones before training, by the accuracy of simple classifiers on their embeddings."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ COLUMNS = ["backbone", "image_size", "channels", "top_1", "low", "high", "log_lo
 
 
 def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder: Path) -> pd.DataFrame:
-    """Compare backbones by the accuracy of probes of their frozen embeddings.
+    """Compare backbones by the accuracy of probes on their frozen embeddings.
 
     The probe is `label_issues.out_of_fold_probabilities`: each photo is predicted by models that are fitted
     to the other folds, without its near-duplicates. The accuracy is not an upper bound for fine-tuning.
@@ -22,16 +22,16 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
     Args:
         table: the manifest; its kept, labelled photos are used.
         images: `uint8` of shape `(rows of the manifest, side, side, 3)`, RGB.
-        settings: the run's parameters. Compared are the backbone of the cleaning and those of
-            `clean.compare`: that of the recipe with its weights and size, others with their ImageNet weights.
-        folder: stores the embeddings.
+        settings: the run's parameters. The backbone of the cleaning is compared with those in
+            `clean.compare`: the run's own backbone with its weights, others with ImageNet weights.
+        folder: folder of the cache, for the embeddings.
 
     Returns:
-        One row per backbone, the lowest log loss first: `backbone`, `image_size` (pixels), `channels`,
-        `top_1` with its 95 % interval `low` to `high`, and `log_loss`; empty without `clean.embeddings`.
+        A table with one row per backbone, sorted by log loss: `backbone`, `image_size` (pixels), `channels`,
+        `top_1` with its 95 % interval `low` to `high`, and `log_loss`; empty if `clean.embeddings` is false.
 
     Raises:
-        ValueError, FileNotFoundError: as `embeddings.compute`.
+        ValueError, FileNotFoundError: see `embeddings.compute`.
     """
     if not settings.clean.embeddings:
         return pd.DataFrame(columns=COLUMNS)

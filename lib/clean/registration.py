@@ -1,9 +1,9 @@
-"""Align two photos: do they show the same shot, shifted, rotated, scaled, or in other colours?
+"""Align two photos to test whether they show the same shot, shifted, rotated, scaled or in other colours.
 
-Key points are described (ORB: Rublee et al., 2011) and matched; a shift, rotation and scale is estimated on
-which many matches agree (RANSAC); and the aligned photos must correlate in grey. Wings of one species
-agree on their key points too, but not on their surroundings. Accepted are rotations of up to 15 degrees, as
-of a camera held by hand, from upright or from a multiple of 90 degrees.
+Key points are detected and described (ORB: Rublee et al., 2011) and matched. The shift, rotation and scale
+are estimated from the matches (RANSAC), and the grey values of the aligned photos must correlate. The key
+points of two wings of the same species may match too, but their surroundings do not correlate. Rotations of
+up to 15 degrees from a multiple of 90 degrees are accepted, as with a hand-held camera.
 """
 
 from typing import NamedTuple
@@ -11,31 +11,31 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Side in pixels that photos are resized to before detection, so that the limits below hold for all sizes.
+# Side in pixels that photos are resized to before detection, so that the limits below suit all sizes.
 SIDE = 128
-# Largest number of key points of a photo.
+# Maximum number of key points of a photo.
 KEYPOINTS = 200
-# Largest Hamming distance of the descriptors of two matching points, of 256 bits.
+# Maximum Hamming distance between the descriptors of two matching points, of 256 bits.
 MATCHING_BITS = 64
-# Largest reprojection error of an inlier, in pixels.
+# Maximum reprojection error of an inlier, in pixels.
 TOLERANCE = 2.0
-# Smallest number of inliers.
+# Minimum number of inliers.
 LEAST_INLIERS = 15
-# Of the transformation: a factor, and degrees from a multiple of 90.
+# Maximum scale factor, and maximum rotation in degrees from a multiple of 90.
 LARGEST_SCALE, LARGEST_ROTATION = 1.6, 15
 # Side in pixels at which the grey values are compared.
 COARSE = 64
-# Smallest fraction of the photo that the aligned photos have in common.
+# Minimum overlap of the aligned photos, as a fraction of a photo.
 LEAST_OVERLAP = 0.3
 
 
 class Features(NamedTuple):
-    """The features of a photo that an alignment needs.
+    """The features of a photo for the alignment.
 
     Attributes:
-        grey: `uint8` of shape `(64, 64)`.
+        grey: grey values, `uint8` of shape `(64, 64)`.
         keypoints: `float32` of shape `(points, 2)`, x and y in pixels of a photo of side 128.
-        descriptors: `uint64` of shape `(points, 4)`, 256 bits on the surroundings of each key point.
+        descriptors: ORB descriptors of the key points, 256 bits each, `uint64` of shape `(points, 4)`.
     """
 
     grey: np.ndarray
@@ -66,8 +66,8 @@ def correlation(moving: Features, fixed: Features) -> float:
     """Align one photo with another and correlate their grey values in the overlap.
 
     Returns:
-        -1 to 1: near 1 for two versions of one shot. 0 if no moderate transformation has enough inliers and
-        enough overlap.
+        A number from -1 to 1, near 1 for two versions of the same shot; 0 if no transformation within the
+        limits has enough inliers and overlap.
     """
     transformation = _transformation(moving, fixed)
     if transformation is None:
@@ -88,7 +88,7 @@ def _transformation(moving: Features, fixed: Features) -> np.ndarray | None:
     """Estimate the shift, rotation and scale from one photo to another, `float64` of shape `(2, 3)`.
 
     Returns:
-        `None` if there are fewer than 15 inliers, or if the scale or the rotation is not moderate.
+        The matrix; `None` if there are fewer than 15 inliers, or the scale or rotation exceeds its limit.
     """
     first, second = _matches(moving.descriptors, fixed.descriptors)
     if len(first) < LEAST_INLIERS:
@@ -100,14 +100,14 @@ def _transformation(moving: Features, fixed: Features) -> np.ndarray | None:
         return None
     scale = np.hypot(matrix[0, 0], matrix[1, 0])
     degrees = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
-    # From the nearest multiple of 90: a photo that lost its EXIF orientation is rotated by so much.
+    # From the nearest multiple of 90: a photo that lost its EXIF orientation may be rotated by 90.
     rotation = abs((degrees + 45) % 90 - 45)
     moderate = 1 / LARGEST_SCALE < scale < LARGEST_SCALE and rotation < LARGEST_ROTATION
     return matrix if moderate else None
 
 
 def _matches(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match descriptors that are each other's nearest neighbours, and close: positions in both arrays."""
+    """Match similar descriptors that are mutual nearest neighbours: positions in both arrays."""
     if not len(moving) or not len(fixed):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     distances = sum(

@@ -1,8 +1,8 @@
-"""Review label issues and near-duplicates in a notebook: keep, exclude or relabel, by click or by key.
+"""Review label issues and near-duplicates in a notebook: keep, exclude or relabel, by mouse or keyboard.
 
 Each decision is written to `exclusions.csv` or `relabels.csv` (see `lib.clean.decisions`) before the next
-photo is shown. The widget has no state of its own: opened again, in this kernel or another, it shows the
-decisions in the files. No widget is built when the kernel has no front end, as under papermill.
+photo is shown. The widget does not store decisions: when it is opened again, in this or another kernel, it
+shows the decisions in the files. No widget is built if the kernel has no front end, as with papermill.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from lib.clean.gallery import Gallery, Item
 from lib.photos import labels
 
 PER_PAGE = 8
-# Photos of a large cluster on a page.
+# Maximum number of photos of a cluster on a page.
 MOST_PER_PAGE = 24
-# Largest number of label issues, and of clusters, in a review.
+# Maximum number of label issues, and of clusters, in a review.
 MOST = 200
 
 
@@ -82,15 +82,15 @@ def clusters(
     folder: Path,
     names: Mapping[str, str],
 ) -> Gallery | None:
-    """Review near-duplicates, each cluster on pages of its own.
+    """Review near-duplicates, with each cluster on separate pages.
 
     Args:
         groups: rows of each cluster, the result of `manifest.conflicts` or `manifest.clusters`; the first 200
             are shown.
-        table, images, folder, names: as `label_issues`.
+        table, images, folder, names: see `label_issues`.
 
     Returns:
-        As `label_issues`.
+        See `label_issues`.
     """
     if not interactive():
         return None

@@ -11,19 +11,19 @@ def assign(photos: pd.DataFrame, *, val: float, test: float, seed: int, earlier:
 
     Within a class, whole clusters are assigned to test and then to val until the class's quota is filled,
     in an order drawn from the seed and the photos' content: it depends neither on file names nor on the
-    order of the rows. A cluster of several classes counts for its most frequent class. Photos that had a
-    split before keep it, and new photos fill the quotas. When new photos join clusters of several splits,
-    the joined cluster gets the split that most of its photos had; train wins a tie, then val.
+    order of the rows. A cluster with several classes is assigned as its most frequent class. Photos keep
+    their previous split, and new photos fill the quotas. If new photos connect clusters of different splits,
+    the merged cluster gets the split that most of its photos had; in a tie, train, then val.
 
     Args:
-        photos: columns `label`, `sha1`, `cluster` and `split` (the split that the source fixes, or empty).
-        val, test: fractions of each class. A split that the source fixes is not filled further.
-        seed: draws the order.
-        earlier: the split that each photo had before, empty for new photos, on the same index.
+        photos: columns `label`, `sha1`, `cluster` and `split` (the split that the source defines, or empty).
+        val, test: fractions of each class. No photos are added to a split that the source defines.
+        seed: seed of the random order.
+        earlier: the previous split of each photo, empty for new photos, on the same index.
 
     Returns:
-        `train`, `val` or `test` for each row, on the same index. A class of fewer than three
-        clusters may miss val or test; a class of a single photo is in train.
+        `train`, `val` or `test` for each row, on the same index. A class with fewer than three clusters may
+        be missing in val or test; a class with a single photo is in train.
     """
     fixed = set(photos.split) - {""}
     fractions = {"test": test, "val": val}
@@ -52,7 +52,7 @@ def _most_frequent(clusters: pd.Series, values: pd.Series, *, order: list[str]) 
 
 
 def _fill(clusters: pd.DataFrame, quotas: dict[str, float]) -> dict[Hashable, str]:
-    """Assign the clusters of a class, in order, to the splits whose quota is not filled, the rest to train.
+    """Assign the clusters of a class, in order, to the splits below their quota, and the rest to train.
 
     Args:
         clusters: columns `size` (photos) and `split` (the split that a cluster keeps, or empty).
@@ -70,7 +70,7 @@ def _fill(clusters: pd.DataFrame, quotas: dict[str, float]) -> dict[Hashable, st
         members = [cluster for cluster, before in kept.items() if before == split]
         missing = max(1, round(total * fraction)) - sum(sizes[cluster] for cluster in members)
         empty = [name for name in list(quotas)[number:] if name not in kept.values()]
-        # Train and the later splits keep one cluster each.
+        # One cluster is reserved for train and for each later split.
         available = len(remaining) - len(empty) - (not has_train)
         chosen: list[Hashable] = []
         for cluster in remaining:
@@ -78,11 +78,11 @@ def _fill(clusters: pd.DataFrame, quotas: dict[str, float]) -> dict[Hashable, st
                 chosen.append(cluster)
                 missing -= sizes[cluster]
         if not chosen and not members and available > 0 and len(sizes) > len(quotas):
-            # Every cluster is larger than the quota: the smallest is nearest to it.
+            # Every cluster is larger than the quota: the smallest is closest to it.
             chosen = [min(remaining, key=lambda cluster: sizes[cluster])]
         in_train = [cluster for cluster, before in kept.items() if before == "train"]
         if not chosen and not members and len(in_train) > 1 and len(sizes) > len(quotas):
-            # All clusters are assigned, as when a person has excluded the only photo of the split.
+            # All clusters are assigned, for example after a user has excluded the only photo of the split.
             chosen = [min(in_train, key=lambda cluster: sizes[cluster])]
             kept = kept | dict.fromkeys(chosen, split)
         result |= dict.fromkeys(chosen, split)
@@ -91,14 +91,14 @@ def _fill(clusters: pd.DataFrame, quotas: dict[str, float]) -> dict[Hashable, st
 
 
 def leaks(photos: pd.DataFrame) -> pd.Series:
-    """Return which photos of val and test have a near-duplicate in a split that comes before theirs.
+    """Return a mask of the val and test photos that have a near-duplicate in an earlier split.
 
     Args:
         photos: columns `cluster` and `split`.
 
     Returns:
-        `bool` on the same index: a test photo with its cluster also in train or val, a val photo with it
-        in train.
+        `bool` on the same index: True for test photos whose cluster is also in train or val, and for val
+        photos whose cluster is also in train.
     """
     order = photos.split.map({"train": 0, "val": 1, "test": 2})
     return order > order.groupby(photos.cluster).transform("min")

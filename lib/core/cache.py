@@ -17,8 +17,8 @@ import numpy as np
 from lib.core import files
 
 PACKAGE = Path(__file__).parents[1]
-# Packages and modules of lib whose code does not change cached results: parameters are part of the keys, and
-# the other modules only read, write and plot. A new module counts unless it is added here.
+# Packages and modules of lib whose code is not part of the keys, because it does not change cached results:
+# parameters are in the keys themselves, and the other modules only read, write and plot.
 EXCLUDED = (
     "core.cache",
     "core.files",
@@ -36,7 +36,7 @@ EXCLUDED = (
     "report",
 )
 CHECKSUMS = "checksums.json"
-# Size in bytes up to which a file is hashed on every use: 7 s at 0.56 GB/s, the speed of a core.
+# Maximum size in bytes of a file that is hashed on every use. Hashing 4 GB takes 7 s on a CPU core.
 MAX_HASHED_BYTES = 4 * 10**9
 # Errors that a damaged `.npz` file raises.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -51,8 +51,8 @@ def fingerprint(*parts: object) -> str:
 def code(module: str) -> str:
     """Return a fingerprint of the executable code of a module of lib and of the modules that it depends on.
 
-    It covers all modules of lib that are imported, directly or indirectly, except `EXCLUDED`. Docstrings,
-    comments, formatting, annotations of functions and error messages do not change it.
+    It includes all modules of lib that are imported, directly or indirectly, except those in `EXCLUDED`.
+    Docstrings, comments, formatting, annotations of functions and error messages do not change it.
 
     Args:
         module: dotted name of the module, such as `__name__`.
@@ -61,12 +61,12 @@ def code(module: str) -> str:
 
 
 def code_of_files(paths: Iterable[Path]) -> str:
-    """Return a fingerprint of the executable code of Python files, as `code` hashes it."""
+    """Return a fingerprint of the executable code of Python files, computed as in `code`."""
     return fingerprint([_parse(path)[0] for path in paths])
 
 
 def closure(module: str) -> list[str]:
-    """Return the sorted dotted names of the modules that `code` covers for a module of lib."""
+    """Return the sorted dotted names of the modules that `code` includes for a module of lib."""
     reached: set[str] = set()
     pending = [module]
     while pending:
@@ -135,7 +135,7 @@ def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
     stored = load_arrays(path)
     if stored is None:
         computed = stored = compute()
-        # The type stubs take the name of any array for the argument `allow_pickle`.
+        # The type stubs interpret the name of any array as the argument `allow_pickle`.
         files.write(path, lambda partial: np.savez(partial, **computed))  # type: ignore[arg-type]
     return stored
 
@@ -148,7 +148,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
-        if _is_whole(path):
+        if _is_complete(path):
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
     except DAMAGE:
@@ -157,11 +157,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     return None
 
 
-def _is_whole(archive: Path) -> bool:
-    """Return whether a zip archive has all of its members, with the recorded checksums.
+def _is_complete(archive: Path) -> bool:
+    """Return whether a zip archive is complete, with members that match their checksums.
 
     NumPy does not verify the checksum of an array if a damaged header makes it smaller. `zipfile` ignores
-    the members after a damaged directory entry, but the last record of the archive contains their number.
+    members after a damaged directory entry, but the last record of the archive contains their total number.
     """
     with archive.open("rb") as file, zipfile.ZipFile(file) as opened:
         file.seek(-12, os.SEEK_END)

@@ -16,7 +16,7 @@ from typing import Any
 _PARTIAL = re.compile(r"\.partial-(\d+)-[0-9a-f]{8}-")
 # Age at which the temporary files of killed processes are removed.
 MAX_AGE_SECONDS = 24 * 60 * 60
-# Name, size in bytes and decimals of each unit.
+# Name, size in bytes and number of decimal places of each unit.
 UNITS = (("GB", 10**9, 1), ("MB", 10**6, 1), ("kB", 10**3, 1), ("bytes", 1, 0))
 
 
@@ -74,7 +74,7 @@ def _modified(path: Path) -> float:
 
 
 def _is_running(process: int) -> bool:
-    """Return whether a process is running on this machine; always False on Windows, where `kill` ends it."""
+    """Return whether a process is running on this machine; always False on Windows, where `kill` stops it."""
     if os.name == "nt":
         return False
     try:
@@ -123,7 +123,7 @@ def read_json(path: Path) -> Any:
 
 
 class NoSpace(ValueError):
-    """The disk is too full. Files that are already downloaded are valid and can be kept."""
+    """Raised if the disk is too full. Files that are already downloaded are valid and can be kept."""
 
 
 def require_space(folder: Path, needed: float, *, action: str) -> None:
@@ -135,7 +135,7 @@ def require_space(folder: Path, needed: float, *, action: str) -> None:
         action: description of the action, for the message, such as `unpacking photos.zip`.
 
     Raises:
-        NoSpace: if less than `needed` is free.
+        NoSpace: if fewer than `needed` bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -156,7 +156,7 @@ def _sizes(first: float, second: float) -> list[str]:
 
 
 def readable(name: str) -> str:
-    """Return a file's name as valid Unicode; if it is not UTF-8, it is decoded as Latin-1.
+    """Return a file name as valid Unicode; a name that is not UTF-8 is decoded as Latin-1.
 
     Args:
         name: name from the operating system or a tar archive, with surrogates for invalid bytes.

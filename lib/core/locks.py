@@ -1,4 +1,4 @@
-"""Locks, so that one process at a time downloads or scans a source, or works on a run."""
+"""Lock the photos of a source or the folder of a run, so that only one process at a time uses it."""
 
 import contextlib
 import errno
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, SoftFileLock, Timeout
 
-# Time to wait for a lock before a message or an error.
+# Time to wait for a lock before a message is printed or an error is raised.
 TIMEOUT_SECONDS = 1.0
 FOREVER = -1
-# Errors of disks without file locks, such as some network drives.
+# Error codes of disks without file locks, such as some network drives.
 UNSUPPORTED = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
 
 
@@ -20,7 +20,7 @@ def source(folder: Path) -> Iterator[None]:
     """Lock the photos of a source. If another process has the lock, print a message and wait.
 
     Args:
-        folder: `outputs/data/<source>`, created if it is missing. A process can lock it repeatedly.
+        folder: `outputs/data/<source>`, created if it is missing. The lock is reentrant within a process.
     """
     try:
         lock = _acquire(folder, TIMEOUT_SECONDS)
@@ -36,7 +36,7 @@ def run(folder: Path) -> Iterator[None]:
     """Lock a run, so that no other process overwrites its results.
 
     Args:
-        folder: folder of the run, created if it is missing. A process can lock it repeatedly.
+        folder: folder of the run, created if it is missing. The lock is reentrant within a process.
 
     Raises:
         ValueError: if another process has the lock.

@@ -27,7 +27,7 @@ class ClassReport(TypedDict):
 
 
 class Report(TypedDict):
-    """Metrics of a split, which the function `report` describes."""
+    """Metrics of a split, see the function `report`."""
 
     n: int
     top_1: float
@@ -103,7 +103,7 @@ def report_without(
 
     Args:
         left_out: photos to leave out, `bool` of shape `(n,)`.
-        targets, probabilities, classes, seed: as in `report`.
+        targets, probabilities, classes, seed: see `report`.
     """
     if not 0 < left_out.sum() < len(left_out):
         return None
@@ -115,7 +115,7 @@ def headline(report: Report, split: str) -> str:
 
     Args:
         report: metrics of the split.
-        split: name of the split; the text says that val was used for selection.
+        split: `train`, `val` or `test`; for val, the text adds that it was used for selection.
     """
     low, high = report["intervals"]["top_1"]
     interval = f"95 % interval {low:.3f} to {high:.3f}"
@@ -123,7 +123,7 @@ def headline(report: Report, split: str) -> str:
 
 
 def _averaged(targets: np.ndarray, predicted: np.ndarray, *, average: str) -> tuple[float, float, float]:
-    """Return precision, recall and F1, averaged over the classes with a target or a prediction."""
+    """Return precision, recall and F1, averaged over the classes that occur as target or prediction."""
     present = np.unique(np.concatenate([targets, predicted]))
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         targets, predicted, average=average, zero_division=0, labels=present
@@ -146,17 +146,17 @@ def interval(hits: int, n: int) -> list[float]:
 def calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy, from 0 to 1.
 
-    The gaps of the bins are weighted by their photos (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+    Each bin is weighted by its number of photos (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
     """
     bins = calibration_bins(targets, probabilities)
     return float(((bins.accuracy - bins.confidence).abs() * bins.photos).sum() / len(targets))
 
 
 def calibration_bins(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Compute the mean confidence and the accuracy in fifteen bins of equal width over the confidence.
+    """Compute the mean confidence and the accuracy in 15 confidence bins of equal width.
 
     Returns:
-        A row per bin that holds photos, in order: `confidence`, `accuracy` (0 to 1) and `photos` (a count).
+        One row per non-empty bin, in order: `confidence`, `accuracy` (0 to 1) and `photos` (a count).
     """
     confidence = probabilities.max(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
@@ -183,10 +183,10 @@ def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def temperature_of_logits(targets: np.ndarray, logits: np.ndarray, *, maximum: float = 1e4) -> float:
-    """Fit the temperature as `temperature` does, for logits of any range.
+    """Fit the temperature as in `temperature`, but for logits of any range.
 
     Args:
-        targets: as in `temperature`.
+        targets: see `temperature`.
         logits: `float` of shape `(n, classes)`, finite.
         maximum: maximum of the temperature; the minimum is 0.05.
     """
@@ -251,7 +251,7 @@ def _bootstrap(targets: np.ndarray, probabilities: np.ndarray, *, seed: int) -> 
 
 
 def macro_f1(matrix: np.ndarray) -> float:
-    """Return the mean F1 of the classes with a target or a prediction in a confusion matrix.
+    """Return the mean F1 over the classes that occur as target or prediction in a confusion matrix.
 
     Args:
         matrix: counts of shape `(classes, classes)`, true classes in rows.
@@ -262,7 +262,7 @@ def macro_f1(matrix: np.ndarray) -> float:
 
 
 def matthews(matrix: np.ndarray) -> float:
-    """Return the Matthews correlation coefficient of a confusion matrix, as scikit-learn for several classes.
+    """Return the multiclass Matthews correlation coefficient of a confusion matrix, as in scikit-learn.
 
     Args:
         matrix: counts of shape `(classes, classes)`, true classes in rows.

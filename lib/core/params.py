@@ -95,7 +95,7 @@ def merge(base: Mapping, over: Mapping) -> dict:
 
 
 def nested(values: Mapping) -> dict:
-    """Convert values by dotted key to a nested mapping."""
+    """Convert a mapping with dotted keys to a nested mapping."""
     parts = [
         reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
         for key, value in values.items()
@@ -112,7 +112,7 @@ def load(name: str, overrides: Mapping | None = None, *, origin: str = "the over
         origin: name of the overrides in error messages.
 
     Returns:
-        The parameters with all defaults, immutable.
+        The parameters, with defaults for missing keys; they are immutable.
 
     Raises:
         FileNotFoundError: if the file, or a file that it extends, does not exist.
@@ -152,7 +152,7 @@ def changed(params: Params, values: Mapping, *, origin: str = "the changes") -> 
         origin: name of the values in error messages.
 
     Raises:
-        ValueError: as `load`.
+        ValueError: see `load`.
     """
     over = nested(values)
     data = _named_defaults(params.model_dump(mode="json", exclude_unset=True))
@@ -167,7 +167,7 @@ def resolve(cell: Mapping) -> Params:
             parameter replaces the value in the file unless it is `None`.
 
     Returns, Raises:
-        As `load`.
+        See `load`.
     """
     overrides = {key: cell.get(key) for key in Params.model_fields if key != "extends"}
     return load(cell["name"], overrides, origin="the notebook's parameters cell")
@@ -200,7 +200,7 @@ def pick(params: Params, key: str) -> Any:
     """Return the value at a dotted key, such as `model.image_size`, as plain types without private parts.
 
     Raises:
-        KeyError: if there is no such key, or the kind of source or layer does not have it.
+        KeyError: if the key is unknown, or does not exist for this kind of source or layer.
     """
     value: Any = params
     for part in key.split("."):
@@ -232,7 +232,7 @@ def public(params: Params) -> dict:
 
 
 def flat(values: Mapping) -> dict[str, Any]:
-    """Convert a nested mapping to values by dotted key."""
+    """Convert a nested mapping to a mapping with dotted keys."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         inner = flat(value) if isinstance(value, Mapping) and value else {"": value}
@@ -241,7 +241,7 @@ def flat(values: Mapping) -> dict[str, Any]:
 
 
 def set_private(values: Mapping) -> None:
-    """Set private values for later calls of `load`, in this process and in its kernels.
+    """Set private overrides for later calls of `load`, in this process and in its kernels.
 
     They are stored in the environment, so that they do not appear in a notebook's cell.
     """
@@ -249,7 +249,7 @@ def set_private(values: Mapping) -> None:
 
 
 def find_file(text: str) -> Path:
-    """Resolve a user's path: expand `~`; a relative path starts in the current folder or in the project."""
+    """Expand `~` in a user's path, and resolve a relative path in the current folder or in the project."""
     # Unlike `Path.expanduser`, this does not fail for an unknown user.
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     return path if path.is_absolute() or path.exists() else ROOT / path
@@ -268,7 +268,7 @@ def _value(text: str) -> Any:
 
 
 def _of_same_kind(base: Mapping, over: Mapping) -> dict:
-    """Return the values of `base` that the kind of source or layer in `over` has too."""
+    """Return `base` without the keys that do not exist for the kind of source or layer in `over`."""
     for discriminator in ("kind", "layer"):
         tag = over.get(discriminator)
         is_changed = discriminator in base and base[discriminator] != tag
@@ -305,7 +305,7 @@ def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], default: str) -
     Args:
         data: the merged values.
         origins: names and values of the origins before merging, by increasing precedence.
-        default: name of the origin of a value that is in none of them.
+        default: name of the origin of a value that is not in any of them.
     """
     try:
         return Params.model_validate_json(json.dumps(data, default=str), strict=True)
@@ -346,7 +346,7 @@ def _without_removed(data: dict) -> dict:
 
 
 def _numbers(value: Any) -> Any:
-    """Convert strings such as `"1e-4"`, as which papermill's YAML reads numbers, to numbers."""
+    """Convert strings such as `"1e-4"` to numbers, because papermill's YAML parser reads them as strings."""
     if isinstance(value, Mapping):
         return {key: _numbers(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value

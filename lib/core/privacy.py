@@ -6,13 +6,15 @@ from functools import reduce
 from pathlib import PureWindowsPath
 from typing import Any
 
-# Private parts of a URL: the login to a database, whose password may contain any character; other logins; the
-# query, which may contain a key, except for Google Drive, where it is the ID of a folder; the folders of an
-# SQLite file.
+# Private parts of a URL.
 _SECRETS = [
+    # The login to a database; its password may contain any character.
     re.compile(r"^((?!https?:|sqlite)[\w+]+://).*@", re.DOTALL),
+    # Any other login.
     re.compile(r"(\w://)[^/\s]+@"),
+    # The query, which may contain a key. On Google Drive, it is the ID of a folder.
     re.compile(r"^((?!https?://drive\.google\.com/)[\w+]+://[^?#]*)[?#].*$", re.DOTALL),
+    # The folders of an SQLite file.
     re.compile(r"^(sqlite[\w+]*:///).*[/\\]"),
 ]
 

@@ -15,7 +15,7 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, de
     Args:
         problem: an error of `Params.model_validate`.
         origins: names and values of the origins before merging, by increasing precedence.
-        default: name of the origin of a value that is in none of them.
+        default: name of the origin of a value that is not in any of them.
     """
     path, kind = reference.without_tags(problem["loc"])
     origin = next((name for name, values in reversed(origins) if _contains(values, path)), default)
@@ -35,7 +35,7 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, de
     if not isinstance(received, dict):
         public = privacy.without_secrets(received) if isinstance(received, str) else received
         message += f". Received: {public!r}"
-    return f"{origin}: `{key}` is wrong: {message}{f' ({meaning})' if meaning else ''}"
+    return f"{origin}: `{key}` is invalid: {message}{f' ({meaning})' if meaning else ''}"
 
 
 def _unknown(path: list[str], kind: str | None) -> str:

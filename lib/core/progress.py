@@ -1,4 +1,4 @@
-"""Progress bars: drawn in a terminal or a notebook, silent in a log."""
+"""Display progress bars in a terminal or a notebook, and nothing in a log."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ _open: list["Bar"] = []
 class Bar:
     """A progress bar below permanent lines of text, redrawn in place.
 
-    In a notebook the bar is a single display that is updated, so that a saved notebook contains its last
+    In a notebook the bar is a single display that is updated, so that a saved notebook contains the final
     state. The kernels of the runner draw in the runner's terminal, whose path is in `CHRYSALIS_TERMINAL`.
     Without a notebook or a terminal the bar is silent. Nested bars, such as those of the trainings in a
     search, are silent too.

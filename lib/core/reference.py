@@ -29,7 +29,7 @@ def parameter(key: str) -> FieldInfo | None:
 
     Args:
         key: dotted key, such as `model.image_size` or `source.photos_per_class`, which only some kinds of
-            sources have. A name in a mapping, such as `train.stages.head`, stands for the mapping.
+            sources have. The key of an entry, such as `train.stages.head`, returns its mapping.
     """
     return _walk(key.split(".")).field
 

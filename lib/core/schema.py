@@ -26,9 +26,9 @@ CSV_FILES = (
 
 
 def _unused(name: str) -> str:
-    # Some disks take Manifest.csv and manifest.csv for the same file.
+    # On some disks, Manifest.csv and manifest.csv are the same file.
     if name.lower() in CSV_FILES:
-        raise ValueError(f"expected a name that no other file of a run has. In use: {', '.join(CSV_FILES)}")
+        raise ValueError(f"expected a name that no other file of a run uses. In use: {', '.join(CSV_FILES)}")
     return name
 
 
@@ -73,7 +73,7 @@ class BaseSource(Section):
     )
     licence: str | None = Field(None, description="licence of the photos, to be recorded in source.json")
     tables: dict[str, Table] = Field(
-        {}, description="CSV files with the labels, each under a name; if empty, folders are the labels"
+        {}, description="CSV files with the labels, by name; if empty, the folders are the labels"
     )
     class_names: str | None = Field(
         None, description="JSON file in the source with a readable name for each label; if null, the label"
@@ -92,7 +92,7 @@ class ArchivedSource(BaseSource):
     )
 
     @model_validator(mode="after")
-    def _verifiable(self) -> Self:
+    def _check_sha256(self) -> Self:
         if self.archive and re.match(r"https?://", self.archive) and not self.sha256:
             raise ValueError("an archive from a URL needs `sha256`, to check the downloaded file")
         return self
@@ -110,7 +110,7 @@ class Kaggle(ArchivedSource):
     )
 
     @model_validator(mode="after")
-    def _named_once(self) -> Self:
+    def _check_origin(self) -> Self:
         values = {"dataset": self.dataset, "competition": self.competition}
         received = [key for key, value in values.items() if value]
         if len(received) != 1:
@@ -132,7 +132,7 @@ class Drive(ArchivedSource):
     """A folder on Google Drive, or an archive of it."""
 
     kind: Literal["drive"] = Field(description=KINDS)
-    drive: Text = Field(description="link or ID of a Google Drive folder that is shared with everyone")
+    drive: Text = Field(description="link or ID of a Google Drive folder that anyone with the link can view")
 
 
 class Folder(BaseSource):
@@ -176,10 +176,10 @@ class Clean(Section):
         6, ge=0, le=20, description="maximum Hamming distance of the 64-bit perceptual hashes of two photos"
     )
     near_duplicate_cosine: float = Field(
-        0.5, ge=-1, le=1, description="minimum cosine similarity of two embeddings to align the photos"
+        0.5, ge=-1, le=1, description="minimum cosine similarity of embeddings to compare photos by alignment"
     )
     near_duplicate_correlation: float = Field(
-        0.85, ge=0, le=1, description="minimum correlation of two aligned photos to be near-duplicates"
+        0.85, ge=0, le=1, description="minimum correlation of near-duplicates after alignment"
     )
 
 
@@ -187,10 +187,10 @@ class Split(Section):
     """The division into train, val and test. Splits that the source defines are kept."""
 
     val: float = Field(
-        0.15, gt=0, lt=0.5, description="fraction of the photos for validation, which selects the weights"
+        0.15, gt=0, lt=0.5, description="fraction of photos for validation, which selects the best weights"
     )
     test: float = Field(
-        0.15, ge=0, lt=0.5, description="fraction of the photos held out for the final test; 0 turns it off"
+        0.15, ge=0, lt=0.5, description="fraction of photos held out for the final test; 0 for no test split"
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
@@ -212,7 +212,7 @@ class MaxPooling(Section):
 
 
 class Flatten(Section):
-    """The feature map as a vector."""
+    """Flattening of the feature map to a vector."""
 
     layer: Literal["flatten"] = Field(description=LAYERS)
 
@@ -239,7 +239,7 @@ class Dense(Section):
     )
 
     @model_validator(mode="after")
-    def _activated_once(self) -> Self:
+    def _check_activation(self) -> Self:
         if self.activation and not self.units:
             raise ValueError("a dense layer without units ends in softmax: it takes no `activation`")
         return self
@@ -280,21 +280,22 @@ class Model(Section):
     )
     simple_cnn: SimpleCNN = Field(SimpleCNN(), description="architecture of the backbone SimpleCNN")
     weights: str | None = Field(
-        "imagenet", description="weights of the backbone: imagenet, path of a file, or null for random"
+        "imagenet",
+        description="backbone weights: imagenet, path of a file, or null for random initialization",
     )
     image_size: int = Field(160, ge=32, le=1024, description="height and width of the input, in pixels")
     fit: Literal["crop", "stretch", "pad"] = Field(
         "crop",
-        description="how a photo becomes a square: crop keeps the centre, stretch changes the aspect ratio, "
-        "pad adds black borders",
+        description="how photos are resized to squares: crop keeps the centre, stretch changes the aspect "
+        "ratio, pad adds black borders",
     )
     resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
         None, description="side of the square before the crop to image_size, in pixels; if null, image_size"
     )
     scaling: Literal["backbone", "unit", "measured"] = Field(
         "backbone",
-        description="scaling of pixels: backbone as for its pretrained weights, unit divides by 255, "
-        "measured standardizes by the mean and standard deviation of the training photos",
+        description="scaling of the pixel values: backbone as for the pretrained weights, unit divides by "
+        "255, measured standardizes with the mean and standard deviation of the training photos",
     )
     max_parameters: Annotated[int, Field(ge=1)] | None = Field(
         None, description="maximum number of parameters of the network; if null, no limit"
@@ -307,7 +308,7 @@ class Model(Section):
     head: dict[str, HeadLayer] = Field(HEAD, description="layers after the backbone by name, in order")
 
     @model_validator(mode="after")
-    def _holds_the_input(self) -> Self:
+    def _check_resize(self) -> Self:
         if self.resize and self.resize < self.image_size:
             raise ValueError(
                 f"`resize` must be at least `image_size`, {self.image_size}. Received: {self.resize}"
@@ -315,7 +316,7 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
-    def _ends_in_classes(self) -> Self:
+    def _check_last_layer(self) -> Self:
         last = next(reversed(self.head.values()), None)
         if not isinstance(last, Dense) or last.units:
             raise ValueError("the last layer of `head` must be a dense layer without units, for the classes")
@@ -330,7 +331,7 @@ class Erasing(Section):
     max_area: float = Field(0.1, gt=0, lt=1, description="maximum area, as a fraction of the photo")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_areas(self) -> Self:
         if self.min_area > self.max_area:
             raise ValueError(
                 f"`min_area` must be at most `max_area`. Received: {self.min_area} and {self.max_area}"
@@ -339,14 +340,14 @@ class Erasing(Section):
 
 
 class Augment(Section):
-    """The random augmentation of the training photos, drawn anew in each epoch; 0 turns an operation off."""
+    """The random augmentation of the training photos, different in each epoch; 0 turns an operation off."""
 
     crop: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="minimum area of a random crop, as a fraction of the photo, of aspect ratio 3:4 to "
-        "4:3; 1 turns it off",
+        description="minimum area of a random crop, as a fraction of the photo; its aspect ratio is 3:4 "
+        "to 4:3; 1 turns it off",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
         "horizontal", description="random flips: none, horizontal, or both for horizontal and vertical"
@@ -373,7 +374,7 @@ class Optimizer(Section):
     momentum: Ratio = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")
-    def _decay(self) -> Self:
+    def _check_weight_decay(self) -> Self:
         # A record of resolved parameters contains the default for every kind.
         default = type(self).model_fields["weight_decay"].default
         if self.kind == "adam" and self.weight_decay not in (0, default):
@@ -399,11 +400,11 @@ class Stage(Section):
         "constant", description="schedule of the learning rate within the stage"
     )
     decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="factor of the learning rate per epoch; required if the schedule is exponential"
+        None, description="multiplier of the learning rate per epoch; required if the schedule is exponential"
     )
 
     @model_validator(mode="after")
-    def _decays(self) -> Self:
+    def _check_decay(self) -> Self:
         if (self.schedule == "exponential") != (self.decay is not None):
             raise ValueError(
                 "`decay` is required if the schedule is exponential, and not allowed otherwise. "
@@ -415,14 +416,14 @@ class Stage(Section):
 class EarlyStopping(Section):
     """Early stopping of a stage, if the monitored metric no longer improves."""
 
-    patience: int = Field(6, ge=1, description="epochs without improvement before the stage stops")
+    patience: int = Field(6, ge=1, description="epochs without improvement after which the stage stops")
 
 
 class ReduceLearningRate(Section):
     """Reduction of a constant learning rate, if the monitored metric no longer improves."""
 
-    factor: float = Field(0.5, gt=0, lt=1, description="factor of the learning rate in a reduction")
-    patience: int = Field(3, ge=1, description="epochs without improvement before a reduction")
+    factor: float = Field(0.5, gt=0, lt=1, description="factor by which the learning rate is multiplied")
+    patience: int = Field(3, ge=1, description="epochs without improvement after which the rate is reduced")
 
 
 STAGES = {
@@ -459,7 +460,7 @@ class Train(Section):
     )
 
     @model_validator(mode="after")
-    def _stages(self) -> Self:
+    def _check_stages(self) -> Self:
         if not any(stage.epochs for stage in self.stages.values()):
             raise ValueError("`stages` must contain at least one stage with an epoch")
         if unknown := set(self.resume_stages) - set(self.stages):
@@ -485,7 +486,7 @@ class Predictions(Section):
 class Evaluate(Section):
     """The evaluation of the network."""
 
-    hardest: int = Field(20, ge=1, le=200, description="number of hardest examples to list and to show")
+    hardest: int = Field(20, ge=1, le=200, description="number of hardest examples to list and plot")
     min_top_1: Fraction = Field(
         0.0, description="minimum top-1 accuracy on the headline split; the step fails if it is lower"
     )
@@ -501,14 +502,14 @@ class GradCam(Section):
     """The explanations by Grad-CAM."""
 
     examples: int = Field(
-        8, ge=1, le=64, description="correct, and also misclassified, photos in the grid of heatmaps"
+        8, ge=1, le=64, description="number of correct and of misclassified photos in the grid of heatmaps"
     )
     masks: str | None = Field(
         None,
-        description="folder or zip of object masks (white on black), named as their photos; a relative path "
-        "starts in the source's folder; if null, no comparison with masks",
+        description="folder or zip of object masks (white on black), named like their photos; a relative "
+        "path starts in the source's folder; if null, no comparison with masks",
     )
-    photo: str | None = Field(None, description="path of an additional photo to explain; if null, none")
+    photo: str | None = Field(None, description="path of an additional photo to explain; if null, no photo")
 
 
 class Dimension(Section):
@@ -518,13 +519,13 @@ class Dimension(Section):
     low: float | None = Field(None, description="minimum value")
     high: float | None = Field(None, description="maximum value")
     step: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="distance between two values; if null, 1 for whole numbers, else continuous"
+        None, description="distance between two values; if null, 1 for integers, and continuous for floats"
     )
     log: bool = Field(False, description="whether to sample on a logarithmic scale, as for learning rates")
     choices: list[int | float | str | bool] = Field([], description="values to choose from")
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_values(self) -> Self:
         interval = self.low is not None and self.high is not None
         if interval == bool(self.choices) or (self.low is None) != (self.high is None):
             raise ValueError("a dimension needs either `low` and `high`, or `choices`")
@@ -546,15 +547,15 @@ class Tune(Section):
     )
     pruner: Literal["none", "median"] = Field(
         "median",
-        description="early end of a trial: none, or median if it is worse than the median of earlier trials",
+        description="pruner: none, or median to stop trials that are worse than the median of earlier trials",
     )
     storage: Annotated[str, Field(pattern=r"^[\w+]+://")] | None = Field(
         None,
-        description="URL of a database for several machines, which CHRYSALIS_STORAGE can hold instead; if "
+        description="URL of a database that several machines share; can also be set in CHRYSALIS_STORAGE; if "
         "null, a file in the run's folder",
     )
     changes: dict[str, Any] = Field(
-        {}, description="changed values of model, augment and train in all trials, such as fewer epochs"
+        {}, description="overrides of model, augment and train for all trials, such as fewer epochs"
     )
     space: dict[str, Dimension] = Field({}, description="dimensions of the search space by name")
 
@@ -565,8 +566,8 @@ class Compare(Section):
     runs: list[Name] = Field([], description="runs to compare; if empty, all runs with an evaluation")
     ensemble: list[Name] = Field(
         [],
-        description="runs whose probabilities are averaged; if empty, all with the photos and classes of the "
-        "best run",
+        description="runs whose probabilities are averaged; if empty, all runs with the same photos and "
+        "classes as the best run",
     )
     test_time_augmentation: bool = Field(
         False,
@@ -581,7 +582,7 @@ class Params(Section):
     name: Name = Field(description="name of the parameter file, without .yaml")
     run: Name | None = Field(None, description="folder of the run under outputs; if null, the name")
     extends: Name | None = Field(
-        None, description="parameter file whose values are the defaults of this file; if null, none"
+        None, description="parameter file whose values are the defaults of this file; if null, no file"
     )
     seed: int = Field(42, ge=0, lt=2**31, description="seed of the split and of training")
     source: Source

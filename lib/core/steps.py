@@ -27,7 +27,7 @@ PACKAGES = (
     "pandas",
     "papermill",
 )
-# Optional files with a user's decisions on single photos, see lib.clean.decisions.
+# Optional files with a user's decisions on individual photos, see lib.clean.decisions.
 DECISIONS = ("exclusions.csv", "relabels.csv")
 # Files in the folder of the source, which all of its runs use.
 OF_SOURCE = ("source.json", *DECISIONS)
@@ -180,7 +180,7 @@ class Run:
 
     @property
     def data(self) -> Path:
-        """The folder of the photos, which all runs of the source use."""
+        """The folder of the photos, which all runs of the source share."""
         return outputs() / "data" / (self.settings.source.name or self.settings.name)
 
     def path(self, name: str) -> Path:
@@ -188,7 +188,7 @@ class Run:
         return (self.data if name in OF_SOURCE else self.folder) / name
 
     def find(self, text: str) -> Path:
-        """Resolve a user's path, which may start in the folder of the photos or as in `params.find_file`."""
+        """Resolve a user's path in the folder of the photos, or else as in `params.find_file`."""
         path = self.data / text
         return path if path.exists() else params.find_file(text)
 
@@ -279,7 +279,7 @@ def parameters(run: Run) -> pd.DataFrame:
 
 
 def provenance(folder: Path) -> Provenance:
-    """Read the record of a run; it is empty if the file is missing, damaged or of an earlier version."""
+    """Read the record of a run; it is empty if the file is missing, damaged or from an earlier version."""
     try:
         record = files.read_json(folder / "provenance.json")
     except (FileNotFoundError, ValueError):
@@ -290,7 +290,7 @@ def provenance(folder: Path) -> Provenance:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, cached while its size and modification time do not change."""
+    """Return the SHA-256 of a file, cached until its size or modification time changes."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
@@ -301,7 +301,7 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 
 def _hardware() -> dict[str, Any]:
-    # Steps without TensorFlow do not import it for the record.
+    # A step that does not use the Keras backend does not import it for the record.
     backend = sys.modules.get("lib.networks.backend")
     return {
         "system": f"{platform.system()} {platform.machine()}",

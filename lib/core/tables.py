@@ -60,7 +60,7 @@ def read_csv(file: Path) -> pd.DataFrame:
     """Read a CSV file, and detect its separator (comma, semicolon or tab), line ends and encoding.
 
     Returns:
-        A table of strings. The first line has the column names; lines with empty cells only are skipped.
+        A table of strings. The first line has the column names; lines with only empty cells are skipped.
 
     Raises:
         ValueError: if the file is empty or too large, or has a repeated column name, rows of different

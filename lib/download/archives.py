@@ -1,4 +1,4 @@
-"""Unpack an archive of unknown origin into a new folder of plain files, completely or not at all."""
+"""Unpack an untrusted archive into a new folder of plain files, completely or not at all."""
 
 import errno
 import lzma
@@ -20,17 +20,17 @@ from lib.core import files
 
 MAX_MEMBERS = 2_000_000
 MAX_BYTES = 200 * 10**9
-# Ratio of the unpacked to the packed size: photos reach hardly more than 1, a decompression bomb 1,000.
+# Ratio of the unpacked to the packed size: about 1 for photos, about 1,000 for a decompression bomb.
 MAX_RATIO = 100
-# Sizes in bytes from which the ratio is checked: a small table of labels may reach 200.
+# Sizes in bytes above which the ratio is checked: that of a small table of labels can be 200.
 BIG_MEMBER = 10 * 10**6
 BIG_ARCHIVE = 10**9
 # Minimum size of a file on a disk.
 BLOCK = 4096
-# If an archive has more files than the first number, their mean size must reach the second, in bytes.
+# Minimum mean size in bytes of the files in an archive with more than `MANY_MEMBERS` files.
 MANY_MEMBERS = 100_000
 SMALLEST_MEAN = 64
-# Maximum size of a header of names and comments in a tar, which is read as a whole, in bytes.
+# Maximum size in bytes of a header with names and comments in a tar, which is read into memory at once.
 LONGEST_HEADER = 10**6
 CHUNK = 2**20
 # RecursionError: tarfile reads successive headers by recursion.
@@ -52,7 +52,7 @@ METADATA = (
     tarfile.GNUTYPE_LONGLINK,
 )
 BEGINNINGS = {
-    b"PK": "a zip that is cut off or damaged: download it again",
+    b"PK": "a truncated or damaged zip: download it again",
     b"Rar!": "a RAR archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"\x1f\x8b": "a gzip file that is damaged or contains no tar",
@@ -83,21 +83,21 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(f"expected an archive. Received: {path.name}, which does not exist")
     if not path.is_file():
         kind = "a folder (give it as kind: folder)" if path.is_dir() else "a device or a pipe"
-        raise ValueError(f"{path.name}: expected the file of a zip or tar archive. Received: {kind}")
+        raise ValueError(f"{path.name}: expected a zip or tar archive. Received: {kind}")
 
 
 def extract(path: Path, folder: Path) -> list[str]:
-    """Unpack a zip or tar (plain, gz, bz2, xz), recognised by its content, into a new folder.
+    """Unpack a zip or tar (plain, gz, bz2, xz), recognized by its content, into a new folder.
 
-    Permissions and dates in the archive are ignored, and names that are not UTF-8 are read as Latin-1. When
-    unpacking fails, `folder` does not exist.
+    Permissions and dates in the archive are ignored, and names that are not UTF-8 are decoded as Latin-1. If
+    an error is raised, `folder` is not created.
 
     Args:
         path: the archive.
         folder: the folder to create. Files are unpacked to `<folder>.partial` first.
 
     Returns:
-        The paths of the files written, relative to `folder`, with `/`, sorted.
+        The sorted paths of the unpacked files, relative to `folder`, with `/`.
 
     Raises:
         FileNotFoundError: if the archive does not exist.
@@ -122,9 +122,9 @@ def extract(path: Path, folder: Path) -> list[str]:
         names = f"{Path(error.filename).name!r}, which is equal to another name on this disk"
         raise _refusal(path, "names that differ on this disk", names) from error
     except NotImplementedError as error:
-        raise _refusal(path, "a common compression", str(error)) from error
+        raise _refusal(path, "a supported compression method", str(error)) from error
     except (*DAMAGE, OSError) as error:
-        # The disk failed; the archive may be sound.
+        # The disk failed; the archive may be intact.
         if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise ValueError(
@@ -137,7 +137,7 @@ def extract(path: Path, folder: Path) -> list[str]:
 
 
 def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    """Open an archive by its first bytes: `is_zipfile` also accepts a tar whose last member is a zip."""
+    """Open an archive. The first bytes are checked, because `is_zipfile` accepts a tar that ends in a zip."""
     with path.open("rb") as file:
         beginning = file.read(512)
     try:
@@ -152,7 +152,7 @@ def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar; headers that could fill the memory, or take forever to read, are refused."""
+    """A header of a tar. It is refused if it could exhaust the memory or take too long to read."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -225,11 +225,11 @@ def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, 
         if total > MAX_BYTES:
             raise _refusal(path, f"at most {MAX_BYTES / 1e9:g} GB unpacked", f"{total / 1e9:.1f} GB or more")
         _check_ratio(path, member.size, packed=member.packed, big=BIG_MEMBER, title=repr(member.name))
-        # Empty files are hardly anything in a tar, but take blocks on the disk.
+        # Empty files take almost no space in a tar, but a block each on the disk.
         on_disk = total + count * BLOCK
-        _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, title="all in all")
+        _check_ratio(path, on_disk, packed=packed, big=BIG_ARCHIVE, title="total")
         if name in files and not member.is_folder:
-            raise _refusal(path, "members of different names", f"two members named {name!r}")
+            raise _refusal(path, "unique names of members", f"two members named {name!r}")
         if member.is_folder:
             folders.add(name)
         else:
@@ -259,7 +259,7 @@ def _path(path: Path, member: Member) -> str:
     too_long = len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in parts)
     if outside or too_long or "\0" in name or not (parts or member.is_folder):
         raise _refusal(
-            path, "paths inside the archive, with / and not too long", f"the member {name[:200]!r}"
+            path, "paths inside the archive, with / and of a supported length", f"the member {name[:200]!r}"
         )
     return "/".join(parts)
 
@@ -287,7 +287,7 @@ def _write(path: Path, members: dict[str, Member], *, folder: Path) -> None:
 
 
 def _copy(source: IO[bytes], target: Path, *, limit: int) -> int:
-    """Copy at most `limit` bytes to a new file, and return the number read: above `limit` if more follow."""
+    """Copy at most `limit` bytes to a new file, and return the number of bytes read: more if more exist."""
     written = 0
     # Mode x: two names that differ in the archive may be the same on this disk.
     with target.open("xb") as file:

@@ -10,17 +10,17 @@ from lib.download import transfer
 
 
 def folder_id(text: str) -> str:
-    """Return the id of a Google Drive folder.
+    """Return the ID of a Google Drive folder.
 
     Args:
-        text: the id, or a link to the folder.
+        text: the ID, or a link to the folder.
 
     Raises:
         ValueError: if the text is neither.
     """
     match = re.search(r"(?:folders/|[?&]id=)([\w-]+)", text) or re.fullmatch(r"([\w-]+)", text)
     if not match:
-        raise ValueError(f"source.drive: expected the link or id of a Google Drive folder. Received: {text}")
+        raise ValueError(f"source.drive: expected the link or ID of a Google Drive folder. Received: {text}")
     return match[1]
 
 
@@ -28,15 +28,15 @@ def download(source: schema.Drive, folder: Path) -> Path:
     """Download a folder of Google Drive.
 
     Args:
-        source: the source.
-        folder: the download folder; files of an earlier attempt are kept.
+        source: parameters of the source.
+        folder: the download folder; files from an earlier attempt are kept.
 
     Returns:
         The folder of the files.
 
     Raises:
         NoSpace: if less than 1 GB is free; the size of the files is unknown.
-        Unfinished: if Google Drive refused, or the transfer failed.
+        Unfinished: if Google Drive refused the request, or the transfer failed.
     """
     # Imported here because only this kind of source needs it.
     import gdown
@@ -45,12 +45,12 @@ def download(source: schema.Drive, folder: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     files.require_space(target, transfer.UNKNOWN_SIZE, action=f"downloading {source.drive}")
     call = gdown.download_folder
-    # Older releases, such as Colab's, have no time limit.
+    # Older releases, such as that of Colab, do not have the argument `timeout`.
     if "timeout" in inspect.signature(call).parameters:
         call = functools.partial(call, timeout=transfer.TIMEOUT, retries=transfer.RETRIES)
     try:
         paths = call(id=target.name, output=str(target), quiet=True, use_cookies=False, resume=True)
-    # The errors of gdown have no common base class; those of requests and of its parser are added.
+    # The errors of gdown have no common base class, and requests and the HTML parser raise other errors.
     except Exception as error:
         reason = " ".join(str(error).replace(str(target), "").split())[:300] or type(error).__name__
         raise _refusal(source, reason) from None
@@ -61,8 +61,8 @@ def download(source: schema.Drive, folder: Path) -> Path:
 
 def _refusal(source: schema.Drive, reason: str) -> transfer.Unfinished:
     return transfer.Unfinished(
-        f"Google Drive folder {source.drive}: expected a download. Received: {reason}. Two ways on: "
-        "(1) share the folder as 'anyone with the link'; "
+        f"Google Drive folder {source.drive}: expected a download. Received: {reason}. "
+        "There are two ways to continue: (1) share the folder as 'anyone with the link'; "
         "(2) download it in a browser, which gives a zip, and run "
         f"`make {source.name or '<name>'} ARCHIVE=path`"
     )

@@ -28,15 +28,15 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     """Download the archive of a data set or competition with Kaggle's client.
 
     Args:
-        source: the source.
-        folder: the download folder; the part of an earlier attempt is continued.
+        source: parameters of the source.
+        folder: the download folder; an interrupted download in it is resumed.
 
     Returns:
-        The path of the archive; and the licence of the data set, None if it is unknown.
+        The path of the archive; and the licence of the data set, or None if it is unknown.
 
     Raises:
         NoSpace: if the disk is too full.
-        Unfinished: if Kaggle refused, or the transfer failed; the message lists the ways to continue.
+        Unfinished: if the download was refused or failed; the message lists the ways to continue.
     """
     command = "datasets" if source.dataset else "competitions"
     name = source.dataset or str(source.competition)
@@ -49,10 +49,10 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     try:
         result = _client(command, "download", name, "-p", str(target), "-q", timeout=CLIENT_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise transfer.Unfinished(_failure(source, f"no end after {CLIENT_TIMEOUT // 3600} hours")) from None
+        raise transfer.Unfinished(_failure(source, f"no archive in {CLIENT_TIMEOUT // 3600} hours")) from None
     if result.returncode != 0:
         raise transfer.Unfinished(_failure(source, _reason(result.stdout, result.stderr, folder=target)))
-    # The client gives an unfinished archive its final name, and marks it by a second file.
+    # The client downloads to the final name, and marks an unfinished archive with a second file.
     marker = ".kaggle-partial"
     complete = [
         path
@@ -101,7 +101,7 @@ def _failure(source: schema.Kaggle, reason: str) -> str:
         title = f"competition {source.competition}"
         rules = f" In both cases accept the rules first, at kaggle.com/c/{source.competition}/rules."
     return (
-        f"Kaggle {title}: expected a download. Received: {reason}. Two ways on: "
+        f"Kaggle {title}: expected a download. Received: {reason}. There are two ways to continue: "
         "(1) a Kaggle key: create an API token at kaggle.com/settings and put it into ~/.kaggle/kaggle.json "
         "or the environment variable KAGGLE_API_TOKEN; (2) download the zip in a browser and run "
         f"`make {source.name or '<name>'} ARCHIVE=path`.{rules}"
@@ -109,7 +109,7 @@ def _failure(source: schema.Kaggle, reason: str) -> str:
 
 
 def _reason(stdout: str, stderr: str, *, folder: Path) -> str:
-    """Return the reason that the client failed, in a line without keys or paths."""
+    """Return the reason why the client failed, as a line without keys or paths."""
     output = f"{stdout}\n{stderr}"
     if re.search(r"Failed to resolve|Max retries exceeded|ConnectionError", output):
         return "no connection to Kaggle"
@@ -118,12 +118,12 @@ def _reason(stdout: str, stderr: str, *, folder: Path) -> str:
     if "Authentication required" in output:
         return "401, Kaggle requires a key, or does not accept the key that it received"
     lines = [line for line in stderr.splitlines() if line.strip()]
-    line = lines[-1] if lines else "no explanation"
+    line = lines[-1] if lines else "no error message"
     return _without_secrets(line.replace(str(folder), folder.name).replace(str(Path.home()), "~"))[:300]
 
 
 def _without_secrets(text: str) -> str:
-    """Replace the keys in the environment and in the files of the client by asterisks."""
+    """Replace the keys in the environment and in the files of the client with asterisks."""
     token = os.environ.get("KAGGLE_API_TOKEN", "")
     configured = Path(os.environ.get("KAGGLE_CONFIG_DIR", ""))
     folders = (Path.home() / ".kaggle", Path.home() / ".config/kaggle", configured)

@@ -17,7 +17,7 @@ def find(text: str, *, key: str) -> Path:
 
     Args:
         text: the path.
-        key: the key of the path, `source.<key>`, for the messages.
+        key: key of the path, as in `source.<key>`, for error messages.
 
     Raises:
         FileNotFoundError: if the path does not exist.
@@ -35,7 +35,7 @@ def find(text: str, *, key: str) -> Path:
     advice = " or the URL (http or https), or give ARCHIVE=path" if key == "archive" else ""
     raise FileNotFoundError(
         f"source.{key}: expected a path that exists. Received: {privacy.without_secrets(text)}, which is "
-        f"neither in the current folder nor in the project's. Check the path{advice}"
+        f"neither in the current folder nor in the project folder. Check the path{advice}"
     )
 
 
@@ -43,7 +43,7 @@ def listing(folder: Path) -> tuple[list[tuple[str, Path]], int]:
     """List the plain files of a folder and its subfolders.
 
     Returns:
-        Pairs of relative path, with `/`, and path, sorted; and the number of links and devices.
+        Sorted pairs of relative path (with `/`) and path; and the number of omitted links and devices.
 
     Raises:
         ValueError: if a folder cannot be read.
@@ -61,13 +61,13 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
     """Compute a hash of the names, sizes and modification times of the files of a source.
 
     Args:
-        source: the source.
-        target: the folder of the copy, `outputs/data/<source.name>`.
+        source: parameters of the source.
+        target: folder of the copy, `outputs/data/<source.name>`.
 
     Raises:
         FileNotFoundError: if the folder of the source does not exist.
-        ValueError: if it is a file, if it contains the home folder or a whole disk, or if one of the two
-            folders contains the other.
+        ValueError: if it is a file, if it is a disk or contains the home folder, or if one of the two folders
+            contains the other.
     """
     entries, _ = listing(_original(source, target))
     stats = [(name, (stat := path.stat()).st_size, stat.st_mtime_ns) for name, path in entries]
@@ -77,9 +77,12 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
 def copy(source: schema.Folder, raw: Path) -> Origin:
     """Copy the folder of a source, without links and devices, to the new folder `raw`.
 
+    Returns:
+        The origin, with the number of links and devices that were skipped.
+
     Raises:
         NoSpace: if the disk is too full.
-        ValueError: if two names are the same on this disk.
+        ValueError: if the names of two files are equal on this disk.
     """
     entries, skipped = listing(find(source.folder, key="folder").resolve())
     needed = sum(path.stat().st_size + archives.BLOCK for _, path in entries)
@@ -88,11 +91,11 @@ def copy(source: schema.Folder, raw: Path) -> Origin:
     for name, path in entries:
         target = raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Two names may be the same on this disk, or when one is not UTF-8 and is read as Latin-1.
+        # Two names can be equal on this disk, or after a name that is not UTF-8 is decoded as Latin-1.
         if target.exists():
             raise ValueError(
                 f"copying {source.folder}: expected names that differ on this disk. "
-                f"Received: two files called {name!r}. Rename one of them"
+                f"Received: two files named {name!r}. Rename one of them"
             )
         shutil.copyfile(path, target)
     return Origin("folder", skipped=skipped)
@@ -113,8 +116,8 @@ def _original(source: schema.Folder, target: Path) -> Path:
         )
     if folder.is_relative_to(target) or target.is_relative_to(folder):
         raise ValueError(
-            f"source.folder: expected a folder apart from {target.parent.name}/{target.name}, the folder of "
-            f"the copy. Received: {source.folder}. Move the photos elsewhere"
+            f"source.folder: expected a folder that neither contains {target.parent.name}/{target.name}, the "
+            f"folder of the copy, nor is inside it. Received: {source.folder}. Move the photos elsewhere"
         )
     return folder
 

@@ -26,13 +26,13 @@ class SourceRecord:
     Attributes:
         kind: how the photos were fetched: kaggle, archive, drive, folder or sample.
         archive, archive_sha256: name and SHA-256 of the archive; None without an archive.
-        skipped: number of links and devices in a copied folder, which were not copied.
+        skipped: number of links and devices in the original folder, which were not copied.
         licence: licence of the photos; None if it is unknown.
         declared: the keys of the parameters that identify the source, without folders and secrets.
         fingerprint: hash of the folder's listing or of the code that draws the sample; None for other kinds.
         fetched_at: time in UTC, as ISO 8601.
         files, bytes: number and size of the files in `raw/`.
-        content_sha256: SHA-256 of the names and SHA-256s of all files.
+        content_sha256: SHA-256 of the names and hashes of all files.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class SourceRecord:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read the record of the photos in `folder/raw`; None without photos or without a valid record."""
+        """Load the record of the photos in `folder/raw`; None if there are no photos or no valid record."""
         try:
             values = files.read_json(folder / FILE)
             record = cls(*(values[field.name] for field in fields(cls)))

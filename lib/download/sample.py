@@ -2,7 +2,7 @@
 
 It needs neither network access nor an account. The photos are difficult, as real photos are: species have
 similar colours, backgrounds are independent of the species, and leaves cover parts of wings. Some labelled
-photos have defects; the seed decides which:
+photos, which depend on the seed, have defects:
 
 - 3 exact duplicates in the same class and 1 photo in two classes: the same bytes with another name;
 - 4 near-duplicates: resized, re-compressed copies in the same class;
@@ -26,12 +26,12 @@ from lib.download import scenes, species
 from lib.download.species import Catalogue
 
 UNLABELLED = 24
-# Second numbers of the seeds of two random generators; that of a photo has the index of its class instead.
+# Second elements of the seeds of two random generators. For a photo, it is the index of its class.
 DEFECTS_STREAM, NAMES_STREAM = 100, 101
 
 
 class Defect(Enum):
-    """Defects of labelled photos; a duplicate is a second file."""
+    """The defects of labelled photos. A photo with a duplicate has a second file."""
 
     EXACT_DUPLICATE = auto()
     NEAR_DUPLICATE = auto()
@@ -73,7 +73,7 @@ class File:
 
 
 def write(folder: Path, *, seed: int, photos_per_class: int) -> None:
-    """Write the sample data set to a folder; the same arguments write the same bytes.
+    """Write the sample data set to a folder. It is byte-identical for the same arguments.
 
     The folder then contains:
 
@@ -110,13 +110,13 @@ def write(folder: Path, *, seed: int, photos_per_class: int) -> None:
 
 
 def encode(image: np.ndarray, *, mode: str = "RGB", quality: int = 90, rotated: bool = False) -> bytes:
-    """Compress a photo to a JPEG.
+    """Encode a photo as JPEG.
 
     Args:
         image: `uint8` RGB of shape `(height, width, 3)`.
-        mode: mode of Pillow: RGB, CMYK or L (greyscale).
-        quality: quality of the compression, 1 to 95.
-        rotated: whether to rotate the pixels by 90 degrees, and set the EXIF orientation that undoes it.
+        mode: image mode of Pillow: RGB, CMYK or L (greyscale).
+        quality: JPEG quality, 1 to 95.
+        rotated: whether to rotate the pixels by 90 degrees, and set the EXIF orientation that corrects it.
     """
     picture, exif, buffer = Image.fromarray(image).convert(mode), Image.Exif(), io.BytesIO()
     if rotated:

@@ -1,6 +1,6 @@
 """Fetch the photos of a source to `outputs/data/<source>/`, once and completely; they never change.
 
-Unfinished work is in `*.partial`; when `raw/` exists, it is complete, with `source.json` beside it.
+Unfinished work is in `*.partial`. If `raw/` exists, it is complete, and `source.json` is next to it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from lib.download.record import Origin, SourceRecord
 from lib.photos import decoding
 
 PHOTOS = tuple(sorted(decoding.SUFFIXES))
-# Kinds that are fetched again when their origin has changed.
+# Kinds that are fetched again if their origin has changed.
 REFETCHED = ("folder", "sample")
 
 
@@ -24,12 +24,12 @@ def fetch(source: schema.Source, folder: Path) -> SourceRecord:
     """Fetch the photos of a source to `folder/raw/` and write `folder/source.json`.
 
     If the photos of the source are already in the folder, they are used without network access. A sample is
-    drawn again when the code that draws it has changed, and a folder is copied again when the original has
+    drawn again if the code that draws it has changed, and a folder is copied again if the original has
     changed. Other photos are never overwritten.
 
     Args:
-        source: the source. For kind kaggle or drive, `archive` is the data set as downloaded by hand: neither
-            a key nor network access is needed.
+        source: parameters of the source. For kind kaggle or drive, `archive` is a manual download of the data
+            set, which needs neither a key nor network access.
         folder: `outputs/data/<source.name>`; nothing is written outside it.
 
     Returns:
@@ -37,7 +37,7 @@ def fetch(source: schema.Source, folder: Path) -> SourceRecord:
 
     Raises:
         FileNotFoundError: if the archive or folder does not exist.
-        ValueError: if the download was refused or has another SHA-256; if the archive is hostile, damaged or
+        ValueError: if the download was refused or has another SHA-256; if the archive is unsafe, damaged or
             without photos; if the disk is too full; or if the folder contains other photos. Earlier photos
             are then unchanged, and no incomplete `raw/` exists.
     """
@@ -72,7 +72,7 @@ def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
 
 
 def _identity(source: schema.Source) -> dict[str, str | int]:
-    """Return the keys that identify a source; paths are cut to their last part."""
+    """Return the keys that identify a source; paths are reduced to their last part."""
     match source:
         case schema.Kaggle() if source.dataset:
             return {"kind": source.kind, "dataset": source.dataset}
@@ -98,7 +98,7 @@ def _folder_name(text: str) -> str:
 
 
 def _describe(identity: dict[str, str | int]) -> str:
-    """Describe the identity of a source in words, for messages."""
+    """Format the identity of a source for messages."""
     return ", ".join(str(value) if key == "kind" else f"{key} {value}" for key, value in identity.items())
 
 
@@ -131,7 +131,7 @@ def _matches(
     try:
         archive = local.find(source.archive, key="archive")
     except FileNotFoundError:
-        # An archive may be deleted after it was unpacked; for another kind, the user has just named it.
+        # An archive can be deleted after it is unpacked. For other kinds, the user has just set its path.
         if isinstance(source, schema.Archive):
             return True
         raise
@@ -177,7 +177,7 @@ def _collect(source: schema.Source, staging: Path, *, download: Path) -> Origin:
 
 
 def _archive(source: schema.ArchivedSource, download: Path) -> Path:
-    """Return the path of the archive in the parameters; if it is a URL, download it."""
+    """Return the path of the archive in the parameters, after a download if it is a URL."""
     text = str(source.archive)
     if transfer.is_url(text):
         # The schema requires the SHA-256 of a URL.
@@ -215,7 +215,7 @@ def _record(
     identity: dict[str, str | int],
     fingerprint: str | None,
 ) -> SourceRecord:
-    """Count and hash the files in `raw`, which must hold a photo, and return the record."""
+    """Count and hash the files in `raw`, which must contain a photo, and return the record."""
     entries, _ = local.listing(raw)
     if not any(name.lower().endswith(PHOTOS) for name, _ in entries):
         raise ValueError(_no_photos(origin.archive or _describe(identity), [path for _, path in entries]))
@@ -242,7 +242,7 @@ def _no_photos(title: str, paths: list[Path]) -> str:
     counts = Counter(path.suffix.lower() or "without a suffix" for path in paths).most_common(5)
     return (
         f"{title}: expected photos ({', '.join(PHOTOS)}). "
-        f"Received: {len(paths)} files and no photo among them"
+        f"Received: {len(paths)} files, but no photo"
         f"{': ' if counts else ''}{', '.join(f'{suffix} {count}' for suffix, count in counts)}. "
         "Check the source; archives inside it must be unpacked by hand and given as kind: folder"
     )

@@ -77,10 +77,10 @@ class Band(Layer):
 
 
 class Checks(Layer):
-    """A chessboard of rings around the root and rays from the root."""
+    """A checkerboard of rings around the root and rays from the root."""
 
     pattern: Literal["checks"]
-    rings: float = Field(ge=0, description="approximate number of periods from root to outline; 0: only rays")
+    rings: float = Field(ge=0, description="approximate number of periods from root to outline; 0: rays only")
     rays: float = Field(gt=0, description="approximate number of periods from hind to front margin")
 
     def signed_distance(self, wing: Wing) -> np.ndarray:
@@ -136,7 +136,7 @@ class Species(Section):
 
 
 class Leaves(Section):
-    """Leaves, petals, stones or blades of grass on a background: number, mean size in pixels, colours."""
+    """Leaves, petals, stones or blades of grass, with their number, mean size in pixels and colours."""
 
     count: int = Field(ge=0)
     length: float = Field(gt=0)

@@ -15,7 +15,7 @@ RETRIES = 5
 BACKOFF = 2.0
 # Maximum time between two bytes, in seconds.
 TIMEOUT = 60
-# Maximum number of bytes that an interruption loses.
+# Size of a chunk in bytes, which an interruption can lose.
 CHUNK = 2**16
 TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 # Disk space for an archive of photos and its content, with a margin, as a multiple of the archive's size.
@@ -25,7 +25,7 @@ UNKNOWN_SIZE = 10**9
 
 
 class Unfinished(ValueError):
-    """Raised if a transfer failed; the received part is kept, and the next attempt continues it."""
+    """Raised if a transfer failed. The received part is kept, and the next attempt resumes it."""
 
 
 def is_url(text: str | None) -> TypeGuard[str]:
@@ -38,7 +38,7 @@ def download(url: str, *, sha256: str, folder: Path) -> Path:
 
     Args:
         url: an http or https URL.
-        sha256: expected SHA-256 of the file. It identifies the part to continue; the file is not checked.
+        sha256: expected SHA-256 of the file. It identifies the download to resume and is not verified here.
         folder: the download folder.
 
     Returns:
@@ -46,7 +46,7 @@ def download(url: str, *, sha256: str, folder: Path) -> Path:
 
     Raises:
         NoSpace: if the disk is too full.
-        Unfinished: if the server refused, or the transfer failed.
+        Unfinished: if the server refused the request, or the transfer failed.
     """
     name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name).strip(".") or "archive"
     target = folder / sha256[:16] / name
@@ -76,7 +76,7 @@ def _transfer(url: str, part: Path) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
         if start and response.status_code == 416:
-            # The part is complete, or of another file, which the check of its hash finds.
+            # The part is complete, or belongs to another file, which the caller detects by its hash.
             return
         response.raise_for_status()
         start = start if response.status_code == 206 else 0

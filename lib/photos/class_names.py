@@ -29,7 +29,7 @@ def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str
     Returns:
         `{label: name}`, in the order of the classes. A name is the part before the first comma of the name
         in the file, on a single line and at most 60 characters long; or the label, if the file has no name
-        for it. When classes have the same name, the label follows in parentheses.
+        for it. If classes have the same name, the label is appended in parentheses.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -45,12 +45,12 @@ def of_source(raw: Path, source: Source, *, classes: list[str]) -> dict[str, str
 
 
 def of_card(card: Mapping[str, Any]) -> dict[str, str]:
-    """Return `{label: name}` of the classes of a `model.json`."""
+    """Return the readable name of each class in a model card, `{label: name}`."""
     return dict(zip(card["classes"], card["class_names"], strict=True))
 
 
 def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Return a table with names instead of labels in the columns `label`, `predicted` and `suggested`."""
+    """Replace the labels in the columns `label`, `predicted` and `suggested` by names, in a copy."""
     result = table.copy()
     for column in {"label", "predicted", "suggested"} & set(table.columns):
         result[column] = [names.get(label, label) for label in table[column]]

@@ -1,7 +1,7 @@
-"""Decode photos of any format once, to upright 8-bit RGB, and keep them resized.
+"""Decode each photo once, to upright 8-bit RGB, and cache it resized.
 
-Pillow decodes, because OpenCV accepts a truncated JPEG, and TensorFlow reads fewer formats. OpenCV resizes,
-by area averaging if a photo shrinks.
+Photos are decoded with Pillow, because OpenCV accepts a truncated JPEG and TensorFlow supports fewer formats.
+They are resized with OpenCV, by area averaging if they shrink.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from lib.core import cache, files, locks
 from lib.photos import quality
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-# Photos that cannot be decoded here: each gets a row with the reason.
+# Suffixes of photos in formats that are not supported: each photo gets a row with the reason.
 NOT_READ = {".heic", ".heif"}
 # Maximum number of pixels of a photo; decoded, they take about 600 MB.
 LARGEST_PIXELS = 200_000_000
-# Maximum size of a file, which is read as a whole, in bytes.
+# Maximum size in bytes of a file, which is read into memory at once.
 LARGEST_BYTES = 2 * 10**9
-# Photos of more pixels are decoded one after the other, so that memory suffices on many cores.
+# Photos with more pixels are decoded one at a time, so that many cores do not exhaust the memory.
 MANY_PIXELS = 20_000_000
 # Maximum aspect ratio of the part of a panorama that `crop` scales.
 LARGEST_ASPECT_RATIO = 8
@@ -49,7 +49,7 @@ COLUMNS = ["path", "sha1", "phash", "width", "height", "problem", *quality.COLUM
 warnings.filterwarnings("ignore", module="PIL")
 # `decode` checks LARGEST_PIXELS instead, and raises an error rather than a warning.
 Image.MAX_IMAGE_PIXELS = None
-# No other formats: for an EPS, Pillow starts Ghostscript, which runs the program in the file.
+# Other formats are not supported: for an EPS, Pillow starts Ghostscript, which executes the file.
 Image.init()
 FORMATS: list[str] = [
     name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN
@@ -58,21 +58,21 @@ _large_photo_lock = threading.Lock()
 
 
 def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode one photo.
+    """Decode a photo.
 
     Args:
-        data: the bytes of the file, in a format of `FORMATS`, whatever the file's suffix. The first frame of
-            an animation is decoded, transparency is composited on white, and 16 bits are scaled to 8.
-        side: the side in pixels that the photo will be resized to, if known. A JPEG that is more than twice
-            as large as both `side` and `quality.SIDE` is decoded at a half, a quarter or an eighth of its
-            size, which is faster.
+        data: the bytes of the file, in a format of `FORMATS`. The first frame of an animation is decoded,
+            transparency is composited on white, and 16 bits are scaled to 8.
+        side: side in pixels that the photo will be resized to; if `None`, the photo is decoded at full size.
+            A JPEG that is more than twice as large as both `side` and `quality.SIDE` is decoded at 1/2, 1/4
+            or 1/8 of its size, which is faster.
 
     Returns:
         The photo as `uint8` of shape `(height, width, 3)`, RGB, with the EXIF orientation applied; and the
         `(width, height)` of the upright photo at full size.
 
     Raises:
-        ValueError: if the bytes are not a usable photo; the message is the reason.
+        ValueError: if the photo cannot be decoded; the message is the reason.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -188,12 +188,12 @@ def centre(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def release(images: np.ndarray) -> None:
-    """Free the pages of a memory map; they are read again when they are needed.
+    """Free the pages of a memory map. They are read again when they are needed.
 
-    Pages that were read count as memory of this process until the machine needs the room.
+    Otherwise, they count as memory of this process until the system reclaims it.
 
     Args:
-        images: a memory map or a view of a memory map; for any other array, nothing is done.
+        images: a memory map or a view of a memory map; other arrays are ignored.
     """
     base: object = images
     while isinstance(base, np.ndarray):
@@ -214,7 +214,7 @@ def single_thread() -> Iterator[None]:
 
 
 def _crop(image: np.ndarray, longest: int) -> np.ndarray:
-    """Crop a panorama to its centre: a line of pixels, scaled as a whole, would fill the memory."""
+    """Crop a panorama to its centre, because scaling a very narrow photo would exhaust the memory."""
     top, left = (max(0, side - longest) // 2 for side in image.shape[:2])
     return image[top : top + longest, left : left + longest]
 
@@ -225,7 +225,7 @@ def _scale(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def perceptual_hash(image: np.ndarray) -> str:
-    """Compute the perceptual hash (pHash): a bit for each low frequency that is above their median.
+    """Compute the perceptual hash (pHash): for each low frequency, whether it is above their median.
 
     Args:
         image: `uint8` of shape `(height, width, 3)`, RGB.
@@ -267,15 +267,15 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
 def scan(
     root: Path, paths: list[str], *, content: str, folder: Path, size: int, fit: str
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Read every file once: hash it, decode it, measure its quality and keep it resized.
+    """Read every file once: hash it, decode it, measure its quality and cache it resized.
 
     Args:
         root: `raw/` in the folder of the source, which is locked during the scan.
         paths: paths of the files relative to `root`, in the order of the result.
         content: identifier of the files' content, such as the `content_sha256` of the source.
-        folder: folder of the cache; a later call with the same arguments reads the result from it, unless it
-            is damaged.
-        size, fit: as `resize`.
+        folder: folder of the cache; a later call with the same arguments loads the result, unless it is
+            damaged.
+        size, fit: see `resize`.
 
     Returns:
         A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels), `problem`
@@ -315,7 +315,7 @@ def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str) ->
                 rows.append(row)
                 file.write(image.tobytes())
     table = pd.DataFrame(rows, columns=COLUMNS)
-    # With these line ends, pandas quotes a name that contains "\r".
+    # With this line terminator, pandas quotes a name that contains "\r".
     table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")
 
 
@@ -334,7 +334,7 @@ def _read(root: Path, path: str, *, size: int, fit: str) -> tuple[dict[str, obje
     except OSError as error:
         raise ValueError(
             f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and "
-            "the rights of the file, then run this again"
+            "the permissions of the file, then run this again"
         ) from None
     sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     try:

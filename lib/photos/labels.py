@@ -1,4 +1,4 @@
-"""Find the files of a source with their labels, and with their splits if the source fixes them."""
+"""Find the files of a source with their labels, and with their splits if the source defines them."""
 
 import difflib
 import re
@@ -27,15 +27,15 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
 
     Args:
         raw: the folder of the original files.
-        source: its `tables` are the CSV files of the labels. Without tables, the labels are folders:
-            `<class>/`, or `train|val|test/<class>/`, which fixes the split. Its `classes` are the labels to
-            use; empty: all.
+        source: its `tables` are the CSV files with the labels. Without tables, the labels are the names of
+            folders: `<class>/`, or `train|val|test/<class>/`, which defines the split. Its `classes` are the
+            labels to use; if empty, all labels.
 
     Returns:
         A table with one row per file, sorted by path: `path` (relative to `raw`, with `/`), `label`
-        (empty for a photo to predict), `split` (`train`, `val` or `test` if the source fixes it,
+        (empty for a photo to predict), `split` (`train`, `val` or `test` if the source defines it,
         `predict` for photos without a label, else empty) and `problem` (the reason that the label is
-        unusable, else empty). Photos of other classes than `source.classes` are left out;
+        unusable, else empty). Photos of classes that are not in `source.classes` are left out;
         `attrs["left_out"]` is their number.
 
     Raises:
@@ -62,7 +62,7 @@ def _choose(table: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
     if unknown := sorted(set(chosen) - set(available)):
         similar = difflib.get_close_matches(unknown[0], available) or available[:3]
         raise ValueError(
-            f"`source.classes` contains {unknown[0]!r}, which is the label of no photo. "
+            f"`source.classes` contains {unknown[0]!r}, but no photo has this label. "
             f"Expected some of the {len(available)} labels, such as {', '.join(similar) or 'none'}"
         )
     kept = table.label.isin([*chosen, ""]) | (not chosen)
@@ -72,7 +72,7 @@ def _choose(table: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
 
 
 def classes(labels: Iterable[str]) -> list[str]:
-    """Return the distinct labels, sorted by value if all are numbers, else alphabetically."""
+    """Return the distinct labels, sorted numerically if all are numbers, else alphabetically."""
     names = {str(label) for label in labels} - {""}
     numeric = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name) if numeric else name)
@@ -164,7 +164,7 @@ def _row_of_folder(path: PurePosixPath, parts: tuple[str, ...], *, fixed: bool) 
     Args:
         path: path of the photo relative to the source.
         parts: the parts of the path below the folders that all photos have in common.
-        fixed: whether folders fix the split.
+        fixed: whether folders define the split.
     """
     match = SPLIT_FOLDER.fullmatch(parts[0]) if fixed and len(parts) > 1 else None
     split = SPLIT_NAMES.get(match[1].lower(), match[1].lower()) if match else ""
@@ -198,7 +198,7 @@ def _from_tables(raw: Path, tables: dict[str, Table]) -> list[Row]:
 
 
 def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
-    """Return the file names and labels of a table; the labels are empty if it has none."""
+    """Return the file names and labels of a table; the labels are empty if it has no such column."""
     for key, value in (("file", table.file), ("photos", table.photos)):
         if not stays_inside(value):
             raise ValueError(f"`{key}` of a table must be a path inside the source. Received: {value!r}")
@@ -221,7 +221,7 @@ def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
 
 
 def _as_stored(folder: Path, name: str) -> str:
-    """Return the Unicode form of a name that the disk has; macOS writes accented letters decomposed."""
+    """Return a name in the Unicode form on the disk; macOS writes accented letters decomposed."""
     names = [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
     return next((variant for variant in names if _is_file(folder / variant)), name)
 
@@ -235,7 +235,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _check_files(raw: Path, table: Table, names: list[str]) -> None:
-    """Raise a ValueError if a name is a path outside the folder of the table or no file has it."""
+    """Raise a ValueError if a name is a path outside the folder of the table, or the file is missing."""
     folder = raw / table.photos
     for name in names:
         if not name or not stays_inside(name) or "\\" in name or "\0" in name:

@@ -1,7 +1,7 @@
 """Flag image-quality issues: small, elongated, blurred, dark, overexposed, uniform, grey, outliers.
 
 Photos with a flag are kept unless the parameters exclude them. The limits were chosen on five data sets, of
-flowers, butterflies, birds, mammals and general objects, so that a person agrees with every flag.
+flowers, butterflies, birds, mammals and general objects, so that every flag is correct on inspection.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from lib.core import schema
 SIDE = 128
 # Number of rows and of columns of tiles.
 TILES = 8
-# Number of tiles that sharpness is measured in: the background may be out of focus.
+# Number of tiles in which sharpness is measured: the background may be out of focus.
 SHARPEST = 16
-# Quantiles of the pixels: a small bird in an empty sky is no uniform photo.
+# Quantiles of the pixels: a photo of a small bird in an empty sky is not uniform.
 LOW, HIGH = 0.01, 0.99
 COLUMNS = ["sharpness", "darkest", "brightest", "contrast", "colour"]
 KINDS = list(get_args(schema.Flag))
@@ -34,7 +34,7 @@ LARGEST_ASPECT_RATIO = 3.0
 LEAST_SHARPNESS, LEAST_BRIGHTEST, MOST_DARKEST, LEAST_CONTRAST, LEAST_COLOUR = 1.0, 100.0, 110.0, 60.0, 8.0
 # Score of `outliers`, in robust standard deviations.
 OUTLIER = 4.0
-# Fraction of the photos: a flag of more photos is a property of the data set, and not an issue of a photo.
+# Maximum fraction of photos with a flag; a more frequent flag is a property of the data set, not an issue.
 COMMON = 0.5
 # Number of the nearest photos of its class that a photo is compared with.
 NEIGHBOURS = 10
@@ -73,7 +73,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
-    """Shrink a photo to `SIDE`: by area averaging with a whole factor, which is fast, then bilinearly."""
+    """Shrink a photo to `SIDE`: by area averaging with an integer factor, which is fast, then bilinearly."""
     height, width = image.shape[:2]
     factor = min(max(1, max(height, width) // SIDE), height, width)
     if factor > 1:
@@ -87,7 +87,7 @@ def _shrink(image: np.ndarray) -> np.ndarray:
 
 
 def _sharpness(grey: np.ndarray) -> float:
-    """Return the sharpness of a grey image, as `measure` describes it."""
+    """Return the sharpness of a grey image, see `measure`."""
     values = grey.astype(np.float32)
     second = cv2.Laplacian(values, cv2.CV_32F, borderType=cv2.BORDER_REPLICATE)
     across, down = cv2.spatialGradient(grey, borderType=cv2.BORDER_REPLICATE)
@@ -102,7 +102,7 @@ def _sharpness(grey: np.ndarray) -> float:
 
 
 def _quantiles(values: np.ndarray, *fractions: float) -> list[float]:
-    """Return the smallest values that at least each fraction of the pixels of a channel does not exceed."""
+    """Return the smallest values that are not exceeded by at least each fraction of the pixels."""
     counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel().cumsum()
     return [float(np.searchsorted(counts, fraction * counts[-1])) for fraction in fractions]
 
@@ -174,7 +174,7 @@ def _distances(units: np.ndarray) -> np.ndarray:
     """Return the mean distance of each vector, of length 1, from its nearest neighbours."""
     result = np.empty(len(units))
     for start in range(0, len(units), ROWS_AT_ONCE):
-        # Shape (rows at once, all rows); a vector is no neighbour of itself.
+        # Shape (rows at once, all rows); a vector is not its own neighbour.
         cosines = units[start : start + ROWS_AT_ONCE] @ units.T
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = -np.inf

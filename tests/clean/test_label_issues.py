@@ -116,7 +116,7 @@ def test_a_rare_class_is_not_all_label_issues():
     [(3, ["a", "b"], [0, 1, 2]), (3, ["a", "b", "a"], [0, 1]), (2, ["a", "a"], [0, 1])],
 )
 def test_what_is_expected(count, labels, groups):
-    with pytest.raises(ValueError, match=rf"of two classes or more. Received: {count}, {len(labels)} and"):
+    with pytest.raises(ValueError, match=rf"of at least two classes. Received: {count}, {len(labels)} and"):
         label_issues.rank(np.ones((count, 4), np.float32), labels, groups=groups, seed=0)
 
 

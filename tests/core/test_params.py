@@ -135,8 +135,8 @@ def test_wrong_values_are_refused_with_file_key_and_reason(folder, text, words):
     ("source", "words"),
     [
         ("{}", ["params/mine.yaml: `source.kind` is missing. Expected: source of the photos: "]),
-        ("{kind: ftp}", ["`source.kind` is wrong: it should be one of 'kaggle', 'archive'", "'ftp'"]),
-        ("{kind: null}", ["`source.kind` is wrong", "'None'"]),
+        ("{kind: ftp}", ["`source.kind` is invalid: it should be one of 'kaggle', 'archive'", "'ftp'"]),
+        ("{kind: null}", ["`source.kind` is invalid", "'None'"]),
         (
             "{kind: folder}",
             ["params/mine.yaml: `source.folder` is missing. Expected: path of the folder with the photos"],
@@ -576,12 +576,12 @@ def test_changed_merges_values_and_validates_the_result(folder):
     ("values", "words"),
     [
         ({"model.imagesize": 96}, "tune.space: unknown key `model.imagesize`. Did you mean `image_size`?"),
-        ({"model.image_size": 8}, "tune.space: `model.image_size` is wrong"),
+        ({"model.image_size": 8}, "tune.space: `model.image_size` is invalid"),
         ({"model.image_size": 96.0}, "Received: 96.0"),
         ({"model": {"image_size": 8, "fit": "x"}}, "Received: 'x'"),
         (
             {"train.stages": {"head": None, "fine_tune": None}},
-            "tune.space: `train` is wrong: `stages` must contain",
+            "tune.space: `train` is invalid: `stages` must contain",
         ),
     ],
 )

@@ -17,7 +17,7 @@ def test_the_last_origin_that_holds_the_value_is_named():
     assert message(values, ("a", values), ("b", values), ("c", {"model": {}})).startswith(
         "b: `model.image_size`"
     )
-    assert message(values, ("c", {"model": {}})).startswith("the rest: `model.image_size` is wrong: ")
+    assert message(values, ("c", {"model": {}})).startswith("the rest: `model.image_size` is invalid: ")
     values = {"model": {"head": {"a": {"layer": "flatten", "units": 3}}}}
     assert message(values, ("a", values)).startswith(
         "a: `model.head.a.units` is not a key of layer flatten. "

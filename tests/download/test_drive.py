@@ -42,9 +42,10 @@ def test_a_drive_folder_that_is_not_shared(folder, monkeypatch):
     drive_with(monkeypatch, fail)
     message = refusal(ValueError, source("drive", drive=LINK), folder)
     assert (
-        "Received: Failed to retrieve - /a.jpg. Two ways on: (1) share the folder as 'anyone with" in message
+        "Received: Failed to retrieve - /a.jpg. There are two ways to continue: (1) share the folder as"
+        in message
     )
     assert "`make butterfly ARCHIVE=path`" in message
-    assert "expected the link or id" in refusal(
+    assert "expected the link or ID" in refusal(
         ValueError, source("drive", drive="https://example.org/"), folder
     )

@@ -95,14 +95,14 @@ def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):
 def test_kaggle_without_network(kaggle_server, folder, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     message = refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
-    assert "Received: no connection to Kaggle. Two ways on" in message
+    assert "Received: no connection to Kaggle. There are two ways to continue" in message
 
 
 def test_a_kaggle_client_that_hangs_is_ended(kaggle_server, folder, monkeypatch):
     monkeypatch.setattr(kaggle, "KAGGLE", [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(kaggle, "CLIENT_TIMEOUT", 0.2)
     monkeypatch.setattr(transfer, "TIMEOUT", 0.2)  # of the question for the size
-    assert "Received: no end after" in refusal(ValueError, source("kaggle", dataset="a/b"), folder)
+    assert "Received: no archive in" in refusal(ValueError, source("kaggle", dataset="a/b"), folder)
 
 
 def test_keys_in_files_are_not_shown(tmp_path, monkeypatch):
@@ -190,7 +190,7 @@ def test_a_kaggle_archive_without_photos_is_deleted(kaggle_server, folder, tmp_p
     kaggle_server.files["/files/archive.zip"] = make_zip(
         tmp_path / "no.zip", [("train.csv", b"")]
     ).read_bytes()
-    assert "no photo among them: .csv 1" in refusal(ValueError, source("kaggle", dataset="a/b"), folder)
+    assert "but no photo: .csv 1" in refusal(ValueError, source("kaggle", dataset="a/b"), folder)
     assert list(folder.glob("[!.]*")) == []
 
 

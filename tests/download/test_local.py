@@ -43,7 +43,7 @@ def test_an_unusable_change_of_a_folder_leaves_the_copy(folder, photos):
     settings = source("folder", folder=str(photos))
     first = sources.fetch(settings, folder)
     (photos / "red/1.jpg").unlink()
-    with pytest.raises(ValueError, match=r"folder photos: expected photos .* Received: 0 files and no photo"):
+    with pytest.raises(ValueError, match=r"folder photos: expected photos .* 0 files, but no photo"):
         sources.fetch(settings, folder)
     assert SourceRecord.load(folder) == first and (folder / "raw/red/1.jpg").exists()
 
@@ -55,7 +55,7 @@ def test_names_in_a_folder_that_are_not_utf_8_are_read_as_latin_1(folder, photos
     assert (folder / "raw/red/Bär.jpg").exists()
     (photos / "red/Bär.jpg").write_bytes(PHOTO)
     with pytest.raises(
-        ValueError, match=r"names that differ on this disk. Received: two files called 'red/Bär\.jpg'"
+        ValueError, match=r"names that differ on this disk. Received: two files named 'red/Bär\.jpg'"
     ):
         sources.fetch(source("folder", folder=str(photos)), folder)
 
@@ -66,7 +66,7 @@ def test_folders_that_cannot_be_copied(folder, photos, tmp_path):
     )
     message = refusal(ValueError, source("folder", folder=str(photos / "red/1.jpg")), folder)
     assert "a file. Give a zip as kind: archive" in message
-    apart = "expected a folder apart from data/butterfly, the folder of the copy"
+    apart = "expected a folder that neither contains data/butterfly, the folder of the copy"
     assert apart in refusal(ValueError, source("folder", folder=str(tmp_path)), folder)
     (folder / "mine").mkdir(parents=True)
     assert apart in refusal(ValueError, source("folder", folder=str(folder / "mine")), folder)

@@ -75,7 +75,7 @@ def test_an_archive_without_a_photo_is_refused(folder, tmp_path):
     bad = make_zip(tmp_path / "archive.zip", members)
     message = refusal(ValueError, source("archive", archive=str(bad)), folder)
     assert "archive.zip: expected photos (.avif, .bmp" in message
-    assert "Received: 4 files and no photo among them: .json 2, without a suffix 1, .txt 1" in message
+    assert "Received: 4 files, but no photo: .json 2, without a suffix 1, .txt 1" in message
     assert bad.exists() and list(folder.glob("[!.]*")) == []
 
 
@@ -91,7 +91,7 @@ def test_an_archive_that_is_no_file_is_refused_at_once(folder, tmp_path, text):
     typed = text.format(pipe=tmp_path / "pipe", folder=tmp_path)
     message = refusal(ValueError, source("archive", archive=typed), folder)
     kind = "a folder (give it as kind: folder)" if text == "{folder}" else "a device or a pipe"
-    assert message == f"{Path(typed).name}: expected the file of a zip or tar archive. Received: {kind}"
+    assert message == f"{Path(typed).name}: expected a zip or tar archive. Received: {kind}"
 
 
 def test_other_photos_are_never_overwritten(folder, archive, tmp_path):

@@ -388,7 +388,7 @@ def test_a_part_of_the_classes_of_a_table_keeps_photos_without_a_label(raw):
 def test_a_class_that_there_is_not(raw):
     put(raw, "n01629819/1.jpg", "n01644900/1.jpg", "n02000000/1.jpg")
     message = refusal(raw, part("n01644900", "n0162981"))
-    assert "`source.classes` contains 'n0162981', which is the label of no photo" in message
+    assert "`source.classes` contains 'n0162981', but no photo has this label" in message
     assert "the 3 labels, such as n01629819" in message
     assert "such as n01629819, n01644900, n02000000" in refusal(raw, part("x"))
     assert "at least two classes. Received: n02000000" in refusal(raw, part("n02000000"))
