@@ -4,6 +4,7 @@ Grad-CAM (Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391) weighs the c
 map by the mean gradient of the class's logit, and keeps the positive part of their weighted sum.
 """
 
+import functools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -36,8 +37,7 @@ def compute(network: keras.Model, images: np.ndarray, *, targets: np.ndarray) ->
     Raises:
         ValueError: the network has no feature map.
     """
-    features, logits = feature_map(network), network.get_layer(models.LOGITS).output
-    below, above = keras.Model(network.inputs[0], features), keras.Model(features, logits)
+    below, above = _parts(network)
     size = images.shape[1:3][::-1]
     result = []
     for start in range(0, len(images), BATCH_SIZE):
@@ -46,6 +46,13 @@ def compute(network: keras.Model, images: np.ndarray, *, targets: np.ndarray) ->
         result += [cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR) for heatmap in coarse]
     maps = np.stack(result) if result else np.empty((0, *images.shape[1:3]), np.float32)
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-9)
+
+
+@functools.lru_cache(maxsize=1)
+def _parts(network: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Return the network below and above its last feature map, which are compiled only once."""
+    features, logits = feature_map(network), network.get_layer(models.LOGITS).output
+    return keras.Model(network.inputs[0], features), keras.Model(features, logits)
 
 
 def feature_map(network: keras.Model) -> keras.KerasTensor:

@@ -7,6 +7,7 @@ imported first, and compute with `keras.ops`: nothing else in the project knows 
 import contextlib
 import functools
 import importlib
+import logging
 import os
 import random
 import sys
@@ -20,6 +21,8 @@ from lib.core import engine
 ENGINE = engine.name()
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow warns that several networks are traced one after another, which is meant.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 # An open notebook must not take the whole memory of a GPU from the next run.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

@@ -320,7 +320,7 @@ class _Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.began, self.seen = time.monotonic(), 0
-        self.rate = float(np.asarray(self.model.optimizer.learning_rate))
+        self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         remaining = len(self.trainer.photos.rows("train")) - self.seen

@@ -183,7 +183,9 @@ def test_a_new_module_counts_unless_somebody_lists_it():
 def test_no_module_escapes_the_search_for_imports():
     for path in cache.PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert "from ." not in text and "import_module" not in text, path
+        assert "from ." not in text, path
+        # The backend of Keras is a package, not a module of the project.
+        assert "import_module" not in text.replace("import_module(ENGINE)", ""), path
         # The search would miss imports in a package.
         assert path.name != "__init__.py" or "import " not in text, path
 
