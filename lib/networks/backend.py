@@ -9,7 +9,6 @@ import functools
 import importlib
 import logging
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,6 +67,7 @@ __all__ = [
     "outputs",
     "prepare",
     "quiet",
+    "set_seed",
 ]
 
 
@@ -107,15 +107,26 @@ def prepare(seed: int) -> str:
     Returns:
         One line on the backend, the hardware and the precision, for the report.
     """
-    random.seed(seed)
-    np.random.seed(seed)
-    keras.utils.set_random_seed(seed)
+    set_seed(seed)
     if ENGINE == "tensorflow":
         native.config.experimental.enable_op_determinism()
     elif ENGINE == "torch":
         native.use_deterministic_algorithms(True, warn_only=True)
     keras.mixed_precision.set_global_policy(_precision())
     return describe()
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python's `random`, NumPy's global generator, Keras and the backend."""
+    # Keras seeds TensorFlow too if it can be imported, which takes seconds.
+    blocked = ENGINE != "tensorflow" and "tensorflow" not in sys.modules
+    if blocked:
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    try:
+        keras.utils.set_random_seed(seed)
+    finally:
+        if blocked:
+            del sys.modules["tensorflow"]
 
 
 def _precision() -> str:

@@ -5,6 +5,7 @@ it computes in 32-bit floats.
 """
 
 import hashlib
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lib.core import files, schema
-from lib.networks import backbones, cards, resnets
+from lib.networks import backbones, backend, cards, resnets
 from lib.networks.backend import keras
 
 BACKBONE = "backbone"
@@ -58,7 +59,7 @@ def build(
             `max_parameters` parameters.
         FileNotFoundError: as `backbones.build`.
     """
-    keras.utils.set_random_seed(seed)
+    backend.set_seed(seed)
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
     backbone = backbones.build(settings)
     backbone.name = BACKBONE
@@ -179,7 +180,7 @@ def learning(model: keras.Model, settings: schema.Params) -> pd.DataFrame:
     rows = {}
     for name, stage in settings.train.stages.items():
         unfreeze(model, stage.trainable, settings=settings.model)
-        count = sum(weight.shape.num_elements() for weight in model.trainable_weights)
+        count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
         rows[name] = {
             "backbone": stage.trainable,
             "parameters": count,

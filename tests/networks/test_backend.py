@@ -57,6 +57,14 @@ def test_settings_in_the_home_folder_change_nothing(tmp_path):
     assert done.stdout.split() == ["tensorflow", "float32", "1e-07", "channels_last"], done.stderr
 
 
+def test_seeding_imports_no_other_backend():
+    code = (
+        "import sys; from lib.networks import backend; backend.prepare(0); print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(backend.ENGINE == "tensorflow"), done.stderr
+
+
 def test_the_same_seed_repeats_every_generator():
     def draw():
         return [np.random.uniform(), float(keras.random.uniform(()))]

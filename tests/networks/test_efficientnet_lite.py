@@ -1,5 +1,6 @@
 """EfficientNet-Lite0: its features are those of the original in PyTorch."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_features_lead_to_the_logits_of_the_original(network, tensors):
 def test_number_of_parameters(network, tensors):
     classes = tensors["_fc.weight"].size + tensors["_fc.bias"].size
     assert network.count_params() + classes == sum(tensor.size for tensor in tensors.values() if tensor.ndim)
-    trainable = sum(weight.shape.num_elements() for weight in network.trainable_weights)
+    trainable = sum(math.prod(weight.shape) for weight in network.trainable_weights)
     # as published, with the classes: 4.7 million
     assert trainable + classes == 4_652_008
 

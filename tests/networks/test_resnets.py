@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import math
 import threading
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ def assert_same_as_torchvision(network, case):
     # A graph fuses a convolution with the operations after it.
     for call in (network, backend.native.function(network)):
         np.testing.assert_allclose(call(photo, training=False), expected, rtol=0, atol=1e-4 * expected.std())
-    trainable = sum(weight.shape.num_elements() for weight in network.trainable_weights)
+    trainable = sum(math.prod(weight.shape) for weight in network.trainable_weights)
     others = sum(tensor.size for name, tensor in tensors.items() if "running" in name or "fc." in name)
     assert trainable == sum(tensor.size for tensor in tensors.values()) - others
     return trainable
