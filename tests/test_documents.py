@@ -161,3 +161,10 @@ def test_the_project_names_no_folder_outside_it():
     ]
     files += [path for pattern in ("*", "notebooks/*.ipynb", ".github/**/*") for path in ROOT.glob(pattern)]
     assert [path for path in files if path.is_file() and outside in path.read_bytes()] == []
+
+
+def test_each_of_ten_papers_has_a_link_and_a_module():
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    papers = re.split(r"^\d+\. ", text, flags=re.MULTILINE)[1:]
+    assert len(papers) == 10
+    assert all("https://arxiv.org/abs/" in paper and "`lib/" in paper for paper in papers)
