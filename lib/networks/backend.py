@@ -226,7 +226,9 @@ def is_out_of_memory(error: Exception) -> bool:
     if ENGINE == "tensorflow":
         return isinstance(error, native.errors.ResourceExhaustedError)
     if ENGINE == "jax":
-        return isinstance(error, native.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+        message = str(error).lower()
+        exhausted = "out of memory" in message or "resource_exhausted" in message
+        return isinstance(error, native.errors.JaxRuntimeError) and exhausted
     # PyTorch's allocator on a CPU raises a plain RuntimeError.
     return isinstance(error, native.OutOfMemoryError) or "not enough memory" in str(error)
 

@@ -119,3 +119,6 @@ def test_exhausted_memory_is_told_from_other_errors():
         "torch": lambda: backend.native.OutOfMemoryError("CUDA out of memory"),
     }
     assert backend.is_out_of_memory(raised[backend.ENGINE]())
+    if backend.ENGINE == "jax":
+        message = "INTERNAL: Error dispatching computation: Out of memory allocating 2425360704 bytes."
+        assert backend.is_out_of_memory(backend.native.errors.JaxRuntimeError(message))

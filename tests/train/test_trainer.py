@@ -519,6 +519,51 @@ def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     assert steps == [4, 2, 1]
 
 
+LIMITED = """
+    import resource, sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    import builders
+    from lib.networks import backbones, backend
+    from lib.networks.backend import keras
+    from lib.train import training
+
+    def wide(weights, input_shape):
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Conv2D(256, 3, padding="same")(inputs)
+        return keras.Model(inputs, keras.layers.Conv2D(256, 3, padding="same")(x))
+
+    backbones.REGISTRY["Tiny"] = backbones.Backbone(wide, backbones.SIGNED)
+    backend.prepare(0)
+    builders.SIZE = 96
+    photos = builders.make_photos(train=64, val=6, count=74)
+
+    def fit(batch_size, name):
+        stages, model = builders.ONE_EPOCH, {"image_size": 96}
+        settings = builders.make_settings(stages, batch_size=batch_size, model=model)
+        return training.fit(settings, photos, folder=Path(sys.argv[2]) / name)
+
+    # The libraries take their own memory before the limit.
+    fit(4, "small")
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 1_200_000_000,) * 2)
+    trained = fit(64, "large")
+    print(trained.batch_size, len(trained.history))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is that of Linux")
+def test_the_batch_size_is_halved_if_memory_runs_out_for_real(tmp_path):
+    """On a CPU, TensorFlow ends the process if an allocation fails. JAX raises an error, as on a GPU."""
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(Path(__file__).parent), str(tmp_path)]
+    jax = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=jax)
+    assert done.returncode == 0, done.stderr[-3000:]
+    batch_size, epochs = map(int, done.stdout.split()[-2:])
+    assert batch_size in (8, 16, 32) and epochs == 1
+
+
 # Learning rates
 
 
