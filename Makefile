@@ -11,7 +11,7 @@ SETUP := .venv/requirements$(GPU).txt
 TOOLS := .venv/requirements-dev.txt
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate --quiet
+	--no-strip-extras --no-emit-index-url --no-header --no-annotate --quiet
 
 # A value is taken as it was typed: make would expand each `$` in it, and run the command in `$(shell ...)`.
 VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR DATA

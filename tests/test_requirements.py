@@ -1,13 +1,14 @@
 """The locks and the declared dependencies: they agree with each other and with what the code imports."""
 
 import ast
+import contextlib
 import itertools
 import json
 import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
 import pytest
 
@@ -91,7 +92,9 @@ def imported(*folders: str) -> set[str]:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_entry_of_a_lock_has_a_version_and_hashes(lock: str) -> None:
     for entry in entries(lock):
-        assert re.fullmatch(r"[\w.-]+==\S+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry
+        assert re.fullmatch(
+            r"[\w.-]+(\[[\w,-]+\])?==\S+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry
+        ), entry
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -126,3 +129,24 @@ def test_what_is_declared_is_used() -> None:
 def test_what_only_tests_and_tools_use_is_in_the_group_dev() -> None:
     assert declared(DEV) & declared(RUN) == set()
     assert declared(DEV) - imported("tests") <= TOOLS
+
+
+def requirements_with_extras(package: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and extras of the requirements of an installed package that ask for extras."""
+    with contextlib.suppress(PackageNotFoundError):
+        for line in requires(package) or []:
+            match = re.match(r"([\w.-]+)\[([\w,-]+)\]", line)
+            if match and "extra ==" not in line:
+                yield canonical(match[1]), match[2]
+
+
+def test_a_lock_has_the_extras_that_its_packages_require() -> None:
+    """With hashes, pip refuses `package[extra]` unless the lock names the extra."""
+    lock = [entry.split("==")[0] for entry in entries("requirements-dev.txt")]
+    missing = [
+        f"{package} requires {name}[{extras}]"
+        for package in versions("requirements-dev.txt")
+        for name, extras in requirements_with_extras(package)
+        if f"{name}[{extras}]" not in lock
+    ]
+    assert not missing
