@@ -239,6 +239,16 @@ def test_a_mask_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_pa
     assert heatmaps.masks(path, ["three"], size=8, fit="crop") == {}
 
 
+@pytest.mark.parametrize("ratio", [1, 2, 50])
+def test_a_large_mask_that_is_compressed_less_is_read(tmp_path, monkeypatch, ratio):
+    monkeypatch.setattr(heatmaps, "LARGEST_PACKED", 100)
+    noise = np.random.default_rng(0).bytes(2_000)
+    path = packed(tmp_path / "masks.zip", one_png=noise + bytes(len(noise) * (ratio - 1)))
+    # it is no picture, which is seen only after it was unpacked
+    with pytest.raises(ValueError, match="`gradcam.masks`: the mask of one cannot be read"):
+        heatmaps.masks(path, ["one"], size=8, fit="crop")
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_mask_larger_than_a_photo_may_be_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(heatmaps.decoding, "LARGEST_BYTES", 50)
