@@ -162,7 +162,7 @@ def _strategy() -> Any:
 
 
 def distribution() -> contextlib.AbstractContextManager:
-    """Return the context in which a network is built and compiled, so that all GPUs of the machine train it.
+    """Return the context in which a network is built, compiled and fitted, so that all GPUs train it.
 
     PyTorch trains on one GPU.
     """

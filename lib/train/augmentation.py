@@ -117,7 +117,9 @@ def _transforms(settings: Augment, draws: Draws, *, side: int, size: int) -> np.
 
 def _windows(least: float, draws: Draws, *, side: int, size: int) -> tuple[np.ndarray | float, ...]:
     """Return the windows of random crops: pixels of the photo per pixel of the result along both axes, and
-    the distance of their centres from that of the photo (Szegedy et al., 2014, https://arxiv.org/abs/1409.4842).
+    the distance of their centres from that of the photo.
+
+    Their areas and aspect ratios are those of Szegedy et al. (2014, https://arxiv.org/abs/1409.4842).
     """
     if least == 1:
         return 1, 1, 0, 0

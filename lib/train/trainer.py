@@ -130,7 +130,7 @@ class Trainer:
 
     def _measure(self) -> float:
         """Return the monitored value on val, negated if higher is better."""
-        with self._validation() as validation:
+        with backend.distribution(), self._validation() as validation:
             logs = self.compiled.evaluate(validation, verbose=0, return_dict=True)
         return self._signed({f"val_{name}": value for name, value in logs.items()})
 
@@ -148,7 +148,7 @@ class Trainer:
         )
         # The recorder is the last callback: it saves the counters that the others have updated. The photos
         # are shuffled already.
-        with training, self._validation() as validation:
+        with backend.distribution(), training, self._validation() as validation:
             self.compiled.fit(
                 training,
                 epochs=stage.epochs,

@@ -736,7 +736,13 @@ TWO_DEVICES = """
         backend.distribution, backend.device_count = mirrored.scope, lambda: 2
     backbones.REGISTRY["Tiny"] = backbones.Backbone(Tiny, backbones.SIGNED)
     backend.prepare(0)
+    fits, fit = [], backend.keras.Model.fit
+    def distributed_fit(self, *arguments, **options):
+        fits.append(backend.ENGINE != "jax" or backend.keras.distribution.distribution() is not None)
+        return fit(self, *arguments, **options)
+    backend.keras.Model.fit = distributed_fit
     trained = training.fit(*test_trainer.uneven(Path(sys.argv[2])), folder=Path(sys.argv[2]) / "two")
+    assert fits and all(fits), "the batches are not divided"
     print(backend.device_count(), trained.history.to_json())
 """
 
