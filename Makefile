@@ -138,7 +138,7 @@ test: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" tests && \
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -n 2 --dist loadfile -m "backend and not slow" tests && \
-	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest notebooks \
+	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/python -m pytest notebooks/0[1-9]*.ipynb notebooks/00_start.ipynb \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 # Skips each test that imports a backend or starts another Python: tests/conftest.py.
@@ -168,9 +168,11 @@ docs: $(SETUP)
 	.venv/bin/python docs/generate.py
 
 notebooks: $(TOOLS)
-	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	@scratch="$(CURDIR)/outputs/.notebooks" && trap 'rm -rf "$$scratch"' EXIT && rm -rf "$$scratch" && \
 	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 \
+		notebooks/0[1-9]*.ipynb notebooks/00_start.ipynb && \
+	sed -i.old 's#outputs/\.notebooks#outputs#g' notebooks/00_start.ipynb && rm notebooks/00_start.ipynb.old
 
 # Before anything is installed.
 .PHONY: .data

@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/: parameters, commands and recipes (`make docs`)."""
+"""Write the generated pages of docs/, and the address of the project in 00_start (`make docs`)."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ def recipes() -> str:
         "",
         *lines,
     )
+
+
+def start() -> str:
+    """Return the notebook 00_start with the address and the version of pyproject.toml."""
+    project = tomllib.loads((params.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    repository = "/".join(project["urls"]["Repository"].split("/")[-2:])
+    text = (FOLDER / "../notebooks/00_start.ipynb").read_text(encoding="utf-8")
+    text = re.sub(r"(?<=github\.com/|com/github/)[\w.-]+/[\w-]+", repository, text)
+    return re.sub(r"\bv\d+\.\d+\.\d+\b", f"v{project['version']}", text)
 
 
 def compare(name: str, row: dict[str, Any]) -> tuple[str, str, str, str, str]:
@@ -268,7 +278,12 @@ def _yaml(values: dict[str, dict], order: list[str]) -> list[str]:
     return ["```yaml", text.strip(), "```"]
 
 
-PAGES = {"parameters.md": parameters, "commands.md": commands, "recipes.md": recipes}
+PAGES = {
+    "parameters.md": parameters,
+    "commands.md": commands,
+    "recipes.md": recipes,
+    "../notebooks/00_start.ipynb": start,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -15,8 +15,11 @@ from lib import pipeline
 from lib.core import files, params, schema, steps
 
 FILES = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
+# 00_start runs the others.
+START, *STEPS = FILES
 PARAMETERS = set(schema.Params.model_fields)
 every_notebook = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+every_step = pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
 
 
 def cells(path, kind=None):
@@ -45,7 +48,7 @@ def headings(path):
 
 
 def test_the_notebooks_are_the_steps():
-    assert [path.stem for path in FILES] == [step.name for step in steps.ALL]
+    assert [path.stem for path in STEPS] == [step.name for step in steps.ALL]
 
 
 @every_notebook
@@ -60,7 +63,7 @@ def test_valid_and_of_one_kernel(path):
 # Parameters
 
 
-@every_notebook
+@every_step
 def test_the_parameters_cell_is_the_schema(path):
     tagged = [cell for cell in cells(path) if is_parameters(cell)]
     assert len(tagged) == 1 and tagged[0].cell_type == "code"
@@ -72,7 +75,7 @@ def test_the_parameters_cell_is_the_schema(path):
     assert values == dict.fromkeys(schema.Params.model_fields) | {"name": "demo"}
 
 
-@every_notebook
+@every_step
 def test_papermill_sees_every_parameter(path):
     assert list(papermill.inspect_notebook(path)) == list(schema.Params.model_fields)
 
@@ -115,14 +118,14 @@ def test_bound_finds_every_kind_of_binding():
     assert bound(ast.parse(code)) == set("abefghijkn")
 
 
-@every_notebook
+@every_step
 def test_no_other_cell_binds_a_parameter(path):
     for cell in cells(path, "code"):
         if not is_parameters(cell):
             assert not bound(ast.parse(cell.source)) & PARAMETERS, cell.source
 
 
-@every_notebook
+@every_step
 def test_values_saved_in_its_cell_never_change_a_run(path, tmp_path, monkeypatch):
     """The runner executes the notebook's own first cells, as a person has edited and saved them."""
     edited = parameters_of(path)
@@ -170,13 +173,12 @@ def test_headings(path):
 def test_it_introduces_its_files_and_ends_with_the_next_step(path):
     texts = [cell.source for cell in cells(path, "markdown")]
     assert "**Reads**" in texts[1] and "**Writes**" in texts[1]
-    names = [step.name for step in steps.ALL]
-    following = names[names.index(path.stem) + 1 :]
+    following = [other.stem for other in FILES[FILES.index(path) + 1 :]]
     assert cells(path)[-1].cell_type == "markdown"
     assert not following or following[0] in texts[-1]
 
 
-@every_notebook
+@every_step
 def test_files_named_in_the_text_as_written_exist_in_the_design(path):
     step = next(step for step in steps.ALL if step.name == path.stem)
     introduction = cells(path, "markdown")[1].source
@@ -197,7 +199,7 @@ def test_code_cells_are_short_and_define_nothing(path):
         assert kinds.count(ast.Lambda) <= 1, cell.source
 
 
-@every_notebook
+@every_step
 def test_imports_are_in_one_cell(path):
     with_imports = [
         cell
@@ -229,7 +231,7 @@ def test_every_import_is_used(path):
     assert imported - used == set()
 
 
-@every_notebook
+@every_step
 def test_its_own_step_begins_and_ends_it(path):
     code = [cell.source for cell in cells(path, "code")]
     constant = path.stem.split("_")[1].upper()

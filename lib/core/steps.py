@@ -154,9 +154,18 @@ class Provenance(TypedDict):
     report: dict[str, str]
 
 
+# The only folder of a Kaggle notebook that is writable and kept.
+KAGGLE = Path("/kaggle/working")
+
+
 def outputs() -> Path:
-    """Return the folder of all runs: `CHRYSALIS_OUTPUTS` if it is set, else `outputs/` in the project."""
-    return Path(os.environ.get("CHRYSALIS_OUTPUTS") or params.ROOT / "outputs").expanduser().resolve()
+    """Return the folder of all runs.
+
+    It is `CHRYSALIS_OUTPUTS` if that is set, else `outputs/` in the project, or in the folder of a Kaggle
+    notebook that Kaggle keeps.
+    """
+    parent = KAGGLE if KAGGLE.is_dir() else params.ROOT
+    return Path(os.environ.get("CHRYSALIS_OUTPUTS") or parent / "outputs").expanduser().resolve()
 
 
 def of_runs(file: str) -> Iterator[Path]:

@@ -22,6 +22,17 @@ KAGGLE = [
 ]
 # Time limit of a download, in seconds.
 CLIENT_TIMEOUT = 24 * 3600
+# Folder of the data sets that are attached to a notebook on Kaggle.
+INPUT = Path("/kaggle/input")
+
+
+def attached(source: schema.Kaggle) -> Path | None:
+    """Return the folder of a data set or competition that is attached to this Kaggle notebook, or None."""
+    owner, _, slug = "/".join(str(source.dataset).split("/")[:2]).partition("/")
+    candidates = (slug, f"datasets/{owner}/{slug}")
+    if source.competition:
+        candidates = (source.competition, f"competitions/{source.competition}")
+    return next((INPUT / name for name in candidates if (INPUT / name).is_dir()), None)
 
 
 def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:

@@ -5,6 +5,7 @@ Unfinished work is in `*.partial`. If `raw/` exists, it is complete, and `source
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from datetime import UTC, datetime
@@ -167,12 +168,15 @@ def _collect(source: schema.Source, staging: Path, *, download: Path) -> Origin:
 
             sample.write(staging, seed=source.seed, photos_per_class=source.photos_per_class)
             return Origin("sample")
+        case schema.Kaggle(archive=None) if attached := kaggle.attached(source):
+            return _collect_folder(attached, "kaggle", sha256=source.sha256, staging=staging, in_place=True)
         case schema.Kaggle(archive=None):
             archive, licence = kaggle.download(source, download)
             origin = _unpack(archive, "kaggle", sha256=source.sha256, staging=staging)
             return origin._replace(licence=licence)
         case schema.Drive(archive=None):
-            return _collect_drive(drive.download(source, download), sha256=source.sha256, staging=staging)
+            folder = drive.download(source, download)
+            return _collect_folder(folder, "drive", sha256=source.sha256, staging=staging)
     return _unpack(_archive(source, download), "archive", sha256=source.sha256, staging=staging)
 
 
@@ -198,13 +202,18 @@ def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> O
     return Origin(kind, archive=archive.name, archive_sha256=received)
 
 
-def _collect_drive(folder: Path, *, sha256: str | None, staging: Path) -> Origin:
-    """Move a folder of Google Drive to `staging/raw`; if its only file is an archive, unpack it instead."""
+def _collect_folder(
+    folder: Path, kind: str, *, sha256: str | None, staging: Path, in_place: bool = False
+) -> Origin:
+    """Move a folder to `staging/raw`, or link it in place; if its only file is an archive, unpack that."""
     entries, _ = local.listing(folder)
     if len(entries) == 1 and not entries[0][0].lower().endswith(PHOTOS):
-        return _unpack(entries[0][1], "drive", sha256=sha256, staging=staging)
-    folder.rename(staging / "raw")
-    return Origin("drive")
+        return _unpack(entries[0][1], kind, sha256=sha256, staging=staging)
+    if in_place:
+        (staging / "raw").symlink_to(folder, target_is_directory=True)
+    else:
+        folder.rename(staging / "raw")
+    return Origin(kind)
 
 
 def _record(
@@ -255,7 +264,8 @@ def _publish(record: SourceRecord, staging: Path, *, folder: Path) -> None:
     old = folder / "old.partial"
     old.mkdir()
     for name in names:
-        if (folder / name).exists():
+        # A link to a data set that is no longer attached does not exist, but is in the way.
+        if os.path.lexists(folder / name):
             (folder / name).rename(old / name)
     for name in ("source.json", *reversed(names)):
         (staging / name).replace(folder / name)

@@ -201,3 +201,61 @@ def test_an_archive_downloaded_by_hand_replaces_kaggle(kaggle_server, folder, ar
     assert not kaggle_server.seen
     with pytest.raises(FileNotFoundError, match=r"Received: typo\.zip"):
         sources.fetch(source("kaggle", dataset="someone/butterflies", archive="typo.zip"), folder)
+
+
+@pytest.fixture
+def attached(tmp_path, monkeypatch):
+    """A Kaggle notebook's folder of attached data sets; the client must not run."""
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "input")
+    monkeypatch.setattr(kaggle, "download", lambda *_: pytest.fail("a download began"))
+
+    def attach(name, members):
+        for path, content in members.items():
+            file = tmp_path / "input" / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return tmp_path / "input" / name
+
+    return attach
+
+
+PHOTOS = {"cat/1.png": encoded(scene(1)), "dog/1.png": encoded(scene(2))}
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"dataset": "someone/butterflies"}, "butterflies"),
+        ({"dataset": "someone/butterflies/3"}, "datasets/someone/butterflies"),
+        ({"competition": "dogs"}, "dogs"),
+        ({"competition": "dogs"}, "competitions/dogs"),
+    ],
+)
+def test_an_attached_data_set_is_read_in_place(attached, folder, fields, name):
+    mount = attached(name, PHOTOS)
+    record = sources.fetch(source("kaggle", **fields), folder)
+    assert (folder / "raw").resolve() == mount and (record.kind, record.files) == ("kaggle", 2)
+    assert sources.fetch(source("kaggle", **fields), folder) == record
+
+
+def test_another_data_set_that_is_attached_is_not_read(attached, folder, monkeypatch):
+    attached("moths", PHOTOS)
+    monkeypatch.setattr(kaggle, "download", lambda *_: (_ for _ in ()).throw(transfer.Unfinished("no key")))
+    with pytest.raises(transfer.Unfinished):
+        sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+
+
+def test_an_attached_archive_is_unpacked(attached, folder, archive):
+    attached("butterflies", {"all.zip": archive.read_bytes()})
+    record = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert not (folder / "raw").is_symlink() and record.archive == "all.zip"
+    assert (folder / "raw/train/1.jpg").is_file()
+
+
+def test_a_data_set_that_is_attached_again_elsewhere_replaces_the_dead_link(attached, folder):
+    mount = attached("butterflies", PHOTOS)
+    sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    (mount.parent / "datasets/someone").mkdir(parents=True)
+    mount.rename(mount.parent / "datasets/someone/butterflies")
+    record = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert (folder / "raw/cat/1.png").is_file() and record.files == 2
