@@ -14,8 +14,9 @@ from lib.photos import class_names, formats, labels, listing
 
 # Number of bytes of each file that are read for its header.
 HEADER = 16_384
-# Rows of the table of classes.
-MAX_ROWS = 40
+# Largest table of classes; of more classes, only the smallest are listed.
+MAX_ROWS = 120
+SMALLEST = 20
 # Accuracy for which the interval of the headline is computed, and the width that it should have at most.
 ASSUMED = 0.9
 WIDEST = 0.1
@@ -33,10 +34,10 @@ def report(settings: schema.Params, data: Path, *, brief: bool = False) -> str:
         brief: whether to leave out the files' headers, the splits and the interval.
 
     Returns:
-        Lines of text without control characters: the decision on labels and splits; the number of photos of each
-        class, in total and in each split as far as it is known before the cleaning; files that are left out or
-        unreadable; the smallest class; the width of the headline's interval; and notes. If the photos must be
-        downloaded, the origin and the key.
+        Lines of text without control characters: the decision on labels and splits; the number of photos of
+        each class, in total and in each split as far as it is known before the cleaning; files that are left
+        out or unreadable; the smallest class; the width of the headline's interval; and notes. If the photos
+        must be downloaded, the origin and the key.
 
     Raises:
         ValueError, FileNotFoundError: if the source cannot be read; see `sources.fetch` and `labels.find`.
@@ -95,8 +96,8 @@ def _classes(usable: pd.DataFrame) -> list[str]:
     counts = pd.crosstab(usable.label, usable.split).reindex(columns=SPLITS, fill_value=0)
     counts = counts.reindex(labels.classes(usable.label))
     rows = [(str(name), [sum(row), *row]) for name, row in zip(counts.index, counts.to_numpy(), strict=True)]
-    shown = rows if len(rows) <= MAX_ROWS else rows[: MAX_ROWS // 2]
-    more = [f"... and {len(rows) - len(shown)} classes more"] if len(shown) < len(rows) else []
+    shown = rows if len(rows) <= MAX_ROWS else sorted(rows, key=lambda row: row[1][0])[:SMALLEST]
+    more = [f"... and {len(rows) - len(shown)} larger classes"] if len(shown) < len(rows) else []
     total = ("all", [int(usable.shape[0]), *(int(counts[split].sum()) for split in SPLITS)])
     width = max(_width(name) for name, _ in [*shown, ("class", [])])
     lines = [_line(name, numbers, width) for name, numbers in shown]
@@ -125,24 +126,25 @@ def _advice(usable: pd.DataFrame) -> list[str]:
     text = f"The smallest class, {name}, has {size} photos: about {parts}."
     if of_class.get("train", 0) < FEWEST:
         text += " That is little to learn from: add photos, or leave the class out with source.classes."
-    return [text, _uncertainty(usable.split.value_counts().to_dict())]
+    return [text, _uncertainty(usable.split)]
 
 
-def _uncertainty(counts: dict[str, int]) -> str:
-    split = "test" if counts.get("test") else "val"
-    photos = counts.get(split, 0)
+def _uncertainty(splits: pd.Series) -> str:
+    """Return a sentence on the interval of the headline, for an assumed accuracy."""
+    split = "test" if splits.eq("test").any() else "val"
+    photos = int(splits.eq(split).sum())
     if not photos:
         return "No photo is left for val or test: add photos, or give the photos of val in the source."
     low, high = wilson(ASSUMED, photos)
     text = (
-        f"With {photos} photos in {split}, the 95 % interval of a top-1 accuracy of {ASSUMED:.2f} (assumed) is "
-        f"{low:.2f} to {high:.2f}."
+        f"With {photos} photos in {split}, the 95 % interval of the headline, at an assumed accuracy of "
+        f"{ASSUMED:.2f}, is {low:.2f} to {high:.2f}."
     )
     if _span(photos) > WIDEST:
         needed = next(n for n in range(photos, 10**6) if _span(n) <= WIDEST)
         text += (
-            f" For an interval of {WIDEST:.2f}, {split} needs about {needed} photos: add photos, or raise "
-            f"split.{split}; else do not read small differences between runs."
+            f" It is {WIDEST:.2f} wide with about {needed} photos in {split}: add photos, or raise "
+            f"split.{split} unless the source defines the splits; differences within it mean nothing."
         )
     return text
 

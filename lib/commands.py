@@ -37,8 +37,8 @@ def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
         The folder of the run.
 
     Raises:
-        ValueError, FileNotFoundError: if the parameters are invalid, or the source can be read already and its
-            labels are invalid, before anything is executed.
+        ValueError, FileNotFoundError: if the parameters are invalid, or the source can be read already and
+            its labels are invalid, before anything is executed.
         pipeline.StepFailed: if a notebook ends with an error.
     """
     runner = _runner(name, assignments=assignments, run_name=run_name)

@@ -49,7 +49,10 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads the name of a folder such as 7 as a number.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_unused)]
-SplitFolders = dict[str, Literal["train", "val", "test", "predict"]]
+SplitFolders = Annotated[
+    dict[str, Literal["train", "val", "test", "predict"]],
+    BeforeValidator(lambda value: {} if value is False else value),
+]
 Flag = Literal["small", "elongated", "blurred", "dark", "overexposed", "uniform", "greyscale", "outlier"]
 
 
@@ -92,23 +95,21 @@ class BaseSource(Section):
     classes: list[Label] = Field([], description="labels of the classes to use; if empty, all classes")
     layout: Annotated[str, AfterValidator(_is_layout)] | None = Field(
         None,
-        description="level of the folders of classes and splits, from the source's folder: a pattern such as "
-        "SPLIT/CLASS, CLASS/SPLIT, */CLASS or CLASS, in which * is any folder, and another name is a folder to "
-        "use; folders below the pattern are parts of a class; if null, decided from all paths and printed",
+        description="levels of the folders of classes and splits, from the source's folder: a pattern such "
+        "as SPLIT/CLASS, CLASS/SPLIT, */CLASS or CLASS, in which * is any folder, and another name is a folder "
+        "to use; folders below are parts of a class; if null, decided from all paths, and printed",
     )
-    splits: Annotated[SplitFolders, BeforeValidator(lambda value: {} if value is False else value)] | None = (
-        Field(
-            None,
-            description="split of each folder, from its name or a pattern to train, val, test or predict (photos "
-            "without labels), such as {fold*: train, extra: test}; false to read no splits; if null, from usual "
-            "names such as training, images_val or test_set",
-        )
+    splits: SplitFolders | None = Field(
+        None,
+        description="split of each folder, from its name or a pattern to train, val, test or predict "
+        "(photos without labels), such as {fold*: train, extra: test}; false to read no splits; if null, from "
+        "usual names such as training, images_val or test_set",
     )
     unlabelled: list[Text] | None = Field(
         None,
-        description="folders or files of photos without labels, which are only predicted: names, or patterns as "
-        "in source.ignore; an empty list for none; if null, folders with names such as unlabelled, unknown or "
-        "predict, and photos outside the folders of classes",
+        description="folders or files of photos without labels, which are only predicted: names, or patterns "
+        "as in source.ignore; an empty list for none; if null, folders with names such as unlabelled, unknown "
+        "or predict, and photos outside the folders of classes",
     )
     ignore: list[Text] = Field(
         [],

@@ -52,8 +52,9 @@ def contents(source: schema.Folder) -> listing.Folder:
     photos = sum(listing.suffix(path) in listing.SUFFIXES for path in found.paths)
     if len(found.paths) > MANY_FILES and photos < FEWEST_PHOTOS * len(found.paths):
         raise ValueError(
-            f"source.folder: expected a folder of photos. Received: {source.folder} with {len(found.paths):,} "
-            f"files, {photos:,} of them photos. All would be copied: give the folder of the photos only"
+            f"source.folder: expected a folder of photos. Received: {source.folder} with "
+            f"{len(found.paths):,} files, {photos:,} of them photos. All would be copied: give the folder of "
+            "the photos only"
         )
     return found
 

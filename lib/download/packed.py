@@ -23,7 +23,9 @@ class Packed(contextlib.ExitStack):
         archives.require_file(path)
         self._archive = path
         with archives.explained(path):
-            self._members = archives.checked(path, self.enter_context(archives.opened(path)))
+            archive = archives.opened(path)
+            self.callback(archive.close)
+            self._members = archives.checked(path, archive)
         self.paths = sorted(self._members)
         self.others: Counter[str] = Counter()
 

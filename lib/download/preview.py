@@ -92,10 +92,11 @@ def _kaggle_key() -> str:
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         return "with the key in KAGGLE_USERNAME and KAGGLE_KEY"
     # Unlike `Path.home`, this does not fail for a user without a home folder.
-    folder = os.environ.get("KAGGLE_CONFIG_DIR") or os.path.expanduser("~/.kaggle")  # noqa: PTH111
+    configured = os.environ.get("KAGGLE_CONFIG_DIR")
+    folder = configured or os.path.expanduser("~/.kaggle")  # noqa: PTH111
     names = ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
     if name := next((name for name in names if (Path(folder) / name).is_file()), None):
-        return f"with the key in {'KAGGLE_CONFIG_DIR' if 'KAGGLE_CONFIG_DIR' in os.environ else '~/.kaggle'}/{name}"
+        return f"with the key in {name} of {'KAGGLE_CONFIG_DIR' if configured else '~/.kaggle'}"
     return (
         "but no key was found: create an API token at kaggle.com/settings and put it into "
         "~/.kaggle/kaggle.json or KAGGLE_API_TOKEN"

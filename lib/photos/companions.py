@@ -37,8 +37,8 @@ def _pairs(files: list[PurePosixPath]) -> list[str]:
             found[pattern].append(file)
             photos[pattern] = match["stem"]
     return [
-        f"{len(same)} files pair up with photos, such as `{same[0].name}` with `{photos[pattern]}`: they may be "
-        f'masks, which are no photos. To leave them out, set `source.ignore: ["{pattern}"]`'
+        f"{len(same)} files pair up with photos, such as `{same[0].name}` with `{photos[pattern]}`: they may "
+        f'be masks, which are no photos. To leave them out, set `source.ignore: ["{pattern}"]`'
         for pattern, same in found.items()
     ]
 
@@ -55,8 +55,8 @@ def _folders(files: list[PurePosixPath]) -> list[str]:
             photos.add(file.stem)
     counts = {folder: Counter(file.stem in photos for file in same)[True] for folder, same in masks.items()}
     return [
-        f"`{folder}/` contains {count} files with the names of photos, such as `{masks[folder][0].name}`: they "
-        f'may be masks, which are no photos. To leave them out, set `source.ignore: ["{folder}"]`'
+        f"`{folder}/` contains {count} files with the names of photos, such as `{masks[folder][0].name}`: "
+        f'they may be masks, which are no photos. To leave them out, set `source.ignore: ["{folder}"]`'
         for folder, count in counts.items()
         if count
     ]

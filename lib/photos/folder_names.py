@@ -18,49 +18,60 @@ _JOINED = re.compile(
     r"(train|training|val|valid|validation|test|testing|eval|dev)"
     r"(?:set|data|dataset|images?|imgs?|photos?|pictures?|folder|split)?"
 )
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Words that add nothing to the meaning of a name.
-GENERIC = frozenset(
-    "all data dataset file files final folder image images img imgs my new of part photo photos pic pics "
-    "picture pictures private public set split the".split()
+GENERIC = _words(
+    "all data dataset file files final folder image images img imgs my new of part photo photos pic "
+    "pics picture pictures private public set split the"
 )
-UNLABELLED = frozenset(
+UNLABELLED = _words(
     "unlabelled unlabeled unknown unknowns unsorted unclassified unidentified unannotated uncategorised "
-    "uncategorized unassigned todo tolabel tosort topredict toclassify nolabel nolabels notlabelled notlabeled "
-    "withoutlabel withoutlabels".split()
+    "uncategorized unassigned todo tolabel tosort topredict toclassify nolabel nolabels notlabelled "
+    "notlabeled withoutlabel withoutlabels"
 )
 # Names that may be a class, or photos without labels.
-DOUBTFUL = frozenset("misc miscellaneous new other others rest temp tmp trash junk".split())
+DOUBTFUL = _words("misc miscellaneous new other others rest temp tmp trash junk")
 # Images that belong to a photo of the same name.
-MASKS = (
-    "annotation annotations anno annot contour contours depth edges groundtruth gt label labels mask masks "
-    "overlay roi seg segm segmentation segmentations trimap"
-).split()
+MASKS = _words(
+    "annotation annotations anno annot contour contours depth edges groundtruth gt label labels mask "
+    "masks overlay roi seg segm segmentation segmentations trimap"
+)
 # Names of folders that group photos by anything but their class: by camera, time, place or processing.
-CARRIERS = frozenset(
-    (
-        # camera
-        "android cam camera cameras canon dcim drone dslr fujifilm gopro huawei iphone leica lens microscope "
-        "mobile motorola nikon olympus panasonic phone pixel samsung scan scanner scans sensor smartphone sony "
-        "video videos webcam xiaomi "
-        # time
-        "afternoon autumn dawn day days dusk evening fall month morning night noon season session sessions "
-        "spring summer week winter year january february march april may june july august september october "
-        "november december jan feb mar apr jun jul aug sep sept oct nov dec monday tuesday wednesday thursday "
-        "friday saturday sunday "
-        # groups of photos
-        "album area batch centre center chunk fold frame frames group id individual instance lab location "
-        "participant patient photographer place region run sample sequence seq series shard shot site specimen "
-        "station study subject take trip user version visit volume writer "
-        # processing
-        "augmented augmentation augmentations backup binary blurred bw clean color colored colour coloured "
-        "compressed copy crop cropped crops denoised enhanced equalized flipped full gray grayscale grey "
-        "greyscale highres hires hr hsv infrared ir large lowres lr masked nir noisy normalized original "
-        "originals orig preprocessed processed raw resized rgb rotated scaled segmented sharpened small thermal "
-        "thumb thumbnail thumbnails thumbs unprocessed bmp gif jpeg jpg png tif tiff webp "
-        # view
+CARRIERS = (
+    _words(
+        "android cam camera cameras canon dcim drone dslr fujifilm gopro huawei iphone leica lens "
+        "microscope mobile motorola nikon olympus panasonic phone pixel samsung scan scanner scans "
+        "sensor smartphone sony video videos webcam xiaomi"
+    )
+    | _words(
+        "afternoon autumn dawn day days dusk evening fall month morning night noon season session "
+        "sessions spring summer week winter year january february march april may june july august "
+        "september october november december jan feb mar apr jun jul aug sep sept oct nov dec monday "
+        "tuesday wednesday thursday friday saturday sunday"
+    )
+    | _words(
+        "album area batch centre center chunk fold frame frames group id individual instance lab "
+        "location participant patient photographer place region run sample sequence seq series shard "
+        "shot site specimen station study subject take trip user version visit volume writer"
+    )
+    | _words(
+        "augmented augmentation augmentations backup binary blurred bw clean color colored colour "
+        "coloured compressed copy crop cropped crops denoised enhanced equalized flipped full gray "
+        "grayscale grey greyscale highres hires hr hsv infrared ir large lowres lr masked nir noisy "
+        "normalized original originals orig preprocessed processed raw resized rgb rotated scaled "
+        "segmented sharpened small thermal thumb thumbnail thumbnails thumbs unprocessed bmp gif jpeg "
+        "jpg png tif tiff webp"
+    )
+    | _words(
         "back bottom close closeup detail dorsal far front indoor indoors inside lateral left lower "
-        "magnification near outdoor outdoors outside profile right side top upper ventral view wide zoom"
-    ).split()
+        "magnification near outdoor outdoors outside profile right side top upper ventral view wide "
+        "zoom"
+    )
 )
 # The class folders of ImageNet look like numbered groups.
 _WORDNET = re.compile(r"n\d{8}")
@@ -75,14 +86,14 @@ class SplitName(NamedTuple):
 
 
 def words(name: str) -> list[str]:
-    """Return the words of a name in lower case; `Training_Set`, `trainingSet` and `X1` have two words each."""
+    """Return the words of a name in lower case; `Training_Set`, `trainingSet` and `X1` have two."""
     name = unicodedata.normalize("NFC", name)
     found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", name)
     return [word.lower() for word in found]
 
 
 def split_of(name: str) -> SplitName | None:
-    """Return the split in the name of a folder, such as `seg_train` or `Test images`; None if there is none."""
+    """Return the split in a folder's name, such as `seg_train` or `Test images`; None if there is none."""
     all_words = words(name)
     if all_words[:2] in (["hold", "out"], ["held", "out"]):
         all_words = ["holdout", *all_words[2:]]
@@ -124,7 +135,7 @@ def is_number(name: str) -> bool:
 
 
 def is_carrier(name: str) -> bool:
-    """Return whether a name groups photos by anything but their class, such as `cam2`, `2023-05` or `P017`."""
+    """Return whether a name groups photos by anything but a class, such as `cam2`, `2023-05` or `P017`."""
     if _DATE.fullmatch(name) or is_mask(name):
         return True
     if is_number(name) or _WORDNET.fullmatch(name):

@@ -311,13 +311,12 @@ class Decision:
             return None
         if set(below(plain)) & set(classes) or len(names(plain)) == 1:
             return splits
-        _refuse(
-            [
-                _reading("CLASS", children),
-                _reading("SPLIT/CLASS", [child for node in train for child in node.children]),
-            ],
-            f"{_listed(names(train))} may be a split or a class like {_listed(names(plain))} beside it",
-        )
+        readings = [
+            _reading("CLASS", children),
+            _reading("SPLIT/CLASS", [child for node in train for child in node.children]),
+        ]
+        reason = f"{_listed(names(train))} may be a split or a class like {_listed(names(plain))} beside it"
+        return _refuse(readings, reason)
 
     def _enter_splits(self, groups: list[Group], splits: dict[str, str]) -> list[Group]:
         """Return the folders of splits; photos of other folders have a problem."""
@@ -457,8 +456,8 @@ class Decision:
         advice = f"use a single variant, such as `source.layout: {'/'.join(parts)}/{below}`"
         several = len(names(nodes)) > FEW_VARIANTS
         self.notes.append(
-            f"{_listed(names(nodes))} contain the same class folders, such as `{classes[0]}`: they are read as "
-            "variants of a data set, and the photos of all of them are used."
+            f"{_listed(names(nodes))} contain the same class folders, such as `{classes[0]}`: they are read "
+            "as variants of a data set, and the photos of all of them are used."
             + (
                 ""
                 if several
@@ -468,7 +467,7 @@ class Decision:
 
     def _readings(self, groups: list[Group]) -> list[str]:
         """Return the readings of each level at which the classes can be."""
-        result = []
+        result: list[str] = []
         level = [(child, group.split_depth) for group in groups for child in group.node.children]
         while level:
             child, split_depth = level[0]

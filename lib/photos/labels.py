@@ -1,6 +1,7 @@
 """Find the files of a source with their labels, and with their splits if the source defines them."""
 
 import difflib
+import re
 import tempfile
 import unicodedata
 from collections import Counter
@@ -14,6 +15,7 @@ from lib.core import files, tables
 from lib.core.schema import Source, Table
 from lib.photos import companions, layouts, listing
 
+NUMBER = re.compile(r"(\d+)")
 COLUMNS = ["path", "label", "split", "problem"]
 # A row of the table of `find`, in the order of COLUMNS.
 Row = tuple[str, str, str, str]
@@ -25,22 +27,22 @@ def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
     Args:
         contents: the files of the source.
         source: its `tables` are the CSV files with the labels. Without tables, the labels are the names of
-            folders: `layout`, `splits` and `unlabelled` define their meaning; if they are not set, it is decided
-            from all paths together. Files that match `ignore` are left out. `classes` are the labels to use;
-            if empty, all labels.
+            folders: `layout`, `splits` and `unlabelled` define their meaning; if they are not set, it is
+            decided from all paths together. Files that match `ignore` are left out. `classes` are the labels
+            to use; if empty, all labels.
 
     Returns:
         A table with one row per photo, sorted by path: `path` (relative to the source, with `/`), `label`
         (empty for a photo to predict), `split` (`train`, `val` or `test` if the source defines it,
         `predict` for photos without a label, else empty) and `problem` (the reason that the label is
-        unusable, else empty). Photos of classes that are not in `source.classes` are left out. Its `attrs` are
-        `left_out`, their number; `ignore`, the patterns; `layout`, the decision as a sentence; and `notes`,
-        sentences with warnings and assumptions.
+        unusable, else empty). Photos of classes that are not in `source.classes` are left out. Its `attrs`
+        are `left_out`, their number; `ignore`, the patterns; `layout`, the decision as a sentence; and
+        `notes`, sentences with warnings and assumptions.
 
     Raises:
-        ValueError: if the folders can be read in several ways, if a CSV file lacks a column or lists a file that
-            is missing or outside the source, if `source.classes` contains an unknown label, or if there are
-            fewer than two classes.
+        ValueError: if the folders can be read in several ways, if a CSV file lacks a column or lists a file
+            that is missing or outside the source, if `source.classes` contains an unknown label, or if there
+            are fewer than two classes.
         FileNotFoundError: if a CSV file is missing.
     """
     is_ignored = listing.matcher(source.ignore)

@@ -1,4 +1,4 @@
-"""Read the labels and splits of photos from their folders, as `source.layout` describes them or as decided."""
+"""Read the labels and splits of photos from their folders, by `source.layout` or as decided."""
 
 import fnmatch
 import unicodedata

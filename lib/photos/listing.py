@@ -12,10 +12,13 @@ from lib.photos import formats
 
 # Suffixes of photos: such a file always gets a row, with the reason if it is not a photo.
 SUFFIXES = frozenset(
-    f".{name}" for name in "jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif".split()
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
+        *(".heic", ".heif", ".hif"),
+    )
 )
 # Suffixes that tell nothing about the content, which is read instead, as for a name without a suffix.
-MEANINGLESS = frozenset(f".{name}" for name in "bin dat data download file image img photo pic tmp".split())
+MEANINGLESS = frozenset((".bin", ".dat", ".data", ".download", ".file", ".image", ".img", ".photo", ".tmp"))
 # Folders that programs write, not people. Hidden folders and these are not entered.
 SKIPPED = frozenset(
     {"__MACOSX", "__pycache__", "node_modules", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
@@ -132,8 +135,8 @@ def is_hidden(path: str) -> bool:
 def photos(listing: Listing, paths: Iterable[str] | None = None) -> list[str]:
     """Return the paths of the photos in a listing, sorted; hidden files are left out.
 
-    A file is a photo if it has the suffix of a photo. If it has no suffix, or a suffix that tells nothing about
-    the content, such as `.1` or `.bin`, its first bytes decide.
+    A file is a photo if it has the suffix of a photo. If it has no suffix, or a suffix that tells nothing
+    about the content, such as `.1` or `.bin`, its first bytes decide.
 
     Args:
         listing: the files of the source.
@@ -156,8 +159,8 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 
     Args:
         patterns: a pattern without `/` matches the name of a file or folder at any depth; a pattern with `/`
-            matches from the source's folder. `*` and `?` match within a name, `[ab]` a character, and `**` any
-            number of folders.
+            matches from the source's folder. `*` and `?` match within a name, `[ab]` a character, and `**`
+            any number of folders.
     """
     expression = "|".join(map(_expression, patterns))
     search = re.compile(expression).fullmatch if expression else None
