@@ -95,27 +95,23 @@ class BaseSource(Section):
     classes: list[Label] = Field([], description="labels of the classes to use; if empty, all classes")
     layout: Annotated[str, AfterValidator(_is_layout)] | None = Field(
         None,
-        description="levels of the folders of classes and splits, from the source's folder: a pattern such "
-        "as SPLIT/CLASS, CLASS/SPLIT, */CLASS or CLASS, in which * is any folder, and another name is a folder "
-        "to use; folders below are parts of a class; if null, decided from all paths, and printed",
+        description="levels of the folders: SPLIT/CLASS, CLASS/SPLIT, */CLASS, CLASS or the like, from the "
+        "source's folder; * is any folder, another name a certain one; if null, decided from all paths",
     )
     splits: SplitFolders | None = Field(
         None,
-        description="split of each folder, from its name or a pattern to train, val, test or predict "
-        "(photos without labels), such as {fold*: train, extra: test}; false to read no splits; if null, from "
-        "usual names such as training, images_val or test_set",
+        description="split (train, val, test or predict) of each folder by name or pattern; false to read no "
+        "splits; if null, from usual names such as training or images_val",
     )
     unlabelled: list[Text] | None = Field(
         None,
-        description="folders or files of photos without labels, which are only predicted: names, or patterns "
-        "as in source.ignore; an empty list for none; if null, folders with names such as unlabelled, unknown "
-        "or predict, and photos outside the folders of classes",
+        description="folders or files of photos without labels, as patterns like those of source.ignore; if "
+        "null, folders with names such as unlabelled, unknown or predict",
     )
     ignore: list[Text] = Field(
         [],
-        description="files and folders to leave out and count, such as *_mask.png or thumbnails: a pattern "
-        "without / matches a name at any depth, with / a path from the source's folder; ** is any number of "
-        "folders",
+        description="files and folders to leave out, such as *_mask.png: a pattern without / matches a name "
+        "at any depth, with / a path in the source; ** is any number of folders",
     )
 
 

@@ -351,6 +351,7 @@ class Decision:
                 self._assign_classes([group])
             else:
                 self.roles[child.path] = Role(child.name, class_depth=len(child.path))
+        self.seeks_splits = False
         return True
 
     def _class_then_split(self, children: list[Node]) -> str | None:

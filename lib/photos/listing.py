@@ -177,12 +177,14 @@ def _expression(pattern: str) -> str:
 
 def _name(pattern: str) -> str:
     """Translate a pattern of a single name to a regular expression."""
-    parts = re.split(r"(\*|\?|\[[^\]/]+\])", pattern)
-    wildcards = {"*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        wildcards.get(part, re.escape(part)) if not part.startswith("[") or len(part) < 3 else _class(part)
-        for part in parts
-    )
+    return re.sub(r"\*|\?|\[[^\]]+\]|.", lambda match: _part(match[0]), pattern, flags=re.DOTALL)
+
+
+def _part(part: str) -> str:
+    """Translate a wildcard, a character class or a character."""
+    if len(part) > 1:
+        return _class(part)
+    return {"*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
 
 
 def _class(part: str) -> str:
