@@ -38,11 +38,11 @@ def test_the_report_of_two_classes(raw):
         "rose        8       6       1       1",
         "all        28      20       4       4",
         "",
-        "The smallest class, rose, has 8 photos: about 6 in train, 1 in val, 1 in test. That is little to learn "
-        "from: add photos, or leave the class out with source.classes.",
-        "With 4 photos in test, the 95 % interval of the headline, at an assumed accuracy of 0.90, is 0.42 to 0.99. "
-        "It is 0.10 wide with about 141 photos in test: add photos, or raise split.test unless the source defines "
-        "the splits; differences within it mean nothing.",
+        "The smallest class, rose, has 8 photos: about 6 in train, 1 in val, 1 in test. That is little "
+        "to learn from: add photos, or leave the class out with source.classes.",
+        "With 4 photos in test, the 95 % interval of the headline, at an assumed accuracy of 0.90, is 0.42 to "
+        "0.99. It is 0.10 wide with about 141 photos in test: add photos, or raise split.test unless the "
+        "source defines the splits; differences within it mean nothing.",
     ]
     assert report(raw, brief=True).splitlines() == report(raw).splitlines()[:2]
 
@@ -120,8 +120,8 @@ def test_every_parameter_file_can_be_checked(name, capsys, monkeypatch, tmp_path
 
 
 def test_run_prints_the_decision_before_the_first_step(raw, capsys, monkeypatch):
-    photos(raw, "a/x", 3)
-    photos(raw, "b/y", 3)
+    photos(raw, "a/inner", 3)
+    photos(raw, "b/other", 3)
     settings = parameters(raw)
 
     class Runner:
@@ -132,10 +132,9 @@ def test_run_prints_the_decision_before_the_first_step(raw, capsys, monkeypatch)
     Runner.settings = settings
     monkeypatch.setattr(commands, "_runner", lambda *_, **__: Runner())
     commands.run("mine")
-    assert capsys.readouterr().out.splitlines()[::2] == [
-        "mine: 2 classes from `CLASS`, no splits",
-        "note: `a/x` and 1 more: a folder below a class is read as part of the class",
-    ]
+    decision, _, note, first = capsys.readouterr().out.splitlines()
+    assert decision == "mine: 2 classes from `CLASS`, no splits" and first == "first step"
+    assert note == "note: `a/inner` and 1 more: a folder below a class is read as part of the class"
 
 
 def test_neither_a_backend_nor_scikit_learn_is_imported(raw):
@@ -143,10 +142,11 @@ def test_neither_a_backend_nor_scikit_learn_is_imported(raw):
     photos(raw, "b", 3)
     code = f"""
 import sys
+from pathlib import Path
 from lib import __main__, check
 from lib.core.schema import Params
-settings = Params.model_validate({{"name": "mine", "source": {{"kind": "folder", "folder": {str(raw.folder)!r}}}}})
-check.report(settings, None or __import__("pathlib").Path("nowhere"))
+source = {{"kind": "folder", "folder": {str(raw.folder)!r}}}
+check.report(Params.model_validate({{"name": "mine", "source": source}}), Path("nowhere"))
 print({{"tensorflow", "keras", "jax", "torch", "sklearn", "scipy", "cv2", "papermill"}} & set(sys.modules))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -35,7 +35,7 @@ def _pairs(files: list[PurePosixPath]) -> list[str]:
         if match and (file.parent, match["stem"]) in stems:
             pattern = f"*{match['ending']}{'*' if match['number'] else ''}{'.*' if file.suffix else ''}"
             found[pattern].append(file)
-            photos[pattern] = match["stem"]
+            photos.setdefault(pattern, match["stem"])
     return [
         f"{len(same)} files pair up with photos, such as `{same[0].name}` with `{photos[pattern]}`: they may "
         f'be masks, which are no photos. To leave them out, set `source.ignore: ["{pattern}"]`'

@@ -79,8 +79,13 @@ class Group(NamedTuple):
     split_depth: int = 0
 
 
-def tree(paths: Iterable[str]) -> Node:
-    """Return the folders of photos as a tree, without folders that only repeat another level."""
+def tree(paths: Iterable[str], splits: Mapping[str, str] | None) -> Node:
+    """Return the folders of photos as a tree, without folders that only repeat another level.
+
+    Args:
+        paths: paths of the photos.
+        splits: the parameter `source.splits`, whose folders are left in.
+    """
     root = Node()
     nodes: dict[tuple[str, ...], Node] = {(): root}
     for path in paths:
@@ -92,17 +97,17 @@ def tree(paths: Iterable[str]) -> Node:
                 nodes[key] = Node(key)
                 nodes[key[:-1]].children.append(nodes[key])
         nodes[tuple(folders)].stems.append(PurePosixPath(name).stem)
-    _tidy(root)
+    _tidy(root, splits or {})
     return root
 
 
-def _tidy(node: Node) -> None:
+def _tidy(node: Node, splits: Mapping[str, str]) -> None:
     """Skip a subfolder with the name of its only parent, or whose subfolders are beside it, too."""
     for child in node.children:
-        _tidy(child)
+        _tidy(child, splits)
     if len(node.children) == 1 and not node.stems and _same(node.name, node.children[0].name):
         _skip(node, node.children[0])
-    copies = [child for child in node.children if _repeats(child, node)]
+    copies = [child for child in node.children if _repeats(child, node) and not mapped(child.name, splits)]
     if len(copies) == 1:
         _skip(node, copies[0])
 
@@ -159,13 +164,13 @@ class Decision:
         self.seeks_splits = splits != {}
         # Whether a folder of photos without labels is in `source.splits`.
         self.is_mapped = False
-        groups: list[Group] | None = [Group(tree(paths))]
+        groups: list[Group] | None = [Group(tree(paths, splits))]
         while groups:
             groups = self._next(groups)
         if splits and self.seeks_splits and not self.is_mapped:
             raise ValueError(
                 f"`source.splits` contains {', '.join(splits)}, but no folder of photos has such a name "
-                f"where splits can be. Folders: {_listed(names(tree(paths).children))}"
+                f"where splits can be. Folders: {_listed(names(tree(paths, splits).children))}"
             )
 
     def of(self, path: str) -> Role:
