@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # Only names that a parameter file can have: they stand in recipes.
 NAMES := $(filter-out template,$(shell ls params | sed -nE 's/^([A-Za-z0-9][A-Za-z0-9_-]*)\.yaml$$/\1/p'))
-VERBS := resume evaluate tune why report remove predict
+VERBS := check resume evaluate tune why report remove predict
 RUNNER := .venv/bin/python -m lib
 # .venv holds a copy of each lock that it was installed from: a lock that is only touched installs nothing.
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)
@@ -29,9 +29,10 @@ endif
 COMMANDS := help setup demo compare lab test test-fast test-slow coverage lint format docs notebooks acceptance bench gpu-check lock
 TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
 # Such a parameter file would take the place of a command.
-CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)),$(NAMES))
+CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(VERBS:%=%-%),$(NAMES))
 ifneq ($(CLASH),)
-$(error params/$(firstword $(CLASH)).yaml has the name of a target of make: rename it)
+$(error params/$(firstword $(CLASH)).yaml: the name is reserved for a target of make. Rename the file, and `name` in it. \
+	Reserved: $(filter-out demo,$(COMMANDS)), and names that begin with $(VERBS:%=%-))
 endif
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)
@@ -39,6 +40,7 @@ endif
 help:
 	@echo "Pipeline"
 	@echo "  make demo                       the whole pipeline on a synthetic sample: no account, no GPU"
+	@echo "  make check-<name>               print what would be read, in seconds, before anything runs"
 	@echo "  make <name>                     the whole pipeline on a data set: $(NAMES)"
 	@echo "  make resume-<name>              train a finished run for more epochs: EPOCHS=10 LR=0.0001"
 	@echo "  make evaluate-<name>            evaluate and explain the trained model, without training"
@@ -105,6 +107,9 @@ $(TOOLS): $(SETUP)
 
 $(NAMES): $(SETUP)
 	@$(RUNNER) run $@ $(CHANGE)
+
+$(NAMES:%=check-%): check-%: $(SETUP)
+	@$(RUNNER) check $* $(CHANGE)
 
 $(NAMES:%=resume-%): resume-%: $(SETUP)
 	@$(RUNNER) resume $* $(CHANGE) --epochs="$$EPOCHS" --lr="$$LR"

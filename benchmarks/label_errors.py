@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from lib.clean import duplicates, embeddings, label_issues
 from lib.core import schema, steps
 from lib.download import archives
-from lib.photos import decoding, labels
+from lib.photos import decoding, labels, listing
 
 SIZE, FLIPPED, SEEDS = 160, 0.05, range(5)
 # Targets for the medians over the seeds.
@@ -58,7 +58,7 @@ def embed(flowers: Path, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if not (folder / "raw").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         archives.extract(flowers, folder / "raw")
-    listed = labels.find(folder / "raw", schema.Sample(kind="sample"))
+    listed = labels.find(listing.Folder(folder / "raw"), schema.Sample(kind="sample"))
     scanned, images = decoding.scan(
         folder / "raw", list(listed.path), content=flowers.name, folder=folder, size=SIZE, fit="crop"
     )

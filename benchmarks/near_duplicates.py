@@ -31,7 +31,7 @@ from sklearn.preprocessing import normalize
 
 from lib.clean import duplicates, embeddings
 from lib.core import schema
-from lib.photos import decoding
+from lib.photos import decoding, listing
 
 # The thresholds were chosen on the first archive.
 ARCHIVES = ("flowers", "butterfly", "biology")
@@ -184,7 +184,7 @@ def collect(path: Path, folder: Path, *, limit: int, size: int, fit: str) -> Col
         rows.append((kind, name, f"{kind}:{name}", decoding.perceptual_hash(image)))
 
     with zipfile.ZipFile(path) as source:
-        names = sorted(name for name in source.namelist() if Path(name).suffix.lower() in decoding.SUFFIXES)
+        names = sorted(name for name in source.namelist() if listing.suffix(name) in listing.SUFFIXES)
         for name in sorted(random.choice(names, min(limit, len(names)), replace=False)):
             data = source.read(name)
             add(name, 0, data)

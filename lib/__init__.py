@@ -4,6 +4,7 @@ A module imports only from those below it. `tests/test_packages.py` checks this 
 
     __main__    the command line
     commands    the commands
+    check       what a run would read, before anything runs
     pipeline    the runner: executes the steps that are out of date
     report      the HTML page of a run
     hosted      the set-up on Colab and Kaggle

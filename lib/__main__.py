@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lib import commands, pipeline
+from lib.core import files
 
 # Help of the argument NAME.
 FILE = "name of a file in params/"
@@ -20,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
         prog="chrysalis", description="Train an image classifier on a folder of labelled photos."
     )
     add = functools.partial(_add, main.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    add("check", text="print what would be read, in seconds, before anything runs")
     add("run", text="run the pipeline, from the photos to the report")
     resume = add("resume", text="continue the training of a finished run")
     resume.add_argument(
@@ -119,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; run the same command to continue", file=sys.stderr)
         return 130
     except (ValueError, OSError, pipeline.StepFailed) as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{files.printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

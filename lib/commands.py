@@ -13,6 +13,18 @@ from lib.networks import cards
 MAX_PREFIX = 50
 
 
+def check(name: str, *, assignments: str = "", run_name: str = "") -> None:
+    """Print what a run would read, in seconds; nothing is downloaded, unpacked or executed.
+
+    Args:
+        name, assignments, run_name: see `run`.
+
+    Raises:
+        ValueError, FileNotFoundError: if the parameters are invalid or the source cannot be read.
+    """
+    print(_check(_runner(name, assignments=assignments, run_name=run_name).settings))
+
+
 def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     """Execute the pipeline of a run.
 
@@ -25,10 +37,13 @@ def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
         The folder of the run.
 
     Raises:
-        ValueError, FileNotFoundError: if the parameters are invalid, before anything is executed.
+        ValueError, FileNotFoundError: if the parameters are invalid, or the source can be read already and
+            its labels are invalid, before anything is executed.
         pipeline.StepFailed: if a notebook ends with an error.
     """
-    return _runner(name, assignments=assignments, run_name=run_name).run()
+    runner = _runner(name, assignments=assignments, run_name=run_name)
+    print(_check(runner.settings, brief=True), flush=True)
+    return runner.run()
 
 
 def resume(
@@ -212,6 +227,13 @@ def run_from_change(name: str, overrides: dict[str, Any]) -> str:
     # The fingerprint distinguishes changes with the same text. It does not depend on a login.
     identity = {key: privacy.without_secrets(str(value)) for key, value in params.flat(overrides).items()}
     return f"{f'{name}-{change}'[:MAX_PREFIX].rstrip('-')}-{cache.fingerprint(name, identity)[:8]}"
+
+
+def _check(settings: schema.Params, *, brief: bool = False) -> str:
+    # Imported here because other commands do not need it.
+    from lib import check
+
+    return check.report(settings, steps.Run(settings, steps.DOWNLOAD).data, brief=brief)
 
 
 def _runner(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.core import cache, engine, files, locks, params, schema, steps
+from lib.photos import listing
 
 NOTEBOOKS = params.ROOT / "notebooks"
 
@@ -96,7 +97,7 @@ class Runner:
             values["KERAS_BACKEND"] = engine.name()
         values |= dict.fromkeys(step.reads, "missing") | run.sha256(step.reads)
         for key, path in self._user_files(step):
-            values[f"the file or folder of {key}"] = _listing(path)
+            values[f"the file or folder of {key}"] = _listing(path, self.settings.source.ignore)
         for name in step.reads_of_runs:
             values |= {f"{name} of {path.parent.name}": steps.sha256(path) for path in steps.of_runs(name)}
         return values
@@ -230,10 +231,13 @@ def _lib() -> str:
     return cache.code_of_files(sorted((params.ROOT / "lib").rglob("*.py")))
 
 
-def _listing(path: Path) -> str:
+def _listing(path: Path, ignore: list[str]) -> str:
     """Return a fingerprint of the names, sizes and modification times of a file or folder."""
-    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(str(file.relative_to(path)), file.stat()) for file in paths if file.is_file()]
+    paths = {"": path} if path.is_file() else {}
+    if path.is_dir():
+        contents = listing.Folder(path, ignore=ignore)
+        paths = {name: contents.path(name) for name in contents.paths}
+    stats = [(name, file.stat()) for name, file in paths.items()]
     return cache.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 

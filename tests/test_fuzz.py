@@ -17,7 +17,7 @@ from lib.core import files, params
 from lib.core.schema import Sample
 from lib.download import archives
 from lib.networks import checkpoints
-from lib.photos import decoding, labels
+from lib.photos import decoding, labels, listing
 
 EXIF = Image.Exif()
 EXIF[0x0112], EXIF[0x010F] = 6, "Camera"
@@ -197,7 +197,7 @@ def read_table(data, folder):
         raw.put(f"photos/{number}.jpg")
     raw.put("labels.csv", data)
     table = {"file": "labels.csv", "photos": "photos", "label": "label"}
-    listed = labels.find(folder, Sample(kind="sample", tables={"t": table}))
+    listed = labels.find(listing.Folder(folder), Sample(kind="sample", tables={"t": table}))
     assert list(listed.columns) == labels.COLUMNS and set(listed.path) == {
         f"photos/{n}.jpg" for n in range(4)
     }

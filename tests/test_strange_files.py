@@ -21,7 +21,7 @@ from shared import Drawing, encoded, scene
 from lib.clean import manifest, photoset
 from lib.core import tables
 from lib.core.schema import Augment, Params
-from lib.photos import decoding, labels
+from lib.photos import decoding, labels, listing
 from lib.train import dataset
 
 SIZE = 48
@@ -363,8 +363,8 @@ def test_the_counts_add_up(source):
     assert len(source.table) == 9 + len(KEPT) + len(EXCLUDED)
     assert sum(summary["status"].values()) == summary["photos"] == len(source.table)
     assert summary["status"]["kept"] == 9 + len(KEPT)
-    listed = labels.find(source.raw, SETTINGS.source)
-    assert labels.others(source.raw, listed) == source.others
+    listed = labels.find(listing.Folder(source.raw), SETTINGS.source)
+    assert labels.others(listing.Folder(source.raw), listed) == source.others
     files = sum(path.is_symlink() or not path.is_dir() for path in source.raw.rglob("*"))
     assert len(listed) + sum(source.others.values()) - source.others["empty folder"] == files
 

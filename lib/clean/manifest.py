@@ -11,7 +11,7 @@ import pandas as pd
 from lib.clean import decisions, duplicates, embeddings, splits
 from lib.core import files, schema, steps, tables
 from lib.core.schema import Params
-from lib.photos import decoding, labels, quality
+from lib.photos import decoding, labels, listing, quality
 
 COLUMNS = [
     "path",
@@ -54,7 +54,8 @@ class Cleaned:
         images: the resized photos, `uint8` `(rows, side, side, 3)`, RGB.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` if `clean.embeddings` is false.
         pairs: near-duplicates, the result of `duplicates.find`, including excluded photos.
-        notes: sentences on a user's decisions that could not be applied.
+        notes: sentences on the labels, and on a user's decisions that could not be applied.
+        layout: how the labels and splits were read, as a sentence.
     """
 
     table: pd.DataFrame
@@ -62,6 +63,7 @@ class Cleaned:
     vectors: np.ndarray | None
     pairs: pd.DataFrame
     notes: list[str]
+    layout: str = ""
 
 
 class ClassCounts(TypedDict):
@@ -113,7 +115,7 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     Raises:
         ValueError: if the labels or the decisions are invalid, or train has fewer than two classes.
     """
-    listed = labels.find(data / "raw", settings.source)
+    listed = labels.find(listing.Folder(data / "raw"), settings.source)
     scanned, images = resized(data, settings, content=content, paths=list(listed.path))
     table = listed.join(scanned.drop(columns=["path", "problem"]))
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
@@ -138,7 +140,8 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
             "Add photos, or check their labels, the decisions and the parameters under `clean`"
         )
     table["reason"] = _reasons(table)
-    return Cleaned(table[COLUMNS], images, vectors, pairs, notes)
+    notes = [*listed.attrs["notes"], *notes]
+    return Cleaned(table[COLUMNS], images, vectors, pairs, notes, listed.attrs["layout"])
 
 
 def resized(

@@ -155,6 +155,14 @@ def _sizes(first: float, second: float) -> list[str]:
     return texts
 
 
+def printable(text: str) -> str:
+    """Return a text with control characters as escapes, so that a file name cannot control a terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
 def readable(name: str) -> str:
     """Return a file name as valid Unicode; a name that is not UTF-8 is decoded as Latin-1.
 

@@ -32,6 +32,16 @@ def _unused(name: str) -> str:
     return name
 
 
+def _is_layout(layout: str) -> str:
+    parts = layout.strip("/").split("/")
+    if parts.count("CLASS") != 1 or parts.count("SPLIT") > 1 or not all(parts):
+        raise ValueError(
+            "expected a pattern with CLASS once and SPLIT at most once, such as SPLIT/CLASS, CLASS/SPLIT, "
+            "*/CLASS or CLASS"
+        )
+    return layout
+
+
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -39,6 +49,10 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads the name of a folder such as 7 as a number.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_unused)]
+SplitFolders = Annotated[
+    dict[str, Literal["train", "val", "test", "predict"]],
+    BeforeValidator(lambda value: {} if value is False else value),
+]
 Flag = Literal["small", "elongated", "blurred", "dark", "overexposed", "uniform", "greyscale", "outlier"]
 
 
@@ -79,6 +93,26 @@ class BaseSource(Section):
         None, description="JSON file in the source with a readable name for each label; if null, the label"
     )
     classes: list[Label] = Field([], description="labels of the classes to use; if empty, all classes")
+    layout: Annotated[str, AfterValidator(_is_layout)] | None = Field(
+        None,
+        description="levels of the folders: SPLIT/CLASS, CLASS/SPLIT, */CLASS, CLASS or the like, from the "
+        "source's folder; * is any folder, another name a certain one; if null, decided from all paths",
+    )
+    splits: SplitFolders | None = Field(
+        None,
+        description="split (train, val, test or predict) of each folder by name or pattern; false to read no "
+        "splits; if null, from usual names such as training or images_val",
+    )
+    unlabelled: list[Text] | None = Field(
+        None,
+        description="folders or files of photos without labels, as patterns like those of source.ignore; if "
+        "null, folders with names such as unlabelled, unknown or predict",
+    )
+    ignore: list[Text] = Field(
+        [],
+        description="files and folders to leave out, such as *_mask.png: a pattern without / matches a name "
+        "at any depth, with / a path in the source; ** is any number of folders",
+    )
 
 
 class ArchivedSource(BaseSource):

@@ -1,5 +1,6 @@
 """Unpack an untrusted archive into a new folder of plain files, completely or not at all."""
 
+import contextlib
 import errno
 import lzma
 import os
@@ -114,10 +115,21 @@ def extract(path: Path, folder: Path) -> list[str]:
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with _open(path) as archive:
-            members = _check(path, archive)
-            _write(path, members, folder=unfinished)
-        unfinished.replace(folder)
+        with explained(path):
+            with opened(path) as archive:
+                members = checked(path, archive)
+                _write(path, members, folder=unfinished)
+            unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return sorted(members)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise the errors of a damaged or unusable archive as a ValueError with the reason."""
+    try:
+        yield
     except FileExistsError as error:
         names = f"{Path(error.filename).name!r}, which is equal to another name on this disk"
         raise _refusal(path, "names that differ on this disk", names) from error
@@ -131,12 +143,9 @@ def extract(path: Path, folder: Path) -> list[str]:
             f"{path.name}: expected an intact archive. Received: an archive that cannot be read to its end "
             f"({str(error) or type(error).__name__}). Download it again"
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return sorted(members)
 
 
-def _open(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
+def opened(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
     """Open an archive. The first bytes are checked, because `is_zipfile` accepts a tar that ends in a zip."""
     with path.open("rb") as file:
         beginning = file.read(512)
@@ -210,7 +219,7 @@ def _zip_problem(entry: zipfile.ZipInfo) -> str | None:
     return "a link" if kind == stat.S_IFLNK else "a device"
 
 
-def _check(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, Member]:
+def checked(path: Path, archive: zipfile.ZipFile | tarfile.TarFile) -> dict[str, Member]:
     """Check an archive as far as its headers allow, and return its files by path."""
     files: dict[str, Member] = {}
     folders: set[str] = set()

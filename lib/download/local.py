@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
-from typing import NoReturn
 
 from lib.core import files, params, privacy, schema
 from lib.download import archives
 from lib.download.record import Origin
+from lib.photos import listing
+
+# A folder with more files, of which fewer than this fraction are photos, is not one of photos.
+MANY_FILES = 100_000
+FEWEST_PHOTOS = 0.05
 
 
 def find(text: str, *, key: str) -> Path:
@@ -39,22 +42,21 @@ def find(text: str, *, key: str) -> Path:
     )
 
 
-def listing(folder: Path) -> tuple[list[tuple[str, Path]], int]:
-    """List the plain files of a folder and its subfolders.
-
-    Returns:
-        Sorted pairs of relative path (with `/`) and path; and the number of omitted links and devices.
+def contents(source: schema.Folder) -> listing.Folder:
+    """List the files of a source.
 
     Raises:
-        ValueError: if a folder cannot be read.
+        ValueError: if a folder cannot be read, or almost none of many files is a photo.
     """
-    entries, skipped = [], 0
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        paths = [Path(parent, name) for name in names]
-        plain = [path for path in paths if path.is_file() and not path.is_symlink()]
-        skipped += len(paths) - len(plain) + sum(Path(parent, name).is_symlink() for name in folders)
-        entries += [(files.readable(path.relative_to(folder).as_posix()), path) for path in plain]
-    return sorted(entries), skipped
+    found = listing.Folder(find(source.folder, key="folder").resolve(), ignore=source.ignore)
+    photos = sum(listing.suffix(path) in listing.SUFFIXES for path in found.paths)
+    if len(found.paths) > MANY_FILES and photos < FEWEST_PHOTOS * len(found.paths):
+        raise ValueError(
+            f"source.folder: expected a folder of photos. Received: {source.folder} with "
+            f"{len(found.paths):,} files, {photos:,} of them photos. All would be copied: give the folder of "
+            "the photos only"
+        )
+    return found
 
 
 def fingerprint(source: schema.Folder, target: Path) -> str:
@@ -69,8 +71,9 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
         ValueError: if it is a file, if it is a disk or contains the home folder, or if one of the two folders
             contains the other.
     """
-    entries, _ = listing(_original(source, target))
-    stats = [(name, (stat := path.stat()).st_size, stat.st_mtime_ns) for name, path in entries]
+    check(source, target)
+    found = contents(source)
+    stats = [(name, (stat := found.path(name).stat()).st_size, stat.st_mtime_ns) for name in found.paths]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
@@ -84,11 +87,11 @@ def copy(source: schema.Folder, raw: Path) -> Origin:
         NoSpace: if the disk is too full.
         ValueError: if the names of two files are equal on this disk.
     """
-    entries, skipped = listing(find(source.folder, key="folder").resolve())
-    needed = sum(path.stat().st_size + archives.BLOCK for _, path in entries)
+    found = contents(source)
+    needed = sum(found.path(name).stat().st_size + archives.BLOCK for name in found.paths)
     files.require_space(raw.parent, needed, action=f"copying {source.folder}")
     raw.mkdir()
-    for name, path in entries:
+    for name in found.paths:
         target = raw / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # Two names can be equal on this disk, or after a name that is not UTF-8 is decoded as Latin-1.
@@ -97,12 +100,16 @@ def copy(source: schema.Folder, raw: Path) -> Origin:
                 f"copying {source.folder}: expected names that differ on this disk. "
                 f"Received: two files named {name!r}. Rename one of them"
             )
-        shutil.copyfile(path, target)
-    return Origin("folder", skipped=skipped)
+        shutil.copyfile(found.path(name), target)
+    return Origin("folder", skipped=found.others["link"] + found.others[listing.DEVICE])
 
 
-def _original(source: schema.Folder, target: Path) -> Path:
-    """Return the folder of a source after a check that it may be copied to the target."""
+def check(source: schema.Folder, target: Path) -> None:
+    """Check that the folder of a source may be copied to a target.
+
+    Raises:
+        ValueError: see `fingerprint`.
+    """
     folder, target = find(source.folder, key="folder").resolve(), target.resolve()
     if not folder.is_dir():
         raise ValueError(
@@ -119,9 +126,3 @@ def _original(source: schema.Folder, target: Path) -> Path:
             f"source.folder: expected a folder that neither contains {target.parent.name}/{target.name}, the "
             f"folder of the copy, nor is inside it. Received: {source.folder}. Move the photos elsewhere"
         )
-    return folder
-
-
-def _refuse(error: OSError) -> NoReturn:
-    name = Path(os.fsdecode(error.filename or "")).name
-    raise ValueError(f"expected folders that can be read. Received: {name}, {error.strerror}") from error

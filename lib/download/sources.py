@@ -14,9 +14,9 @@ from pathlib import Path
 from lib.core import files, locks, privacy, schema
 from lib.download import archives, drive, kaggle, local, transfer
 from lib.download.record import Origin, SourceRecord
-from lib.photos import decoding
+from lib.photos import listing
 
-PHOTOS = tuple(sorted(decoding.SUFFIXES))
+PHOTOS = tuple(sorted(listing.SUFFIXES))
 # Kinds that are fetched again if their origin has changed.
 REFETCHED = ("folder", "sample")
 
@@ -49,7 +49,7 @@ def fetch(source: schema.Source, folder: Path) -> SourceRecord:
 def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
     """Fetch a source that this process has locked."""
     record = SourceRecord.load(folder)
-    identity, fingerprint = _identity(source), _fingerprint(source, folder)
+    identity, fingerprint = identity_of(source), _fingerprint(source, folder)
     if record and _matches(record, source, identity=identity, fingerprint=fingerprint):
         return record
     _require_replaceable(record, source, folder=folder, identity=identity)
@@ -72,7 +72,7 @@ def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
     return record
 
 
-def _identity(source: schema.Source) -> dict[str, str | int]:
+def identity_of(source: schema.Source) -> dict[str, str | int]:
     """Return the keys that identify a source; paths are reduced to their last part."""
     match source:
         case schema.Kaggle() if source.dataset:
@@ -206,9 +206,9 @@ def _collect_folder(
     folder: Path, kind: str, *, sha256: str | None, staging: Path, in_place: bool = False
 ) -> Origin:
     """Move a folder to `staging/raw`, or link it in place; if its only file is an archive, unpack that."""
-    entries, _ = local.listing(folder)
-    if len(entries) == 1 and not entries[0][0].lower().endswith(PHOTOS):
-        return _unpack(entries[0][1], kind, sha256=sha256, staging=staging)
+    found = listing.Folder(folder)
+    if len(found.paths) == 1 and not listing.photos(found):
+        return _unpack(found.path(found.paths[0]), kind, sha256=sha256, staging=staging)
     if in_place:
         (staging / "raw").symlink_to(folder, target_is_directory=True)
     else:
@@ -225,12 +225,12 @@ def _record(
     fingerprint: str | None,
 ) -> SourceRecord:
     """Count and hash the files in `raw`, which must contain a photo, and return the record."""
-    entries, _ = local.listing(raw)
-    if not any(name.lower().endswith(PHOTOS) for name, _ in entries):
-        raise ValueError(_no_photos(origin.archive or _describe(identity), [path for _, path in entries]))
+    found = listing.Folder(raw)
+    if not listing.photos(found):
+        raise ValueError(_no_photos(origin.archive or _describe(identity), found.paths))
     content = hashlib.sha256()
-    for name, path in entries:
-        content.update(f"{name}\0{files.file_sha256(path)}\n".encode(errors="surrogateescape"))
+    for name in found.paths:
+        content.update(f"{name}\0{files.file_sha256(found.path(name))}\n".encode(errors="surrogateescape"))
     return SourceRecord(
         kind=origin.kind,
         archive=origin.archive,
@@ -240,15 +240,15 @@ def _record(
         declared=identity,
         fingerprint=fingerprint,
         fetched_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=len(entries),
-        bytes=sum(path.stat().st_size for _, path in entries),
+        files=len(found.paths),
+        bytes=sum(found.path(name).stat().st_size for name in found.paths),
         content_sha256=content.hexdigest(),
     )
 
 
-def _no_photos(title: str, paths: list[Path]) -> str:
+def _no_photos(title: str, paths: list[str]) -> str:
     """Return the message for a source without photos, with the most frequent suffixes of its files."""
-    counts = Counter(path.suffix.lower() or "without a suffix" for path in paths).most_common(5)
+    counts = Counter(listing.suffix(path) or "without a suffix" for path in paths).most_common(5)
     return (
         f"{title}: expected photos ({', '.join(PHOTOS)}). "
         f"Received: {len(paths)} files, but no photo"

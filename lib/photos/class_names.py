@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,19 @@ def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     for column in {"label", "predicted", "suggested"} & set(table.columns):
         result[column] = [names.get(label, label) for label in table[column]]
     return result
+
+
+def look_alikes(classes: Iterable[str]) -> list[str]:
+    """Return a note for each group of classes whose names differ by case, spaces or punctuation only."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+        groups.setdefault(letters or name, []).append(name)
+    return [
+        f"{', '.join(map(repr, names))} are separate classes, although their names look alike"
+        for names in groups.values()
+        if len(names) > 1
+    ]
 
 
 def _read_names(raw: Path, name: str) -> dict[str, str]:

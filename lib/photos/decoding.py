@@ -24,9 +24,6 @@ from PIL import Image, ImageOps
 from lib.core import cache, files, locks
 from lib.photos import quality
 
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-# Suffixes of photos in formats that are not supported: each photo gets a row with the reason.
-NOT_READ = {".heic", ".heif"}
 # Maximum number of pixels of a photo; decoded, they take about 600 MB.
 LARGEST_PIXELS = 200_000_000
 # Maximum size in bytes of a file, which is read into memory at once.

@@ -1,11 +1,12 @@
 """Files of this machine: a folder is copied without links, and not with all of the home folder."""
 
 import os
+from pathlib import Path
 
 import pytest
 from download_builders import PHOTO, refusal, source
 
-from lib.download import sources
+from lib.download import local, sources
 from lib.download.record import SourceRecord
 
 
@@ -87,10 +88,46 @@ def test_a_folder_inside_the_home_folder_is_copied(folder, photos, monkeypatch):
     assert sources.fetch(source("folder", folder="~/photos"), folder).files == 1
 
 
-def test_a_folder_that_cannot_be_read_is_named(folder, photos, monkeypatch):
-    def walk(top, onerror):
-        onerror(PermissionError(13, "Permission denied", str(photos / "red")))
+def refuse_to_list(monkeypatch, *names):
+    scan = os.scandir
 
-    monkeypatch.setattr(os, "walk", walk)
+    def scandir(path):
+        if isinstance(path, Path) and path.name in names:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, photos, monkeypatch):
+    refuse_to_list(monkeypatch, "red")
     message = refusal(ValueError, source("folder", folder=str(photos)), folder)
-    assert message == "expected folders that can be read. Received: red, Permission denied"
+    assert message.startswith("expected folders that can be read. Received: red, Permission denied.")
+    assert "`source.ignore: ['red']`" in message
+
+
+def test_a_folder_that_cannot_be_read_can_be_ignored(folder, photos, monkeypatch):
+    (photos / "private").mkdir()
+    refuse_to_list(monkeypatch, "private")
+    settings = source("folder", folder=str(photos), ignore=["private"])
+    assert sources.fetch(settings, folder).files == 1
+
+
+def test_hidden_folders_and_those_of_programs_are_not_copied(folder, photos):
+    for name in (".git/objects/1.jpg", "red/node_modules/a/2.jpg", "__MACOSX/._1.jpg"):
+        (photos / name).parent.mkdir(parents=True)
+        (photos / name).write_bytes(PHOTO)
+    assert sources.fetch(source("folder", folder=str(photos)), folder).files == 1
+
+
+def test_a_large_folder_of_other_files_is_not_copied(folder, photos, monkeypatch):
+    monkeypatch.setattr(local, "MANY_FILES", 20)
+    for number in range(25):
+        (photos / f"{number}.txt").touch()
+    message = refusal(ValueError, source("folder", folder=str(photos)), folder)
+    assert "with 26 files, 1 of them photos. All would be copied" in message
+
+
+def test_photos_without_a_suffix_are_fetched(folder, photos):
+    (photos / "red/1.jpg").rename(photos / "red/1")
+    assert sources.fetch(source("folder", folder=str(photos)), folder).files == 1

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lib.core.schema import Sample
-from lib.photos import labels
+from lib.photos import labels, listing
 
 FOLDERS = Sample(kind="sample")
 
@@ -21,7 +21,7 @@ def labelled(**options):
 
 def listed(raw, source=FOLDERS):
     """Return {path: (label, split, problem)}."""
-    table = labels.find(raw.folder, source)
+    table = labels.find(listing.Folder(raw.folder), source)
     assert (
         list(table.columns) == labels.COLUMNS
         and list(table.path) == sorted(table.path)
@@ -32,7 +32,7 @@ def listed(raw, source=FOLDERS):
 
 def refusal(raw, source=FOLDERS, error=ValueError):
     with pytest.raises(error) as caught:
-        labels.find(raw.folder, source)
+        labels.find(listing.Folder(raw.folder), source)
     assert str(raw.folder) not in str(caught.value)
     return str(caught.value)
 
@@ -62,8 +62,7 @@ def test_folders_that_all_files_share_are_no_classes(raw):
 @pytest.mark.parametrize(
     ("folder", "split"),
     [
-        ("train", "train"),
-        ("Training", None),
+        ("Training", "train"),
         ("val", "val"),
         ("valid", "val"),
         ("Validation", "val"),
@@ -74,16 +73,10 @@ def test_folders_that_all_files_share_are_no_classes(raw):
     ],
 )
 def test_split_folders(raw, folder, split):
-    put(raw, f"{folder}/cat/1.jpg", f"{folder}/dog/1.jpg", "test/cat/3.jpg", "test/dog/3.jpg")
+    put(raw, f"{folder}/cat/1.jpg", f"{folder}/dog/1.jpg", "train/cat/3.jpg", "train/dog/3.jpg")
     rows = listed(raw)
-    if split:
-        assert rows[f"{folder}/cat/1.jpg"] == ("cat", split, "") and rows["test/dog/3.jpg"] == (
-            "dog",
-            "test",
-            "",
-        )
-    else:
-        assert "outside the folders train, val and test" in rows[f"{folder}/cat/1.jpg"][2]
+    assert rows[f"{folder}/cat/1.jpg"] == ("cat", split, "")
+    assert rows["train/dog/3.jpg"] == ("dog", "train", "")
 
 
 def test_parts_of_train_belong_together(raw):
@@ -114,8 +107,7 @@ def test_loose_photos_beside_class_folders_are_to_be_predicted(raw):
 
 def test_photos_outside_the_split_folders_have_a_problem(raw):
     put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "extra/cat/2.jpg")
-    reason = "it is outside the folders train, val and test"
-    assert listed(raw)["extra/cat/2.jpg"] == ("extra", "", reason)
+    assert listed(raw)["extra/cat/2.jpg"] == ("", "", "it is outside the folders `train`")
 
 
 def test_nested_files_belong_to_the_outermost_class(raw):
@@ -242,9 +234,9 @@ def test_other_files_are_counted(raw):
     put(raw, "photos/notes.txt", "photos/._1.jpg")
     (raw.folder / "empty").mkdir()
     raw.put("labels.csv", b"filename,label\n1.jpg,cat\n2.jpg,dog\n")
-    table = labels.find(raw.folder, labelled())
+    table = labels.find(listing.Folder(raw.folder), labelled())
     expected = [(".png not in the table", 2), (".csv", 1), (".txt", 1), ("empty folder", 1), ("hidden", 1)]
-    assert list(labels.others(raw.folder, table).items()) == [*expected, ("no suffix", 1)]
+    assert list(labels.others(listing.Folder(raw.folder), table).items()) == [*expected, ("no suffix", 1)]
     assert len(table) == 3
 
 
@@ -366,11 +358,11 @@ def part(*names, **keys):
 
 def test_a_part_of_the_classes_can_be_chosen(raw):
     put(raw, "train/cat/1.jpg", "train/dog/1.jpg", "train/fox/1.jpg", "val/fox/2.jpg", "test/1.jpg")
-    table = labels.find(raw.folder, part("dog", "cat"))
+    table = labels.find(listing.Folder(raw.folder), part("dog", "cat"))
     assert table.path.tolist() == ["test/1.jpg", "train/cat/1.jpg", "train/dog/1.jpg"]
     assert table.label.tolist() == ["", "cat", "dog"] and table.attrs["left_out"] == 2
     assert table.index.tolist() == [0, 1, 2]
-    everything = labels.find(raw.folder, FOLDERS)
+    everything = labels.find(listing.Folder(raw.folder), FOLDERS)
     assert len(everything) == 5 and everything.attrs["left_out"] == 0
 
 

@@ -1,0 +1,103 @@
+"""List the files that 01_download would fetch, as far as this is possible without fetching them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.core import privacy, schema
+from lib.download import local, packed, sources, transfer
+from lib.download.record import SourceRecord
+from lib.photos import listing
+
+
+class Found(NamedTuple):
+    """The files of a source, and a description of their place."""
+
+    place: str
+    listing: listing.Listing
+
+
+@contextlib.contextmanager
+def contents(source: schema.Source, data: Path) -> Iterator[Found | None]:
+    """List the files of a source, in the original folder or archive or where they were fetched to.
+
+    Args:
+        source: parameters of the source.
+        data: `outputs/data/<source.name>`; nothing is written.
+
+    Yields:
+        The files; None if they must be downloaded or drawn first.
+
+    Raises:
+        FileNotFoundError, ValueError: see `sources.fetch`.
+    """
+    if isinstance(source, schema.Folder):
+        local.check(source, data)
+        yield Found(f"folder {privacy.public(source.folder)}", local.contents(source))
+    elif archive := _local_archive(source, data):
+        with packed.Packed(archive) as files:
+            yield Found(f"archive {archive.name}", files)
+    elif _is_fetched(source, data):
+        yield Found(f"{data.parent.name}/{data.name}/raw", listing.Folder(data / "raw"))
+    else:
+        yield None
+
+
+def _local_archive(source: schema.Source, data: Path) -> Path | None:
+    """Return the path of the archive in the parameters, if it is on this machine."""
+    if not isinstance(source, schema.ArchivedSource) or not source.archive:
+        return None
+    if transfer.is_url(source.archive):
+        return None
+    try:
+        return local.find(source.archive, key="archive")
+    except FileNotFoundError:
+        # It can be deleted after it is unpacked.
+        if _is_fetched(source, data):
+            return None
+        raise
+
+
+def _is_fetched(source: schema.Source, data: Path) -> bool:
+    """Return whether the photos of a source are in its folder."""
+    record = SourceRecord.load(data)
+    return record is not None and record.declared == sources.identity_of(source)
+
+
+def download(source: schema.Source) -> str:
+    """Describe the download of a source that is not fetched yet: its origin and the key that it needs."""
+    if isinstance(source, schema.Sample):
+        return f"the sample is drawn, with {source.photos_per_class} photos in the largest class"
+    if isinstance(source, schema.ArchivedSource) and transfer.is_url(source.archive):
+        return f"{privacy.without_secrets(source.archive)} is downloaded, without a key"
+    instead = f"or take an archive that you have: `make {source.name or '<name>'} ARCHIVE=path`"
+    if isinstance(source, schema.Drive):
+        return (
+            f"the Google Drive folder {source.drive} is downloaded, without a key; anyone with the link must "
+            f"be able to view it; {instead}"
+        )
+    if isinstance(source, schema.Kaggle):
+        kind, name = ("datasets", source.dataset) if source.dataset else ("competitions", source.competition)
+        rules = "" if source.dataset else ", whose rules must be accepted there"
+        return f"https://www.kaggle.com/{kind}/{name}{rules} is downloaded, {_kaggle_key()}; {instead}"
+    return "the source is fetched"
+
+
+def _kaggle_key() -> str:
+    """Describe the key that Kaggle's client would use."""
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "with the key in KAGGLE_API_TOKEN"
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        return "with the key in KAGGLE_USERNAME and KAGGLE_KEY"
+    # Unlike `Path.home`, this does not fail for a user without a home folder.
+    configured = os.environ.get("KAGGLE_CONFIG_DIR")
+    folder = configured or os.path.expanduser("~/.kaggle")  # noqa: PTH111
+    names = ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
+    if name := next((name for name in names if (Path(folder) / name).is_file()), None):
+        return f"with the key in {name} of {'KAGGLE_CONFIG_DIR' if configured else '~/.kaggle'}"
+    return (
+        "but no key was found: create an API token at kaggle.com/settings and put it into "
+        "~/.kaggle/kaggle.json or KAGGLE_API_TOKEN"
+    )

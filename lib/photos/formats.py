@@ -1,0 +1,207 @@
+"""Recognize the format of an image from its first bytes, and check its header, without decoding pixels.
+
+Names and suffixes of files are not used. The import is fast: neither OpenCV nor scikit-learn is imported.
+"""
+
+import importlib
+import io
+import warnings
+from typing import Any
+
+from PIL import Image
+
+# Pillow's warnings (invalid EXIF, large images) are harmless here or become the reason in a row.
+warnings.filterwarnings("ignore", module="PIL")
+# `too_large` checks the size instead.
+Image.MAX_IMAGE_PIXELS = None
+# Each format that is read, and its name in Pillow.
+READ = {
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "gif": "GIF",
+    "tiff": "TIFF",
+    "avif": "AVIF",
+    "heic": "HEIF",
+}
+# Formats of images that are recognized but not read, as a noun for the message.
+NOT_READ = {
+    "jp2": "a JPEG 2000 image",
+    "jxl": "a JPEG XL image",
+    "psd": "a Photoshop document",
+    "ico": "an icon",
+    "dicom": "a DICOM image",
+    "raw": "a camera's raw file",
+    "svg": "an SVG drawing",
+    "eps": "a PostScript file",
+    "pdf": "a PDF document",
+}
+# Maximum number of pixels of an image, in its header.
+LARGEST_PIXELS = 200_000_000
+# Maximum number of pixels that are decoded; they take about 1 GB. A large JPEG is decoded at 1/2 to 1/8.
+LARGEST_DECODED = 100_000_000
+# Maximum number of scans of a JPEG. Encoders write about 10; 100 scans of 64 million pixels take 5 s.
+LARGEST_SCANS = 100
+# Number of bytes of a file that suffice for `signature`.
+HEAD = 512
+# First bytes of each format.
+_STARTS = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II\x2a\0\x10\0\0\0CR", "raw"),
+    (b"IIU\0", "raw"),
+    (b"FUJIFILMCCD-RAW", "raw"),
+    (b"II\x2a\0", "tiff"),
+    (b"MM\0\x2a", "tiff"),
+    (b"II\x2b\0", "tiff"),
+    (b"MM\0\x2b", "tiff"),
+    (b"\0\0\0\x0cjP  ", "jp2"),
+    (b"\xff\x4f\xff\x51", "jp2"),
+    (b"\0\0\0\x0cJXL ", "jxl"),
+    (b"\xff\x0a", "jxl"),
+    (b"8BPS", "psd"),
+    (b"\0\0\1\0", "ico"),
+    (b"%!PS", "eps"),
+    (b"\xc5\xd0\xd3\xc6", "eps"),
+    (b"%PDF-", "pdf"),
+)
+# Brands of the ISO base media file format. Brands that several formats use, such as `mif1`, are left out.
+_BRANDS = {
+    b"avif": "avif",
+    b"avis": "avif",
+    b"heic": "heic",
+    b"heix": "heic",
+    b"heim": "heic",
+    b"heis": "heic",
+    b"hevc": "heic",
+    b"hevx": "heic",
+    b"crx ": "raw",
+}
+# Sizes of the second header of a BMP, which its two letters are too short to identify.
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+
+
+def signature(head: bytes) -> str | None:
+    """Return the format of an image from its first bytes.
+
+    Args:
+        head: the first `HEAD` bytes of a file, or all of it.
+
+    Returns:
+        A key of `READ` or `NOT_READ`; None if the file is not an image in a known format.
+    """
+    for start, name in _STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head[4:8] == b"ftyp":
+        return _brand(head)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return "svg" if text.startswith((b"<svg", b"<?xml")) and b"<svg" in text else None
+
+
+def _brand(head: bytes) -> str | None:
+    """Return the format that the brands of a file name, the main brand first."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = [head[8:12], *(head[start : start + 4] for start in range(16, end, 4))]
+    return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), None)
+
+
+def register_heif() -> bool:
+    """Let Pillow read HEIC if the package pillow-heif is installed; return whether it is."""
+    try:
+        # Imported when a HEIC photo is read.
+        package: Any = importlib.import_module("pillow_heif")
+    except ImportError:
+        return False
+    package.register_heif_opener()
+    # Photos are decoded in parallel already.
+    package.options.DECODE_THREADS = 1
+    return True
+
+
+def header(data: bytes) -> str | None:
+    """Check the header of an image without decoding its pixels.
+
+    Args:
+        data: the file, or its first bytes. If these end within the header, only the format is checked; a
+            header of a JPEG is at most a few hundred kilobytes long, that of a TIFF may be anywhere.
+
+    Returns:
+        The reason that the file is not a usable photo; None if its header has no problem.
+    """
+    if problem := unsupported(data):
+        return problem
+    try:
+        with open_image(data) as image:
+            return too_large(*image.size) or too_many_scans(data)
+    # Pillow raises almost any error when a header is cut or damaged; `decoding.decode` returns the reason.
+    except Exception:
+        return None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open an image of a format that is read. Other formats of Pillow are not tried.
+
+    For an EPS, Pillow starts Ghostscript, which executes the file.
+    """
+    return Image.open(io.BytesIO(data), formats=[READ[str(signature(data[:HEAD]))]])
+
+
+def unsupported(data: bytes) -> str | None:
+    """Return the reason that a file is not an image in a format that is read, or None."""
+    if not data:
+        return "the file is empty"
+    name = signature(data[:HEAD])
+    if name == "heic" and not register_heif():
+        return "a HEIC photo, which needs the package pillow-heif: install it, or save the photo as JPEG"
+    if name in READ:
+        return None
+    if data[:256].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"{")):
+        return "not a photo: the file contains text such as HTML"
+    formats = ", ".join(READ.values())
+    if name in NOT_READ:
+        return f"{NOT_READ[name]}, which is not supported ({formats}): save it as JPEG or PNG"
+    return f"not a photo in a supported format ({formats})"
+
+
+def too_large(width: int, height: int) -> str | None:
+    """Return the reason that an image of this size is not decoded, or None."""
+    if width * height > LARGEST_PIXELS:
+        return f"{width} x {height} pixels are more than {LARGEST_PIXELS // 1_000_000} million"
+    return None
+
+
+def too_many_scans(data: bytes) -> str | None:
+    """Return the reason that the scans of a JPEG would take too long to decode, or None."""
+    # An upper bound, which is fast: the bytes may also occur in a thumbnail or behind the image.
+    if not data.startswith(b"\xff\xd8") or data.count(b"\xff\xda") <= LARGEST_SCANS:
+        return None
+    scans = _scans(data)
+    return f"a JPEG of {scans:,} scans, more than {LARGEST_SCANS}" if scans > LARGEST_SCANS else None
+
+
+def _scans(data: bytes) -> int:
+    """Count the scans of a JPEG up to its end marker."""
+    scans, position = 0, 2
+    while 0 <= (position := data.find(b"\xff", position)) < len(data) - 3:
+        marker = data[position + 1]
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        # Stuffed bytes, fill bytes and restart markers have no segment.
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            position += 2
+        elif marker == 0xFF:
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return scans
