@@ -54,7 +54,7 @@ class Cleaned:
         images: the resized photos, `uint8` `(rows, side, side, 3)`, RGB.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` if `clean.embeddings` is false.
         pairs: near-duplicates, the result of `duplicates.find`, including excluded photos.
-        notes: sentences on a user's decisions that could not be applied.
+        notes: sentences on the labels, and on a user's decisions that could not be applied.
     """
 
     table: pd.DataFrame
@@ -114,7 +114,9 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
         ValueError: if the labels or the decisions are invalid, or train has fewer than two classes.
     """
     listed = labels.find(data / "raw", settings.source)
-    scanned, images = resized(data, settings, content=content, paths=list(listed.path))
+    scanned, images = resized(
+        data, settings, content=content, paths=list(listed.path), missing=listed.attrs["missing"]
+    )
     table = listed.join(scanned.drop(columns=["path", "problem"]))
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
@@ -138,11 +140,11 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
             "Add photos, or check their labels, the decisions and the parameters under `clean`"
         )
     table["reason"] = _reasons(table)
-    return Cleaned(table[COLUMNS], images, vectors, pairs, notes)
+    return Cleaned(table[COLUMNS], images, vectors, pairs, listed.attrs["notes"] + notes)
 
 
 def resized(
-    data: Path, settings: Params, *, content: str, paths: list[str]
+    data: Path, settings: Params, *, content: str, paths: list[str], missing: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Decode and resize a source's files for a run; return the table and photos of `decoding.scan`."""
     return decoding.scan(
@@ -152,6 +154,7 @@ def resized(
         folder=data / "cache",
         size=settings.model.resize or settings.model.image_size,
         fit=settings.model.fit,
+        missing=missing,
     )
 
 
@@ -185,7 +188,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     """Read a manifest of any version as text; empty cells are empty text."""
-    return tables.plain(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"))
+    return tables.read(path)
 
 
 def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:

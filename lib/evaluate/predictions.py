@@ -99,10 +99,10 @@ def read(path: Path) -> pd.DataFrame:
         ValueError: if the file lacks a column.
     """
     text = dict.fromkeys(TEXTS, str)
-    rows = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
+    rows = tables.read(path, dtype=text)
     if missing := [column for column in TEXTS if column not in rows]:
         raise ValueError(f"{path.name} has no column {', '.join(missing)}: evaluate the run again")
-    return tables.plain(rows)
+    return rows
 
 
 def hardest(rows: pd.DataFrame, count: int) -> pd.DataFrame:

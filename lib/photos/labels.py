@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from lib.core import tables
-from lib.core.schema import Source, Table
-from lib.photos import decoding
+from lib.core.schema import Source
+from lib.photos import class_names, decoding, label_tables
+from lib.photos.listing import FolderListing
 
 SPLIT_FOLDER = re.compile(r"(train|val|valid|validation|test)(\.X\d*)?", re.IGNORECASE)
 NUMBER = re.compile(r"(\d+)")
@@ -36,16 +36,22 @@ def find(raw: Path, source: Source) -> pd.DataFrame:
         (empty for a photo to predict), `split` (`train`, `val` or `test` if the source defines it,
         `predict` for photos without a label, else empty) and `problem` (the reason that the label is
         unusable, else empty). Photos of classes that are not in `source.classes` are left out;
-        `attrs["left_out"]` is their number.
+        `attrs["left_out"]` is their number. `attrs["missing"]` and `attrs["notes"]` are those of
+        `label_tables.rows`.
 
     Raises:
-        ValueError: if a CSV file lacks a column or lists a file that is missing or outside the source, if
-            `source.classes` contains an unknown label, or if there are fewer than two classes.
+        ValueError: if a CSV file cannot be used (see `label_tables.rows`), if `source.classes` contains an
+            unknown label, or if there are fewer than two classes.
         FileNotFoundError: if a CSV file is missing.
     """
-    rows = _from_tables(raw, source.tables) if source.tables else _from_folders(raw)
-    table = pd.DataFrame(rows, columns=COLUMNS).sort_values("path", ignore_index=True)
-    table["label"] = [unicodedata.normalize("NFC", label) for label in table.label]
+    if source.tables:
+        table = label_tables.rows(FolderListing(raw), source.tables)[COLUMNS]
+    else:
+        table = pd.DataFrame(_from_folders(raw), columns=COLUMNS).sort_values("path", ignore_index=True)
+        table["label"] = [unicodedata.normalize("NFC", label) for label in table.label]
+        names = classes(table.label)
+        table.attrs["notes"] = class_names.look_alikes(names) + class_names.combinations(names)
+        table.attrs["missing"] = []
     table = _choose(table, source.classes)
     labels = sorted(set(table.loc[table.problem.eq(""), "label"]) - {""})
     if len(labels) < 2:
@@ -67,7 +73,7 @@ def _choose(table: pd.DataFrame, chosen: list[str]) -> pd.DataFrame:
         )
     kept = table.label.isin([*chosen, ""]) | (not chosen)
     result = table[kept].reset_index(drop=True)
-    result.attrs["left_out"] = int((~kept).sum())
+    result.attrs = table.attrs | {"left_out": int((~kept).sum())}
     return result
 
 
@@ -174,83 +180,3 @@ def _row_of_folder(path: PurePosixPath, parts: tuple[str, ...], *, fixed: bool) 
     if fixed and not match:
         return str(path), folders[0], "", "it is outside the folders train, val and test"
     return str(path), folders[0], split, ""
-
-
-def _from_tables(raw: Path, tables: dict[str, Table]) -> list[Row]:
-    """Return the rows of the photos in the tables, and of further photos in the folders of the tables."""
-    rows: dict[str, Row] = {}
-    labels_of: dict[str, set[str]] = {}
-    for table in tables.values():
-        for filename, label in _read_table(raw, table):
-            path = str(PurePosixPath(table.photos) / filename)
-            split = "predict" if table.label is None else table.split or ""
-            problem = "" if table.label is None or label else f"{table.file} has no label for it"
-            distinct = labels_of.setdefault(path, set())
-            distinct.add(label)
-            if len(distinct) > 1:
-                problem = f"{table.file} has two labels for it: {', '.join(sorted(distinct))}"
-            rows[path] = (path, label, split, problem)
-    folders = tuple({table.photos.strip("/") for table in tables.values()})
-    for path in map(str, files(raw)):
-        if path not in rows and any(not folder or path.startswith(f"{folder}/") for folder in folders):
-            rows[path] = (path, "", "", "no table lists it")
-    return list(rows.values())
-
-
-def _read_table(raw: Path, table: Table) -> list[tuple[str, str]]:
-    """Return the file names and labels of a table; the labels are empty if it has no such column."""
-    for key, value in (("file", table.file), ("photos", table.photos)):
-        if not stays_inside(value):
-            raise ValueError(f"`{key}` of a table must be a path inside the source. Received: {value!r}")
-    file = raw / table.file
-    if not file.is_file():
-        files = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.csv"))
-        raise FileNotFoundError(
-            f"the source has no {table.file}. CSV files in it: {', '.join(files) or 'none'}"
-        )
-    data = tables.read_csv(file)
-    for column in filter(None, (table.filename, table.label)):
-        if column not in data.columns:
-            raise ValueError(
-                f"{table.file} has no column {column!r}. Its columns: {', '.join(map(repr, data.columns))}"
-            )
-    names = [_as_stored(raw / table.photos, name.strip()) for name in data[table.filename]]
-    labels = [label.strip() for label in data[table.label]] if table.label else [""] * len(names)
-    _check_files(raw, table, names)
-    return list(zip(names, labels, strict=True))
-
-
-def _as_stored(folder: Path, name: str) -> str:
-    """Return a name in the Unicode form on the disk; macOS writes accented letters decomposed."""
-    names = [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
-    return next((variant for variant in names if _is_file(folder / variant)), name)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file() and not path.is_symlink()
-    # The name is too long for the disk.
-    except OSError:
-        return False
-
-
-def _check_files(raw: Path, table: Table, names: list[str]) -> None:
-    """Raise a ValueError if a name is a path outside the folder of the table, or the file is missing."""
-    folder = raw / table.photos
-    for name in names:
-        if not name or not stays_inside(name) or "\\" in name or "\0" in name:
-            folder_name = table.photos or "the source"
-            raise ValueError(
-                f"{table.file} lists {name!r}. Expected: the path of a file inside {folder_name}"
-            )
-    missing = [name for name in names if not _is_file(folder / name)]
-    if missing:
-        raise ValueError(
-            f"{table.file} lists {len(missing)} of {len(names)} files that are not in "
-            f"{table.photos or 'the source'}/: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
-        )
-
-
-def stays_inside(path: str) -> bool:
-    """Return whether a path is relative and without `..`."""
-    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
