@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lib import commands, pipeline
+from lib.core import files
 
 # Help of the argument NAME.
 FILE = "name of a file in params/"
@@ -119,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; run the same command to continue", file=sys.stderr)
         return 130
     except (ValueError, OSError, pipeline.StepFailed) as error:
-        print(f"\n{error}", file=sys.stderr)
+        # A message can contain names from a stranger's files.
+        print("", *map(files.printable, str(error).split("\n")), sep="\n", file=sys.stderr)
         return 1
     return 0
 

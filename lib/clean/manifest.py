@@ -158,6 +158,11 @@ def resized(
     )
 
 
+def missing(table: pd.DataFrame) -> list[str]:
+    """Return the paths in a manifest of files that a table of labels lists, but that do not exist."""
+    return list(table.path[table.sha1.eq("")])
+
+
 def earlier(run: steps.Run) -> pd.DataFrame | None:
     """Return `sha1` and `split` of a run's previous manifest; `None` if `division` has changed."""
     record, path = run.path("cleaning.json"), run.path("manifest.csv")
@@ -271,7 +276,7 @@ def _notes(classes: dict[str, ClassCounts]) -> list[str]:
     """Return a note for each class and each split without a photo of the class."""
     used = [split for split in SPLITS if any(counts[split] for counts in classes.values())]
     return [
-        f"{name}: {counts['kept']} photo{'s' * (counts['kept'] != 1)} kept, 0 in {split}"
+        f"{files.printable(name)}: {counts['kept']} photo{'s' * (counts['kept'] != 1)} kept, 0 in {split}"
         for name, counts in classes.items()
         for split in used
         if not counts[split]

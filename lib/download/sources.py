@@ -73,6 +73,11 @@ def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
 
 def _identity(source: schema.Source) -> dict[str, str | int]:
     """Return the keys that identify a source; paths are reduced to their last part."""
+    encoding = getattr(source, "name_encoding", None)
+    return _origin(source) | ({"name_encoding": encoding} if encoding else {})
+
+
+def _origin(source: schema.Source) -> dict[str, str | int]:
     match source:
         case schema.Kaggle() if source.dataset:
             return {"kind": source.kind, "dataset": source.dataset}
@@ -169,11 +174,11 @@ def _collect(source: schema.Source, staging: Path, *, download: Path) -> Origin:
             return Origin("sample")
         case schema.Kaggle(archive=None):
             archive, licence = kaggle.download(source, download)
-            origin = _unpack(archive, "kaggle", sha256=source.sha256, staging=staging)
+            origin = _unpack(archive, "kaggle", source=source, staging=staging)
             return origin._replace(licence=licence)
         case schema.Drive(archive=None):
-            return _collect_drive(drive.download(source, download), sha256=source.sha256, staging=staging)
-    return _unpack(_archive(source, download), "archive", sha256=source.sha256, staging=staging)
+            return _collect_drive(drive.download(source, download), source=source, staging=staging)
+    return _unpack(_archive(source, download), "archive", source=source, staging=staging)
 
 
 def _archive(source: schema.ArchivedSource, download: Path) -> Path:
@@ -185,8 +190,9 @@ def _archive(source: schema.ArchivedSource, download: Path) -> Path:
     return local.find(text, key="archive")
 
 
-def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> Origin:
+def _unpack(archive: Path, kind: str, *, source: schema.ArchivedSource, staging: Path) -> Origin:
     """Check the SHA-256 of an archive, unless it is None, and unpack the archive to `staging/raw`."""
+    sha256, notes = source.sha256, list[str]()
     archives.require_file(archive)
     received = files.file_sha256(archive)
     if sha256 and received != sha256:
@@ -194,15 +200,15 @@ def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> O
             f"{archive.name}: expected the SHA-256 {sha256}. Received: {received}. It is another file, "
             "or damaged: download it again, or correct source.sha256"
         )
-    archives.extract(archive, staging / "raw")
-    return Origin(kind, archive=archive.name, archive_sha256=received)
+    archives.extract(archive, staging / "raw", name_encoding=source.name_encoding, notes=notes)
+    return Origin(kind, archive=archive.name, archive_sha256=received, notes=tuple(notes))
 
 
-def _collect_drive(folder: Path, *, sha256: str | None, staging: Path) -> Origin:
+def _collect_drive(folder: Path, *, source: schema.Drive, staging: Path) -> Origin:
     """Move a folder of Google Drive to `staging/raw`; if its only file is an archive, unpack it instead."""
     entries, _ = local.listing(folder)
     if len(entries) == 1 and not entries[0][0].lower().endswith(PHOTOS):
-        return _unpack(entries[0][1], "drive", sha256=sha256, staging=staging)
+        return _unpack(entries[0][1], "drive", source=source, staging=staging)
     folder.rename(staging / "raw")
     return Origin("drive")
 
@@ -234,6 +240,7 @@ def _record(
         files=len(entries),
         bytes=sum(path.stat().st_size for _, path in entries),
         content_sha256=content.hexdigest(),
+        notes=list(origin.notes),
     )
 
 

@@ -305,7 +305,7 @@ def _detected(data: pd.DataFrame, table: Table, *, notes: list[str]) -> tuple[st
         elif named and 1 < len(values) <= 20:
             notes.append(
                 f"{table.file}: the column {column!r} with the values {_listed(values, len(values))} is not "
-                "used. If it divides the photos into splits, set `split_column` and `split_values` of the table"
+                "used. If it divides the photos into splits, set `split_column` and `split_values`"
             )
     if len(candidates) > 1:
         notes.append(
@@ -362,8 +362,8 @@ def _paths(
     if respelled := [name for name, match in matches.items() if match.paths and not match.is_exact]:
         example = respelled[0]
         notes.append(
-            f"{table.file} spells {len(respelled)} of {len(matches)} names otherwise than the files, such as "
-            f"{files.printable(example)} for {files.printable(matches[example].paths[0])}"
+            f"{len(respelled)} of {len(matches)} names in {table.file} differ from the paths of the files, "
+            f"such as {files.printable(example)} for {files.printable(matches[example].paths[0])}"
         )
     absent = {name: str(PurePosixPath(index.folders[0], *parts.parts)) for name, parts in parsed.items()}
     return [absent.get(name) or matches[name].paths[0] for name in names], [
@@ -383,7 +383,8 @@ def _refuse_ambiguous(table: Table, matches: dict[str, matching.Match]) -> None:
         others = f" ({len(several)} names in all are ambiguous)" if len(several) > 1 else ""
         raise ValueError(
             f"{table.file} lists {name!r}, which can mean {len(paths)} files: {_listed(paths, len(paths))}"
-            f"{others}. Write the paths of the files into the table, or set `photos` of the table to the folder of the photos"
+            f"{others}. Write the paths of the files into the table, or set `photos` of the table to their "
+            "folder"
         )
     longer: dict[str, str] = {}
     for name, match in matches.items():
