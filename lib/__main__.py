@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; run the same command to continue", file=sys.stderr)
         return 130
     except (ValueError, OSError, pipeline.StepFailed) as error:
-        print(f"\n{files.printable(str(error))}", file=sys.stderr)
+        # A message can contain names from a stranger's files.
+        print("", *map(files.printable, str(error).split("\n")), sep="\n", file=sys.stderr)
         return 1
     return 0
 

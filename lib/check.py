@@ -10,7 +10,7 @@ import pandas as pd
 from lib.clean import splits
 from lib.core import files, params, schema
 from lib.download import preview
-from lib.photos import class_names, formats, labels, listing
+from lib.photos import formats, labels, listing
 
 # Number of bytes of each file that are read for its header.
 HEADER = 16_384
@@ -53,7 +53,7 @@ def report(settings: schema.Params, data: Path, *, brief: bool = False) -> str:
     if not brief:
         usable = usable.assign(split=_planned(usable, settings.split, seed=settings.seed))
         lines += [*_unreadable(problems), "", *_classes(usable), "", *_advice(usable)]
-    notes = table.attrs["notes"] + class_names.look_alikes(labels.classes(table.label)) + _missing(settings)
+    notes = table.attrs["notes"] + _missing(settings)
     lines += [f"note: {note}" for note in notes]
     return files.printable("\n".join(lines))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import pipeline
-from lib.core import cache, files, locks, params, privacy, schema, steps
+from lib.core import cache, files, locks, params, privacy, schema, steps, tables
 from lib.networks import cards
 
 # Maximum number of characters before the fingerprint in the name of a run. The name has at most 64.
@@ -204,7 +204,7 @@ def predict(name: str, *, photos: str, output: str = "") -> Path:
     predictions.require_replaceable(path)
     table = inference.of_folder(folder, params.find_file(photos), replaces=path)
     predictions.write(table, path)
-    print(table.head(10).to_string(index=False))
+    print(tables.printable(table.head(10)).to_string(index=False))
     print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.display(path)}")
     return path
 

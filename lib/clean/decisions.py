@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from lib.core import steps, tables
+from lib.core import files, steps, tables
 
 EXCLUSIONS, RELABELS = steps.DECISIONS
 COLUMNS = {EXCLUSIONS: ["path", "sha1", "reason"], RELABELS: ["path", "sha1", "label", "from"]}
@@ -263,5 +263,5 @@ def _inside(path: str, file: str) -> str:
 
 def listed(paths: Sequence[str]) -> str:
     """Format the number of photos and the paths of the first few as text."""
-    names = f"{', '.join(paths[:LISTED])}{' ...' if len(paths) > LISTED else ''}"
+    names = f"{', '.join(map(files.printable, paths[:LISTED]))}{' ...' if len(paths) > LISTED else ''}"
     return f"{len(paths)} photo{'s' * (len(paths) > 1)} ({names})"

@@ -116,7 +116,9 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
         ValueError: if the labels or the decisions are invalid, or train has fewer than two classes.
     """
     listed = labels.find(listing.Folder(data / "raw"), settings.source)
-    scanned, images = resized(data, settings, content=content, paths=list(listed.path))
+    scanned, images = resized(
+        data, settings, content=content, paths=list(listed.path), missing=listed.attrs["missing"]
+    )
     table = listed.join(scanned.drop(columns=["path", "problem"]))
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
@@ -145,7 +147,7 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
 
 
 def resized(
-    data: Path, settings: Params, *, content: str, paths: list[str]
+    data: Path, settings: Params, *, content: str, paths: list[str], missing: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Decode and resize a source's files for a run; return the table and photos of `decoding.scan`."""
     return decoding.scan(
@@ -155,7 +157,13 @@ def resized(
         folder=data / "cache",
         size=settings.model.resize or settings.model.image_size,
         fit=settings.model.fit,
+        missing=missing,
     )
+
+
+def missing(table: pd.DataFrame) -> list[str]:
+    """Return the paths in a manifest of files that a table of labels lists, but that do not exist."""
+    return list(table.path[table.sha1.eq("")])
 
 
 def earlier(run: steps.Run) -> pd.DataFrame | None:
@@ -188,7 +196,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     """Read a manifest of any version as text; empty cells are empty text."""
-    return tables.plain(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"))
+    return tables.read(path)
 
 
 def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
@@ -271,7 +279,7 @@ def _notes(classes: dict[str, ClassCounts]) -> list[str]:
     """Return a note for each class and each split without a photo of the class."""
     used = [split for split in SPLITS if any(counts[split] for counts in classes.values())]
     return [
-        f"{name}: {counts['kept']} photo{'s' * (counts['kept'] != 1)} kept, 0 in {split}"
+        f"{files.printable(name)}: {counts['kept']} photo{'s' * (counts['kept'] != 1)} kept, 0 in {split}"
         for name, counts in classes.items()
         for split in used
         if not counts[split]

@@ -87,7 +87,9 @@ def load(run: steps.Run) -> Photos:
     """Load the photos in the manifest of a run; they are decoded again only if the cache was removed."""
     table = manifest.read(run.need("manifest.csv"))
     content = files.read_json(run.need("source.json"))["content_sha256"]
-    _, full = manifest.resized(run.data, run.settings, content=content, paths=list(table.path))
+    _, full = manifest.resized(
+        run.data, run.settings, content=content, paths=list(table.path), missing=manifest.missing(table)
+    )
     classes = labels.classes(table.label[table.split.eq("train")])
     model = run.settings.model
     return Photos(table, full, model.image_size, classes, model.fit, run.data / "cache")

@@ -234,6 +234,7 @@ def _photos(result: Result) -> photoset.Photos:
         folder=data / "cache",
         size=card["resize"],
         fit=card["fit"],
+        missing=manifest.missing(table),
     )
     if not scanned.sha1.equals(table.sha1):
         raise ValueError(

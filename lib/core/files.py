@@ -8,8 +8,9 @@ import re
 import secrets
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # Name of a temporary file or folder, with the ID of the process that writes it.
@@ -155,14 +156,6 @@ def _sizes(first: float, second: float) -> list[str]:
     return texts
 
 
-def printable(text: str) -> str:
-    """Return a text with control characters as escapes, so that a file name cannot control a terminal."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
-        for character in text
-    )
-
-
 def readable(name: str) -> str:
     """Return a file name as valid Unicode; a name that is not UTF-8 is decoded as Latin-1.
 
@@ -174,3 +167,32 @@ def readable(name: str) -> str:
     except UnicodeEncodeError:
         return name.encode(errors="surrogateescape").decode("latin-1")
     return name
+
+
+# Characters without a glyph that join letters of some scripts, and the parts of an emoji.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """Return a text on a single line, with escapes such as `\\x1b` for characters that control a terminal.
+
+    These are control characters and line ends, invisible format characters such as those that reverse the
+    direction of a text, and surrogates.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_control(character) else character
+        for character in text
+    )
+
+
+def _is_control(character: str) -> bool:
+    return (
+        not character.isprintable()
+        and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        and character not in _JOINERS
+    )
+
+
+def stays_inside(path: str) -> bool:
+    """Return whether a path is relative and without `..`."""
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts

@@ -42,12 +42,26 @@ def _is_layout(layout: str) -> str:
     return layout
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("expected an encoding of Python, such as utf-8, cp1252, cp932 or gb18030") from None
+    return name
+
+
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads the name of a folder such as 7 as a number.
 Label = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+# YAML also reads the flags of a column as numbers or as true and false.
+Cell = Annotated[
+    str, BeforeValidator(lambda value: str(value) if type(value) in (int, float, bool) else value)
+]
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
+SplitName = Literal["train", "val", "test"]
 CsvFile = Annotated[str, Field(pattern=r"^\w[\w.-]*\.csv$"), AfterValidator(_unused)]
 SplitFolders = Annotated[
     dict[str, Literal["train", "val", "test", "predict"]],
@@ -63,19 +77,69 @@ class Section(BaseModel):
 
 
 class Table(Section):
-    """A CSV file that lists photos."""
+    """A CSV file that lists photos.
+
+    A name in the table can be a path or only its end, with or without the suffix, in other case, with `\\` or
+    from another machine, if only one file matches it.
+    """
 
     file: str = Field(description="path of the CSV file, relative to the source")
-    photos: str = Field(
-        "", description="folder of the photos in the table, relative to the source; if empty, the source"
+    photos: Annotated[
+        list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    ] = Field(
+        [],
+        description="folder or folders of the photos in the table, relative to the source; if empty, the "
+        "source",
     )
     filename: str = Field("filename", description="name of the column with the file names")
     label: str | None = Field(
-        None, description="name of the column with the labels; if null, the photos are only predicted"
+        None,
+        description="name of the column with the labels; if null, and `labels` is empty, the photos are only "
+        "predicted",
     )
-    split: Literal["train", "val", "test"] | None = Field(
-        None, description="split of all photos in the table; if null, see the section split"
+    labels: list[Label] = Field(
+        [],
+        description="names of columns with 0 and 1 instead of the column `label`, one per class (one-hot); "
+        "the names are the labels",
     )
+    split: SplitName | None = Field(
+        None,
+        description="split of all photos in the table; if null, see `split_column` and the section split",
+    )
+    split_column: Annotated[str | None, BeforeValidator(lambda value: "" if value is False else value)] = (
+        Field(
+            None,
+            description="name of the column with the splits; if null, the column whose values are all names "
+            "of splits, such as train, Testing or holdout, if there is one; if false, no column",
+        )
+    )
+    split_values: dict[Cell, SplitName] = Field(
+        {},
+        description="split of each value of `split_column`, such as {0: train, 1: test}; if empty, the "
+        "values are names of splits",
+    )
+    encoding: Encoding | None = Field(
+        None,
+        description="encoding of the file, such as cp1252 or cp932; if null, UTF-8 or UTF-16, or else "
+        "Windows-1252",
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None,
+        description="character between two cells; if null, comma, semicolon, tab or vertical bar, as "
+        "detected from the file",
+    )
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if self.label and self.labels:
+            raise ValueError("expected the column `label` or the columns `labels`. Received: both")
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError("`labels` must be two or more different names of columns, one per class")
+        if self.split and self.split_column:
+            raise ValueError("expected `split` or `split_column`. Received: both")
+        if self.split_values and not self.split_column:
+            raise ValueError("`split_values` needs `split_column`, the name of the column with these values")
+        return self
 
 
 class BaseSource(Section):
@@ -123,6 +187,11 @@ class ArchivedSource(BaseSource):
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="SHA-256 of the archive, in hexadecimal digits; required if the archive is a URL"
+    )
+    name_encoding: Encoding | None = Field(
+        None,
+        description="encoding of the file names in the archive, such as cp932 or gb18030, if they are not in "
+        "UTF-8; if null, cp437 in a zip and Latin-1 in a tar",
     )
 
     @model_validator(mode="after")
@@ -514,6 +583,12 @@ class Predictions(Section):
     confidence: str | None = Field(
         "confidence",
         description="name of the column with the probabilities of the predicted labels; null leaves it out",
+    )
+    template: str | None = Field(
+        None,
+        description="path of a CSV file in the source, such as sample_submission.csv, that determines the "
+        "columns and the rows of the file, and their order; columns named like the classes get the "
+        "probabilities; if null, all photos without labels",
     )
 
 

@@ -82,6 +82,7 @@ CLEAN = Step(
         "model.backbone",
         "model.weights",
         "model.scaling",
+        "evaluate.predictions",
     ),
     reads=("source.json", *DECISIONS),
     writes=("manifest.csv", "cleaning.json", "near_duplicates.csv", "label_issues.csv"),

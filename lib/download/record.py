@@ -1,6 +1,6 @@
 """The record of a source, `source.json`: its identity, its files, and when and how they were fetched."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -17,6 +17,7 @@ class Origin(NamedTuple):
     archive_sha256: str | None = None
     skipped: int = 0
     licence: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SourceRecord:
         fetched_at: time in UTC, as ISO 8601.
         files, bytes: number and size of the files in `raw/`.
         content_sha256: SHA-256 of the names and hashes of all files.
+        notes: sentences on assumptions about the names in the archive.
     """
 
     kind: str
@@ -46,13 +48,15 @@ class SourceRecord:
     files: int
     bytes: int
     content_sha256: str
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Load the record of the photos in `folder/raw`; None if there are no photos or no valid record."""
         try:
-            values = files.read_json(folder / FILE)
-            record = cls(*(values[field.name] for field in fields(cls)))
+            # Records of earlier versions have no notes.
+            values = {"notes": []} | files.read_json(folder / FILE)
+            record = cls(*(values[each.name] for each in fields(cls)))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         return record if (folder / "raw").is_dir() else None

@@ -74,6 +74,11 @@ def _fetch(source: schema.Source, folder: Path) -> SourceRecord:
 
 def identity_of(source: schema.Source) -> dict[str, str | int]:
     """Return the keys that identify a source; paths are reduced to their last part."""
+    encoding = getattr(source, "name_encoding", None)
+    return _origin(source) | ({"name_encoding": encoding} if encoding else {})
+
+
+def _origin(source: schema.Source) -> dict[str, str | int]:
     match source:
         case schema.Kaggle() if source.dataset:
             return {"kind": source.kind, "dataset": source.dataset}
@@ -169,15 +174,15 @@ def _collect(source: schema.Source, staging: Path, *, download: Path) -> Origin:
             sample.write(staging, seed=source.seed, photos_per_class=source.photos_per_class)
             return Origin("sample")
         case schema.Kaggle(archive=None) if attached := kaggle.attached(source):
-            return _collect_folder(attached, "kaggle", sha256=source.sha256, staging=staging, in_place=True)
+            return _collect_folder(attached, "kaggle", source=source, staging=staging, in_place=True)
         case schema.Kaggle(archive=None):
             archive, licence = kaggle.download(source, download)
-            origin = _unpack(archive, "kaggle", sha256=source.sha256, staging=staging)
+            origin = _unpack(archive, "kaggle", source=source, staging=staging)
             return origin._replace(licence=licence)
         case schema.Drive(archive=None):
             folder = drive.download(source, download)
-            return _collect_folder(folder, "drive", sha256=source.sha256, staging=staging)
-    return _unpack(_archive(source, download), "archive", sha256=source.sha256, staging=staging)
+            return _collect_folder(folder, "drive", source=source, staging=staging)
+    return _unpack(_archive(source, download), "archive", source=source, staging=staging)
 
 
 def _archive(source: schema.ArchivedSource, download: Path) -> Path:
@@ -189,8 +194,9 @@ def _archive(source: schema.ArchivedSource, download: Path) -> Path:
     return local.find(text, key="archive")
 
 
-def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> Origin:
+def _unpack(archive: Path, kind: str, *, source: schema.ArchivedSource, staging: Path) -> Origin:
     """Check the SHA-256 of an archive, unless it is None, and unpack the archive to `staging/raw`."""
+    sha256, notes = source.sha256, list[str]()
     archives.require_file(archive)
     received = files.file_sha256(archive)
     if sha256 and received != sha256:
@@ -198,17 +204,17 @@ def _unpack(archive: Path, kind: str, *, sha256: str | None, staging: Path) -> O
             f"{archive.name}: expected the SHA-256 {sha256}. Received: {received}. It is another file, "
             "or damaged: download it again, or correct source.sha256"
         )
-    archives.extract(archive, staging / "raw")
-    return Origin(kind, archive=archive.name, archive_sha256=received)
+    archives.extract(archive, staging / "raw", name_encoding=source.name_encoding, notes=notes)
+    return Origin(kind, archive=archive.name, archive_sha256=received, notes=tuple(notes))
 
 
 def _collect_folder(
-    folder: Path, kind: str, *, sha256: str | None, staging: Path, in_place: bool = False
+    folder: Path, kind: str, *, source: schema.ArchivedSource, staging: Path, in_place: bool = False
 ) -> Origin:
     """Move a folder to `staging/raw`, or link it in place; if its only file is an archive, unpack that."""
     found = listing.Folder(folder)
     if len(found.paths) == 1 and not listing.photos(found):
-        return _unpack(found.path(found.paths[0]), kind, sha256=sha256, staging=staging)
+        return _unpack(found.path(found.paths[0]), kind, source=source, staging=staging)
     if in_place:
         (staging / "raw").symlink_to(folder, target_is_directory=True)
     else:
@@ -243,6 +249,7 @@ def _record(
         files=len(found.paths),
         bytes=sum(found.path(name).stat().st_size for name in found.paths),
         content_sha256=content.hexdigest(),
+        notes=list(origin.notes),
     )
 
 

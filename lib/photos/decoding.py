@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from lib.core import cache, files, locks
+from lib.core import cache, files, locks, tables
 from lib.photos import quality
 
 # Maximum number of pixels of a photo; decoded, they take about 600 MB.
@@ -262,7 +262,14 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
 
 
 def scan(
-    root: Path, paths: list[str], *, content: str, folder: Path, size: int, fit: str
+    root: Path,
+    paths: list[str],
+    *,
+    content: str,
+    folder: Path,
+    size: int,
+    fit: str,
+    missing: Collection[str] = (),
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Read every file once: hash it, decode it, measure its quality and cache it resized.
 
@@ -273,6 +280,7 @@ def scan(
         folder: folder of the cache; a later call with the same arguments loads the result, unless it is
             damaged.
         size, fit: see `resize`.
+        missing: those of the paths that the source lists but does not have; they are not opened.
 
     Returns:
         A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels), `problem`
@@ -283,24 +291,27 @@ def scan(
     Raises:
         ValueError: if a file cannot be opened, or the disk is too full.
     """
-    folder = folder / cache.fingerprint(content, paths, size, fit, cache.code(__name__))
+    folder = folder / cache.fingerprint(content, paths, sorted(missing), size, fit, cache.code(__name__))
     if not cache.is_intact(folder):
         with locks.source(root.parent):
             # Left by processes that were killed: while the lock is held, no other process scans.
             for partial in folder.parent.glob(f".partial-*-{folder.name}"):
                 files.remove(partial)
-            cache.folder(folder, lambda partial: _scan(root, paths, partial, size=size, fit=fit))
-    table = pd.read_csv(
+            absent = frozenset(missing)
+            cache.folder(
+                folder, lambda partial: _scan(root, paths, partial, size=size, fit=fit, missing=absent)
+            )
+    table = tables.read(
         folder / "scan.csv",
         dtype={"path": str, "sha1": str, "phash": str, "problem": str},
-        keep_default_na=False,
         na_values={column: [""] for column in quality.COLUMNS},
-        encoding="utf-8",
     )
     return table, np.load(folder / "photos.npy", mmap_mode="r")
 
 
-def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str) -> None:
+def _scan(
+    root: Path, paths: list[str], folder: Path, *, size: int, fit: str, missing: frozenset[str]
+) -> None:
     """Write `scan.csv` and `photos.npy` of the files into a folder."""
     rows = []
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -308,12 +319,20 @@ def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str) ->
         cache.begin_array(file, (len(paths), size, size, 3), dtype=np.uint8)
         for start in range(0, len(paths), AT_ONCE):
             batch = paths[start : start + AT_ONCE]
-            for row, image in pool.map(lambda path: _read(root, path, size=size, fit=fit), batch):
+            present = [path for path in batch if path not in missing]
+            read = pool.map(lambda path: _read(root, path, size=size, fit=fit), present)
+            for path in batch:
+                row, image = _missing(path, size=size) if path in missing else next(read)
                 rows.append(row)
                 file.write(image.tobytes())
     table = pd.DataFrame(rows, columns=COLUMNS)
-    # With this line terminator, pandas quotes a name that contains "\r".
-    table.to_csv(folder / "scan.csv", index=False, lineterminator="\r\n")
+    tables.write(table, folder / "scan.csv")
+
+
+def _missing(path: str, *, size: int) -> tuple[dict[str, object], np.ndarray]:
+    """Return the row and the black photo of a file that does not exist."""
+    row = {"path": path, "sha1": "", "phash": "", "width": 0, "height": 0, "problem": "there is no such file"}
+    return row, np.zeros((size, size, 3), np.uint8)
 
 
 def _read(root: Path, path: str, *, size: int, fit: str) -> tuple[dict[str, object], np.ndarray]:

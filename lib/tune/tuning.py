@@ -15,7 +15,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from lib.clean import photoset
-from lib.core import cache, params, progress, steps
+from lib.core import cache, params, progress, steps, tables
 from lib.core.schema import Params
 from lib.networks import backbones
 from lib.train import training
@@ -146,7 +146,7 @@ class _Searcher:
             watch=functools.partial(self._watch, trial, settings, number=number),
         )
         self._record_batch_size(trial, settings, used=trained.batch_size)
-        trained.history.to_csv(folder / "history.csv", index=False)
+        tables.write(trained.history, folder / "history.csv")
         return results.best_value(trained.history[self.monitor], self.monitor)
 
     def _known(self, values: dict) -> float | None:
@@ -164,7 +164,7 @@ class _Searcher:
         trial.set_user_attr("epochs", row["epoch"])
         trial.set_user_attr("seconds", round(trial.user_attrs.get("seconds", 0) + row["seconds"], 1))
         file = self.folder / f"{number:05}" / "history.csv"
-        pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
+        tables.append(row, file)
         trial.report(row[self.monitor], row["epoch"])
         note = f"trial {number}, epoch {row['epoch']}, {self.monitor} {row[self.monitor]:.3f}"
         self.bar.step(0, note=note)

@@ -37,8 +37,11 @@ def test_read_csv_reads_the_formats_of_spreadsheets(tmp_path, encoding, separato
         (" \n,\n", "table.csv is empty"),
         ("a,b,a\n1,2,3\n", "table.csv has two columns 'a'. Expected: unique column names"),
         ("a,b,,,a\n", "table.csv has two columns 'a'"),
-        ("a,b\n1,2\n1\n", "table.csv, row 3: expected 2 columns. Received: 1"),
-        ('a,b\n1,"' + "x" * 200_000, "table.csv cannot be read as a table: field larger than field limit"),
+        ("a,b\n1,2\n1\n", "table.csv, line 3: expected 2 columns, as in the line with the column names. "),
+        (
+            'a,b\n1,"' + "x" * 200_000,
+            "table.csv, line 2: expected balanced quotes and cells of at most 131,072",
+        ),
     ],
 )
 def test_an_invalid_table_is_refused(tmp_path, text, message):
@@ -61,7 +64,7 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_read(tmp_path, monkey
     assert len(tables.read_csv(tmp_path / "large.csv")) == 499
     monkeypatch.setattr(tables, "MAX_BYTES", 1999)
     with pytest.raises(
-        ValueError, match=r"large.csv: expected a table of at most 0.001999 MB. Received: 0 MB"
+        ValueError, match=r"large.csv: expected a table of at most 0.001999 MB. Received: more"
     ):
         tables.read_csv(tmp_path / "large.csv")
 
@@ -69,5 +72,5 @@ def test_a_table_that_is_too_large_is_refused_before_it_is_read(tmp_path, monkey
 def test_the_limit_of_a_table_is_200_megabytes(tmp_path):
     with (tmp_path / "large.csv").open("wb") as file:
         file.truncate(201_500_100)
-    with pytest.raises(ValueError, match=r"at most 200 MB. Received: 202 MB. Remove columns"):
+    with pytest.raises(ValueError, match=r"at most 200 MB. Received: more. Remove columns"):
         tables.read_csv(tmp_path / "large.csv")

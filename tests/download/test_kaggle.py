@@ -180,7 +180,7 @@ def test_a_begun_kaggle_download_does_not_pass_for_a_complete_one(kaggle_server,
 
 def test_a_kaggle_archive_waits_until_there_is_space(kaggle_server, folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "extract", lambda *_: (_ for _ in ()).throw(files.NoSpace("too full")))
+        patch.setattr(archives, "extract", lambda *_, **__: (_ for _ in ()).throw(files.NoSpace("too full")))
         assert refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder) == "too full"
     assert (folder / "download.partial/someone_butterflies/butterflies.zip").exists()
     assert sources.fetch(source("kaggle", dataset="someone/butterflies"), folder).files == 2
