@@ -55,7 +55,7 @@ def report(settings: schema.Params, data: Path, *, brief: bool = False) -> str:
         lines += [*_unreadable(problems), "", *_classes(usable), "", *_advice(usable)]
     notes = table.attrs["notes"] + _missing(settings)
     lines += [f"note: {note}" for note in notes]
-    return files.printable("\n".join(lines))
+    return "\n".join(map(files.printable, lines))
 
 
 def _problems(contents: listing.Listing, table: pd.DataFrame) -> dict[str, str]:

@@ -239,7 +239,10 @@ CASES = [
         notes=("val has classes that train lacks, whose photos cannot be used: `270`",),
     ),
     Case(
-        names_that_differ_by_case_and_space, {"Harbour": 6, "harbour": 6, "harbour ": 6, "meadow": 6}, "CLASS"
+        names_that_differ_by_case_and_space,
+        {"Harbour": 6, "harbour": 6, "harbour ": 6, "meadow": 6},
+        "CLASS",
+        notes=("differ only by case, spaces",),
     ),
     Case(
         rubbish_among_the_photos,

@@ -35,6 +35,7 @@ def test_an_archive_is_unpacked_once_and_described(folder, archive):
         "bytes": len(PHOTO) + 15,
         "content_sha256": hashlib.sha256(lines.encode()).hexdigest(),
         "licence": "CC BY 4.0",
+        "notes": [],
     }
     assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
 
