@@ -113,7 +113,7 @@ def test_no_other_program_is_asked_to_read_a_file(monkeypatch):
 
 
 def test_a_reason_is_never_empty(monkeypatch):
-    monkeypatch.setattr(decoding, "_to_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(decoding, "_to_rgb", lambda *_: (_ for _ in ()).throw(MemoryError))
     assert refusal(saved(picture(), "PNG")) == "damaged: MemoryError"
 
 
@@ -121,12 +121,12 @@ def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
     monkeypatch.setattr(decoding, "MANY_PIXELS", 1000)
     whole, at_once, most = decoding._to_rgb, [], []
 
-    def counted(image):
+    def counted(image, profile):
         at_once.append(1)
         most.append(len(at_once))
         time.sleep(0.02)
         at_once.pop()
-        return whole(image)
+        return whole(image, profile)
 
     monkeypatch.setattr(decoding, "_to_rgb", counted)
     with ThreadPoolExecutor(4) as pool:
