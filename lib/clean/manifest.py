@@ -54,7 +54,9 @@ class Cleaned:
         images: the resized photos, `uint8` `(rows, side, side, 3)`, RGB.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` if `clean.embeddings` is false.
         pairs: near-duplicates, the result of `duplicates.find`, including excluded photos.
-        notes: sentences on a user's decisions that could not be applied.
+        notes: sentences on a user's decisions that could not be applied, and on how photos were decoded.
+        bit_depth: bit depth of the photos with more than 8 bits, which were scaled to 8; `None` if there are
+            no such photos.
     """
 
     table: pd.DataFrame
@@ -62,6 +64,7 @@ class Cleaned:
     vectors: np.ndarray | None
     pairs: pd.DataFrame
     notes: list[str]
+    bit_depth: int | None = None
 
 
 class ClassCounts(TypedDict):
@@ -115,7 +118,8 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     """
     listed = labels.find(data / "raw", settings.source)
     scanned, images = resized(data, settings, content=content, paths=list(listed.path))
-    table = listed.join(scanned.drop(columns=["path", "problem"]))
+    bit_depth = depth(scanned, settings)
+    table = listed.join(scanned.drop(columns=["path", "problem", "maximum", "note"]))
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
@@ -125,7 +129,9 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
     vectors = None
     if settings.clean.embeddings:
-        vectors = embeddings.of_photos(table.sha1, images, fit=settings.model.fit, folder=data / "cache")
+        vectors = embeddings.of_photos(
+            table.sha1, images, fit=settings.model.fit, bit_depth=bit_depth, folder=data / "cache"
+        )
     _flag(table, vectors, excluded=settings.clean.exclude)
     _exclude_copies(table)
     pairs = _near_duplicates(table, images, vectors=vectors, folder=data / "cache", clean=settings.clean)
@@ -138,7 +144,23 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
             "Add photos, or check their labels, the decisions and the parameters under `clean`"
         )
     table["reason"] = _reasons(table)
-    return Cleaned(table[COLUMNS], images, vectors, pairs, notes)
+    return Cleaned(table[COLUMNS], images, vectors, pairs, notes + _remarks_on(scanned, bit_depth), bit_depth)
+
+
+def depth(scanned: pd.DataFrame, settings: Params) -> int | None:
+    """Return the bit depth of the photos of a scan with more than 8 bits; `None` if there are none."""
+    common = decoding.common_bit_depth(scanned)
+    return common and (settings.model.bit_depth or common)
+
+
+def _remarks_on(scanned: pd.DataFrame, bit_depth: int | None) -> list[str]:
+    """Return sentences on how photos were decoded: their bit depth, and what was ignored or clipped."""
+    counts = scanned.note[scanned.note.ne("")].value_counts()
+    result = [f"{note} ({count} photo{'s' * (count > 1)})" for note, count in counts.items()]
+    if bit_depth:
+        wide = int(scanned.maximum.gt(0).sum())
+        result.append(f"{bit_depth} bits scaled to 8 ({wide} photo{'s' * (wide > 1)} with more than 8 bits)")
+    return result
 
 
 def resized(
@@ -152,6 +174,7 @@ def resized(
         folder=data / "cache",
         size=settings.model.resize or settings.model.image_size,
         fit=settings.model.fit,
+        bit_depth=settings.model.bit_depth,
     )
 
 

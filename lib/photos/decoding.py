@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from lib.core import cache, files, locks
 from lib.photos import colours, formats, quality
@@ -112,11 +112,16 @@ def read(data: bytes, *, side: int | None = None, bit_depth: int | None = None) 
 
 def _decode(image: Image.Image, data: bytes, *, bit_depth: int | None) -> tuple[np.ndarray, bool, int, str]:
     """Decode an open image; return also whether its sides are swapped, its maximum and a note."""
+    # Before `getexif`, which loads the pixels of a PNG.
+    is_wide = _is_wide(image)
     orientation = image.getexif().get(ORIENTATION, 1)
     profile = image.info.get("icc_profile")
     # Pillow returns the upright size of a TIFF, and rotates it when its pixels are loaded.
     is_tiff = image.format == "TIFF"
-    values, maximum, notes = _values(image, data), 0, []
+    if image.format == "HEIF" and image.mode.startswith("I"):
+        # The package has scaled grey images of 10 and 12 bits to 16.
+        image, is_wide = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)), False
+    values, maximum, notes = _values(image, data) if is_wide else None, 0, []
     if values is not None:
         is_upright = is_tiff and image.mode.startswith("I")
         maximum = int(values[..., :3].max())
@@ -135,8 +140,15 @@ def _decode(image: Image.Image, data: bytes, *, bit_depth: int | None) -> tuple[
     )
 
 
+def _is_wide(image: Image.Image) -> bool:
+    """Return whether an image whose pixels are not loaded has channels of more than 8 bits."""
+    tile = image.tile[:1] if isinstance(image, ImageFile.ImageFile) else []
+    has_colours = any(re.match(r"\W*(RGB|LA)\w*;16", str(entry.args)) for entry in tile)
+    return image.mode == "F" or image.mode.startswith("I") or has_colours
+
+
 def _values(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Return the values of an image with more than 8 bits, `uint16`, grey, RGB or RGBA; otherwise None."""
+    """Return the values of a wide image, `uint16`, grey, RGB or RGBA; None if they cannot be read."""
     if image.mode == "F":
         raise formats.Unusable("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -146,9 +158,6 @@ def _values(image: Image.Image, data: bytes) -> np.ndarray | None:
                 "negative or 32-bit pixels have no agreed range: save the photo with 8 or 16 bits"
             )
         return values.astype(np.uint16)
-    tile = getattr(image, "tile", None)
-    if not tile or not re.match(r"\W*(RGB|LA)\w*;16", str(tile[0].args)):
-        return None
     # OpenCV accepts truncated files, but Pillow keeps only 8 of the 16 bits of colours.
     image.load()
     stored: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -8,12 +8,14 @@ import io
 import warnings
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 # Pillow's warnings (invalid EXIF, large images) are harmless here or become the reason in a row.
 warnings.filterwarnings("ignore", module="PIL")
 # `too_large` checks the size instead.
 Image.MAX_IMAGE_PIXELS = None
+# Maximum size in bytes of the colour profile of a PNG; 1 MB is too small for some.
+PngImagePlugin.MAX_TEXT_CHUNK = 8_000_000
 # Each format that is read, and its name in Pillow.
 READ = {
     "jpeg": "JPEG",
