@@ -169,7 +169,7 @@ docs: $(SETUP)
 
 notebooks: $(TOOLS)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
+	CHRYSALIS_OUTPUTS=$$scratch JUPYTER_PATH= .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/0*.ipynb
 
 # Before anything is installed.

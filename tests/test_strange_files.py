@@ -203,7 +203,7 @@ def kept_files():
     ):
         files[name] = f"{name}.{codec}", encoded(pixels := draw(), codec, **options), pixels
     for codec, suffix in (
-        ("HEIF", "jpg"),
+        ("HEIF", "bmp"),
         ("JPEG", "HEIC"),
         ("PNG", "jpg"),
         ("JPEG", "png"),

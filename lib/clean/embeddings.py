@@ -102,8 +102,8 @@ def of_photos(
         See `compute`.
     """
     images = full if size is None else decoding.centre(full, size)
-    content = [*sha1, fit, str(bit_depth), str(full.shape[1])]
-    return compute(images, content=content, folder=folder, settings=settings)
+    prepared = [f"{bit_depth} bits"] * (bit_depth is not None) + [fit, str(full.shape[1])]
+    return compute(images, content=[*sha1, *prepared], folder=folder, settings=settings)
 
 
 def network(settings: schema.Model) -> keras.Model:

@@ -212,7 +212,7 @@ def _read(path: Path, card: cards.ModelCard, *, minimum: int) -> _Photo:
     try:
         photo = decoding.read(files.read_bytes(path), side=card["resize"], bit_depth=card.get("bit_depth"))
     except OSError as error:
-        return _Photo(None, f"the file cannot be read: {error.strerror}")
+        return _Photo(None, f"the file cannot be opened: {error.strerror}")
     except ValueError as error:
         return _Photo(None, " ".join(str(error).split()))
     return _Photo(decoding.prepare(photo.pixels, card), _remarks(photo, card, minimum=minimum))
