@@ -3,10 +3,8 @@
 Names and suffixes of files are not used. The import is fast: neither OpenCV nor scikit-learn is imported.
 """
 
-import importlib
 import io
 import warnings
-from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -176,12 +174,12 @@ def register_heif() -> bool:
     """Let Pillow read HEIC if the package pillow-heif is installed; return whether it is."""
     try:
         # Imported when a HEIC photo is read.
-        package: Any = importlib.import_module("pillow_heif")
+        import pillow_heif
     except ImportError:
         return False
-    package.register_heif_opener()
+    pillow_heif.register_heif_opener()
     # Photos are decoded in parallel already.
-    package.options.DECODE_THREADS = 1
+    pillow_heif.options.DECODE_THREADS = 1
     return True
 
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import photo_cases
+import profiles
 import pytest
-from PIL import Image, ImageCms
 from shared import model_card
 
 from lib.clean import manifest, photoset
@@ -198,58 +198,13 @@ def test_content_decides_and_the_name_does_not(tmp_path, name, codec):
     assert table.problem[0] == "" and gap(images[0], pixels) < 4
 
 
-SPACES = {
-    "Display P3": photo_cases.DISPLAY_P3,
-    "Adobe RGB": photo_cases.ADOBE_RGB,
-    "ProPhoto": photo_cases.PROPHOTO,
-}
-
-
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("codec", ["PNG", "JPEG", "TIFF", "WEBP", "HEIF", "AVIF"])
-def test_a_colour_profile_is_applied(space, codec):
-    pixels = next(photo_cases.drawings())[2]
-    stored = photo_cases.from_srgb(pixels, SPACES[space])
-    assert np.abs(stored.astype(int) - pixels).mean() > 2
-    profile = photo_cases.rgb_profile(SPACES[space])
-    options = {} if codec in ("PNG", "TIFF") else {"quality": 97}
-    photo = decoding.read(photo_cases.saved(stored, codec, icc_profile=profile, **options))
-    assert np.abs(photo.pixels.astype(int) - pixels).mean() < 2.5 and photo.note == ""
-
-
-def test_a_grey_profile_is_applied():
-    grey = next(photo_cases.drawings())[2][..., 0]
-    data = photo_cases.saved(grey, "PNG", icc_profile=photo_cases.grey_profile(1.0))
-    values = grey / 255
-    srgb = np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1 / 2.4) - 0.055) * 255
-    photo = decoding.read(data)
-    assert np.abs(photo.pixels - srgb[..., None]).max() < 2 and photo.note == ""
-
-
-def test_transparency_and_a_profile_go_together():
-    pixels = next(photo_cases.drawings())[2]
-    stored = photo_cases.from_srgb(pixels, photo_cases.DISPLAY_P3)
-    image = Image.fromarray(stored)
-    image.putalpha(Image.fromarray(np.repeat([[0, 255]], [60], axis=0).repeat(40, axis=1).astype(np.uint8)))
-    profile = photo_cases.rgb_profile(photo_cases.DISPLAY_P3)
-    result = decoding.read(photo_cases.saved(image, "PNG", icc_profile=profile)).pixels
-    assert (result[:, :40] == 255).all()
-    assert np.abs(result[:, 40:].astype(int) - pixels[:, 40:]).mean() < 2
-
-
-def test_a_profile_of_srgb_changes_nothing():
-    pixels = next(photo_cases.drawings())[2]
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert (decoding.read(photo_cases.saved(pixels, "PNG", icc_profile=profile)).pixels == pixels).all()
-
-
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
         (b"x" * 500, "cannot open profile"),
-        (photo_cases.rgb_profile(photo_cases.DISPLAY_P3)[:300], ""),
-        (photo_cases.grey_profile(2.2), "a profile of L in an image of RGB"),
-        (photo_cases.rgb_profile(photo_cases.DISPLAY_P3) + bytes(9_000_000), "more than 8,000,000"),
+        (profiles.rgb_profile(profiles.DISPLAY_P3)[:300], ""),
+        (profiles.grey_profile(2.2), "a profile of L in an image of RGB"),
+        (profiles.rgb_profile(profiles.DISPLAY_P3) + bytes(9_000_000), "more than 8,000,000"),
     ],
 )
 def test_a_damaged_profile_is_ignored_and_counted(tmp_path, profile, words):
