@@ -97,10 +97,12 @@ def read(data: bytes, *, side: int | None = None, bit_depth: int | None = None) 
             if side:
                 minimum = 2 * max(side, quality.SIDE)
                 image.draft(None, (minimum, minimum))
-            if image.size[0] * image.size[1] > formats.LARGEST_DECODED:
+            decoded = image.size[0] * image.size[1]
+            if decoded > formats.LARGEST_DECODED:
                 raise formats.Unusable(f"{width} x {height} pixels are too many to decode at full size")
-            is_large = image.size[0] * image.size[1] > MANY_PIXELS
-            with _large_photo_lock if is_large else contextlib.nullcontext():
+            # A progressive JPEG is decoded at its full size first.
+            many = (width * height if image.info.get("progressive") else decoded) > MANY_PIXELS
+            with _large_photo_lock if many else contextlib.nullcontext():
                 pixels, swapped, maximum, note = _decode(image, data, bit_depth=bit_depth)
     except formats.Unusable:
         raise

@@ -6,6 +6,7 @@ Names and suffixes of files are not used. The import is fast: neither OpenCV nor
 import io
 import warnings
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 # Pillow's warnings (invalid EXIF, large images) are harmless here or become the reason in a row.
@@ -185,8 +186,11 @@ def register_heif() -> bool:
 
 def _require_few_scans(data: bytes) -> None:
     """Check that the scans of a JPEG do not take too long to decode."""
-    # An upper bound, which is fast: the bytes may also occur in a thumbnail or after the image.
-    if data.count(b"\xff\xda") > LARGEST_SCANS and (scans := _scans(data)) > LARGEST_SCANS:
+    # An upper bound, several times as fast as `bytes.count`: the two bytes of the marker at even and at odd
+    # positions, which may also occur in a thumbnail or after the image.
+    words = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
+    most = sum(np.count_nonzero(values == 0xDAFF) for values in words)
+    if most > LARGEST_SCANS and (scans := _scans(data)) > LARGEST_SCANS:
         raise Unusable(f"a JPEG of {scans:,} scans, more than {LARGEST_SCANS}")
 
 

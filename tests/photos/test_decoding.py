@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -14,7 +16,7 @@ from scipy import fft
 from shared import scene
 
 from lib.core import files
-from lib.photos import decoding
+from lib.photos import decoding, formats
 
 CORNERS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (128, 128, 128)}
 
@@ -134,6 +136,66 @@ def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
             most.clear()
             list(pool.map(decoding.decode, [saved(picture(side, side), "PNG")] * 8))
             assert len(most) == 8 and 1 <= max(most) <= expected and (expected == 1 or max(most) > 1)
+
+
+# Bounded time and memory
+
+
+def test_a_large_jpeg_is_decoded_small_where_other_formats_are_refused(monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST_DECODED", 500_000)
+    pixels = scene(1, 1600, 1600)
+    assert decoding.decode(saved(pixels, "JPEG"), side=64)[0].shape == (400, 400, 3)
+    assert refusal(saved(pixels, "JPEG")) == "1600 x 1600 pixels are too many to decode at full size"
+    for data in (saved(pixels, "JPEG", progressive=True), saved(pixels, "PNG", compress_level=1)):
+        assert refusal(data, side=64).startswith("1600 x 1600 pixels are more than 0 million, the maximum")
+
+
+def test_the_scans_of_a_jpeg_are_counted_before_they_are_decoded():
+    data = saved(scene(1, 2000, 2000), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    hostile = data[:start] + data[start:-2] * 3000 + b"\xff\xd9"
+    started = time.process_time()
+    assert "scans, more than 100" in refusal(hostile, side=64)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("codec", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_only_the_first_frame_of_an_animation_is_decoded(codec):
+    frames = [Image.fromarray(scene(seed, 40, 30)) for seed in range(2)]
+    data = saved(frames[0], codec, save_all=True, append_images=frames[1:] * 30, duration=100)
+    if codec == "GIF":
+        # All but the first frame again, many times.
+        second = data.index(b"\x21\xf9", data.index(b"\x21\xf9") + 2)
+        data = data[:-1] + data[second:-1] * 1000
+    started = time.process_time()
+    pixels, size = decoding.decode(data)
+    assert size == (40, 30) and np.abs(pixels.astype(int) - scene(0, 40, 30)).mean() < 12
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("codec", ["PNG", "WEBP", "TIFF", "JPEG", "HEIF"])
+def test_megabytes_of_metadata_are_no_problem(codec):
+    formats.register_heif()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    options = {"exif": exif.tobytes() + bytes(3_000_000)} if codec in ("PNG", "WEBP") else {}
+    options |= {"icc_profile": bytes(7_000_000)} if codec != "PNG" else {}
+    options |= {"xmp": b"tiff:Orientation " * 100_000} if codec in ("WEBP", "HEIF") else {}
+    started = time.process_time()
+    photo = decoding.read(saved(picture(), codec, **options), side=32)
+    assert time.process_time() - started < 1
+    assert photo.size == (48, 32) and bool(photo.note) == (codec != "PNG")
+
+
+@pytest.mark.parametrize("codec", ["PNG", "TIFF", "GIF", "HEIF", "WEBP", "AVIF", "BMP"])
+def test_the_size_in_a_header_is_checked_before_memory_is_reserved(codec, monkeypatch):
+    formats.register_heif()
+    data = saved(picture(), codec)
+    monkeypatch.setattr(formats, "LARGEST_PIXELS", 1000)
+    tracemalloc.start()
+    assert refusal(data) == "48 x 32 pixels are more than 0 million"
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 # Resizing
@@ -388,6 +450,15 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
             )
         assert "run this again" in str(caught.value) and str(tmp_path) not in str(caught.value)
         assert not list((tmp_path / "cache").rglob("scan.csv"))
+
+
+def test_a_pipe_is_never_opened(tmp_path):
+    fill(tmp_path, ["1.png"])
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="expected to read pipe.png.* Received: Not a regular file"):
+        decoding.scan(
+            tmp_path, ["1.png", "pipe.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+        )
 
 
 def test_a_full_disk_is_an_error_before_the_photos_are_read(tmp_path, monkeypatch):
