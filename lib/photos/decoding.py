@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
@@ -108,7 +108,7 @@ def read(data: bytes, *, side: int | None = None, bit_depth: int | None = None) 
         raise
     # Pillow raises almost any error when a file is damaged.
     except Exception as error:
-        raise ValueError(_reason(error)) from None
+        _refuse_damaged(error)
     return Decoded(pixels, (height, width) if swapped else (width, height), maximum, note)
 
 
@@ -126,7 +126,8 @@ def _decode(image: Image.Image, data: bytes, *, bit_depth: int | None) -> tuple[
     values, maximum, notes = _values(image, data) if is_wide else None, 0, []
     if values is not None:
         is_upright = is_tiff and image.mode.startswith("I")
-        maximum = int(values[..., :3].max())
+        # Without the transparency of RGBA.
+        maximum = int(np.atleast_3d(values)[..., :3].max())
         notes.append(_clipping(maximum, bit_depth))
         image = Image.fromarray(_narrow(values, bit_depth or max(8, maximum.bit_length())))
         if not is_upright:
@@ -208,11 +209,14 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str
     return image if image.mode == "RGB" else image.convert("RGB"), note
 
 
-def _reason(error: Exception) -> str:
-    """Return the reason that a damaged file is not a usable photo, from the decoder's error."""
+def _refuse_damaged(error: Exception) -> NoReturn:
+    """Raise the reason that a file cannot be decoded. Unlike returned texts, it is in no key of a cache."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "damaged: its header cannot be read"
-    return f"damaged: {str(error).strip() or type(error).__name__}"
+        # Its message contains an address in memory.
+        raise ValueError(
+            "damaged: its header cannot be read, or its kind of pixels is not supported"
+        ) from None
+    raise ValueError(f"damaged: {str(error).strip() or type(error).__name__}") from None
 
 
 def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:

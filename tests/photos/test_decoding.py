@@ -3,8 +3,10 @@
 import hashlib
 import io
 import os
+import struct
 import time
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -100,6 +102,45 @@ def test_decode_scales_16_bit_grey_and_does_not_clip_it():
     assert is_photo(pixels) and (pixels[..., 0] == pixels[..., 2]).all()
     assert np.abs(pixels[..., 0] - values / 257).max() < 1.01
     assert len(np.unique(pixels)) == 64
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("codec", [".png", ".tiff"])
+@pytest.mark.parametrize("place", [(0, 0), (7, 3), (7, 7)])
+def test_the_largest_value_of_16_bits_is_that_of_all_pixels_but_not_of_transparency(channels, codec, place):
+    values = np.full((8, 8, channels), 100, np.uint16)
+    values[..., 3:] = 65535
+    values[place] = 1000
+    values[..., 3:] = 65535
+    photo = decoding.read(cv2.imencode(codec, values)[1].tobytes())
+    assert photo.maximum == 1000 and photo.pixels.max() == round(1000 * 255 / 1023)
+    assert decoding.read(saved(picture(), "PNG")).maximum == 0
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_kinds_of_pixels_are_exact_or_refused(kind, channels):
+    values = np.arange(400).reshape(20, 20, 1).repeat(channels, axis=2).astype(kind)
+    data = cv2.imencode(".tiff", values)[1].tobytes()
+    if channels == 1 and np.issubdtype(kind, np.integer):
+        assert np.abs(decoding.decode(data)[0] - values * (255 / 511)).max() <= 0.5
+        assert refusal(cv2.imencode(".tiff", (values - 1).astype(kind))[1].tobytes())
+    else:
+        assert "pixels" in refusal(data)
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(1, [0, 255]), (2, [0, 85, 170, 255]), (4, range(0, 256, 17))])
+def test_fewer_than_8_bits_are_scaled_to_white(bits, levels):
+    values = np.arange(2**bits, dtype=np.uint8).repeat(8)
+    packed = np.packbits(np.unpackbits(values[:, None], axis=1)[:, -bits:].ravel())
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + packed.tobytes())), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    pixels, _ = decoding.decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert pixels[0, ::8, 0].tolist() == list(levels)
 
 
 @pytest.mark.parametrize("tenth", range(1, 10))
