@@ -174,7 +174,7 @@ docs: $(SETUP)
 
 notebooks: $(TOOLS)
 	@scratch="$(CURDIR)/outputs/.notebooks" && trap 'rm -rf "$$scratch"' EXIT && rm -rf "$$scratch" && \
-	CHRYSALIS_OUTPUTS=$$scratch .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
+	CHRYSALIS_OUTPUTS=$$scratch JUPYTER_PATH= .venv/bin/jupyter nbconvert --to notebook --inplace --execute \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 \
 		notebooks/0[1-9]*.ipynb notebooks/00_start.ipynb && \
 	sed -i.old 's#outputs/\.notebooks#outputs#g' notebooks/00_start.ipynb && rm notebooks/00_start.ipynb.old

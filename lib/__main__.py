@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lib import commands, pipeline
-from lib.core import files
+from lib.core import files, home
 
 # Help of the argument NAME.
 FILE = "name of a file in params/"
@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser().parse_args(arguments)
     _export(options)
+    home.replace_unwritable()
     try:
         _call(options)
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import sys
 import time
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.core import cache, engine, files, locks, params, schema, steps
+from lib.core import cache, engine, files, locks, params, privacy, schema, steps
 from lib.photos import listing
 
 NOTEBOOKS = params.ROOT / "notebooks"
@@ -186,6 +185,7 @@ class Runner:
                 | {"name": self.settings.name}
                 | self.overrides,
                 kernel_name="python3",
+                kernel_manager_class=_this_python(),
                 progress_bar=False,
                 # Otherwise, the kernel warns about its local socket and about the shutdown.
                 extra_arguments=["--log-level=CRITICAL"],
@@ -267,21 +267,30 @@ def _publish(partial: Path, final: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-    text = "\n".join(map(_without_folders, nbformat.writes(notebook).split("\n")))
-    files.write(final, lambda path: path.write_text(text, encoding="utf-8"))
+    notebook = nbformat.from_dict(privacy.without_folders(notebook, _folders()))
+    files.write(final, lambda path: path.write_text(nbformat.writes(notebook), encoding="utf-8"))
     partial.unlink()
 
 
-def _without_folders(line: str) -> str:
-    """Replace the folders of this machine in a line of a notebook's JSON, except in encoded images."""
-    if line.lstrip().startswith('"image/'):
-        return line
+def _folders() -> dict[str, str]:
+    """Return the folders of this machine and their names in notebooks."""
     # Unlike `Path.home`, this does not fail for a user without a home folder.
     home = os.path.expanduser("~")  # noqa: PTH111
-    for folder, name in ((str(params.ROOT), "."), (str(steps.outputs()), "outputs"), (home, "~")):
-        if len(folder) > 1:
-            line = line.replace(json.dumps(folder)[1:-1], name)
-    return line
+    folders = {str(params.ROOT): ".", str(steps.outputs()): "outputs", home: "~"}
+    return {folder: name for folder, name in folders.items() if len(folder) > 1}
+
+
+def _this_python() -> type:
+    """Return the class of a kernel of this Python, whatever kernel `python3` is installed elsewhere."""
+    # Imported here because the import takes a second.
+    from ipykernel.kernelspec import make_ipkernel_cmd
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=make_ipkernel_cmd(), language="python", display_name="Python 3")
+
+    return ThisPython
 
 
 def _terminal() -> str:

@@ -322,11 +322,33 @@ def test_a_step_depends_on_the_additional_files_that_it_wrote(place, kernel):
     assert this.reasons(ONE) == ["more.csv is missing"]
 
 
-def test_images_are_published_unchanged(monkeypatch):
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", "/tmp")
-    line = '     "image/png": "iVBORw0KGgo/tmp/tmpAAAA"'
-    assert pipeline._without_folders(line) == line
-    assert pipeline._without_folders('"text": "/tmp/demo"') == '"text": "outputs/demo"'
+def test_a_foreign_kernel_of_the_same_name_is_not_used(place, monkeypatch):
+    spec = place / "jupyter/kernels/python3"
+    spec.mkdir(parents=True)
+    files.write_json(
+        spec / "kernel.json", {"argv": ["/nonexistent/python"], "display_name": "other", "language": "python"}
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(place / "jupyter"))
+    write_notebook(place / "notebooks", ONE, "import sys\nprint(sys.executable)")
+    folder = runner(place, only=(ONE,), name="butterfly").run()
+    (printed,) = nbformat.read(folder / "one.ipynb", as_version=4).cells[3].outputs
+    assert printed.text.strip().endswith(sys.executable.removeprefix(str(params.ROOT)))
+
+
+def test_pictures_are_published_unchanged(place, monkeypatch):
+    image = "iVBORw0KGgo/tmp/tmpAAAA"
+    html = f'<img src="data:image/png;base64,{image}"> {place}'
+    body = (
+        "from IPython.display import display\n"
+        f"display({{'text/html': {html!r}, 'image/png': {image!r}}}, raw=True)\n"
+        "print('/tmp/x /tmpx')"
+    )
+    monkeypatch.setenv("HOME", "/tmp")
+    write_notebook(place / "notebooks", ONE, body)
+    folder = runner(place, only=(ONE,), name="butterfly").run()
+    shown, printed = nbformat.read(folder / "one.ipynb", as_version=4).cells[3].outputs
+    assert shown.data["image/png"].strip() == image and f"base64,{image}" in shown.data["text/html"]
+    assert str(place) not in shown.data["text/html"] and printed.text == "~/x /tmpx\n"
 
 
 def test_a_step_depends_on_masks_in_the_source(place):

@@ -21,12 +21,13 @@ from shared import Drawing, encoded, scene
 from lib.clean import manifest, photoset
 from lib.core import tables
 from lib.core.schema import Augment, Params
-from lib.photos import decoding, labels, listing
+from lib.photos import decoding, formats, labels, listing
 from lib.train import dataset
 
 SIZE = 48
 WIDTH, HEIGHT = 60, 44  # of most photos here: small enough to be decoded at their full size
-LOSSY = re.compile("JPEG|GIF|WebP|WEBP|AVIF|YCbCr")
+LOSSY = re.compile("JPEG|GIF|WebP|WEBP|AVIF|HEIF|YCbCr")
+formats.register_heif()
 SETTINGS = Params.model_validate(
     {
         "name": "mine",
@@ -78,7 +79,9 @@ STORED = {
 def stored(pixels, orientation, codec, **options):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(np.ascontiguousarray(STORED[orientation](pixels)), codec, exif=exif, **options)
+    # For bytes, the HEIC encoder writes a rotation of its own, as iPhones do, beside the tag.
+    tags = exif.tobytes() if codec == "HEIF" else exif
+    return encoded(np.ascontiguousarray(STORED[orientation](pixels)), codec, exif=tags, **options)
 
 
 def in_cmyk(pixels, transform=0):
@@ -114,9 +117,9 @@ def kept_files():
 
     files = {}
     for orientation in STORED:
-        for codec in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        for codec in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"):
             pixels = draw()
-            options = {"quality": 95} if codec in ("JPEG", "WEBP", "AVIF") else {}
+            options = {"quality": 95} if codec in ("JPEG", "WEBP", "AVIF", "HEIF") else {}
             content = stored(pixels, orientation, codec, **options)
             files[f"EXIF orientation {orientation}, {codec}"] = f"{orientation}.{codec}", content, pixels
     alpha = np.linspace(0, 255, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH, 1).round().astype(np.uint8)
@@ -200,6 +203,8 @@ def kept_files():
     ):
         files[name] = f"{name}.{codec}", encoded(pixels := draw(), codec, **options), pixels
     for codec, suffix in (
+        ("HEIF", "bmp"),
+        ("JPEG", "HEIC"),
         ("PNG", "jpg"),
         ("JPEG", "png"),
         ("WEBP", "gif"),
@@ -256,6 +261,7 @@ def excluded_files():
         "BMP": encoded(photo, "BMP"),
         "TIFF": encoded(photo, "TIFF"),
         "AVIF": encoded(photo, "AVIF"),
+        "HEIF": encoded(photo, "HEIF"),
     }
     files = {
         f"{codec} cut at {tenth}/10": (f"{codec}{tenth}.jpg", data[: len(data) * tenth // 10], "corrupt", "")
@@ -279,16 +285,14 @@ def excluded_files():
         "PDF": (b"%PDF-1.4\n", unknown),
         "zip": (b"PK\x03\x04" + bytes(40), unknown),
         "EPS, which is a program": (saved(Image.fromarray(photo), "EPS"), unknown),
-        "HEIC": (
-            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
-            "a HEIC photo, which is not read here: save it as JPEG",
-        ),
+        "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "damaged: "),
+        "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(400), unknown),
         "bomb": (png(photo, 2, size=(20_000, 20_000)), "20000 x 20000 pixels are more than 200 million"),
         "floating point": (float_tiff, "floating-point pixels have no agreed range"),
-        "32 bits": (wide_tiff, "32-bit pixels have no agreed range"),
+        "32 bits": (wide_tiff, "negative or 32-bit pixels have no agreed range"),
     }  # fmt: skip
     files |= {kind: (f"{kind}.jpg", data, "corrupt", reason) for kind, (data, reason) in content.items()}
-    files["HEIC by its name"] = "IMG_1.HEIC", content["HEIC"][0] + b"\0", "corrupt", "a HEIC photo"
+    files["HEIC by its name"] = "IMG_1.HEIC", content["HEIC"][0] + b"\0", "corrupt", "damaged: "
     files["a line of pixels"] = "line.png", line, "small", "the shorter side is 1 px"
     return files
 

@@ -84,6 +84,7 @@ def of_photos(
     *,
     fit: str,
     folder: Path,
+    bit_depth: int | None = None,
     settings: schema.Model = BACKBONE,
     size: int | None = None,
 ) -> np.ndarray:
@@ -93,6 +94,7 @@ def of_photos(
         sha1: SHA-1 of each photo's file.
         full: the photos, resized to squares, `uint8` of shape `(n, side, side, 3)`, RGB.
         fit: `crop`, `stretch` or `pad`, the method by which they were resized.
+        bit_depth: bit depth from which photos with more than 8 bits were scaled, if any.
         folder, settings: see `compute`.
         size: side in pixels of the centre crop to embed; if `None`, the full square.
 
@@ -100,7 +102,8 @@ def of_photos(
         See `compute`.
     """
     images = full if size is None else decoding.centre(full, size)
-    return compute(images, content=[*sha1, fit, str(full.shape[1])], folder=folder, settings=settings)
+    prepared = [f"{bit_depth} bits"] * (bit_depth is not None) + [fit, str(full.shape[1])]
+    return compute(images, content=[*sha1, *prepared], folder=folder, settings=settings)
 
 
 def network(settings: schema.Model) -> keras.Model:

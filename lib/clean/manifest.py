@@ -54,8 +54,10 @@ class Cleaned:
         images: the resized photos, `uint8` `(rows, side, side, 3)`, RGB.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` if `clean.embeddings` is false.
         pairs: near-duplicates, the result of `duplicates.find`, including excluded photos.
-        notes: sentences on the labels, and on a user's decisions that could not be applied.
+        notes: sentences on the labels, on how photos were decoded, and on decisions that were not applied.
         layout: how the labels and splits were read, as a sentence.
+        bit_depth: bit depth of the photos with more than 8 bits, which were scaled to 8; `None` if there are
+            no such photos.
     """
 
     table: pd.DataFrame
@@ -64,6 +66,7 @@ class Cleaned:
     pairs: pd.DataFrame
     notes: list[str]
     layout: str = ""
+    bit_depth: int | None = None
 
 
 class ClassCounts(TypedDict):
@@ -116,10 +119,9 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
         ValueError: if the labels or the decisions are invalid, or train has fewer than two classes.
     """
     listed = labels.find(listing.Folder(data / "raw"), settings.source)
-    scanned, images = resized(
-        data, settings, content=content, paths=list(listed.path), missing=listed.attrs["missing"]
-    )
-    table = listed.join(scanned.drop(columns=["path", "problem"]))
+    scanned, images = resized(data, settings, content=content, paths=list(listed.path))
+    bit_depth = depth(scanned, settings)
+    table = listed.join(scanned.drop(columns=["path", "problem", "maximum", "note"]))
     table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
@@ -129,7 +131,9 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
     vectors = None
     if settings.clean.embeddings:
-        vectors = embeddings.of_photos(table.sha1, images, fit=settings.model.fit, folder=data / "cache")
+        vectors = embeddings.of_photos(
+            table.sha1, images, fit=settings.model.fit, bit_depth=bit_depth, folder=data / "cache"
+        )
     _flag(table, vectors, excluded=settings.clean.exclude)
     _exclude_copies(table)
     pairs = _near_duplicates(table, images, vectors=vectors, folder=data / "cache", clean=settings.clean)
@@ -142,12 +146,28 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
             "Add photos, or check their labels, the decisions and the parameters under `clean`"
         )
     table["reason"] = _reasons(table)
-    notes = [*listed.attrs["notes"], *notes]
-    return Cleaned(table[COLUMNS], images, vectors, pairs, notes, listed.attrs["layout"])
+    notes = [*listed.attrs["notes"], *notes, *_remarks_on(scanned, bit_depth)]
+    return Cleaned(table[COLUMNS], images, vectors, pairs, notes, listed.attrs["layout"], bit_depth)
+
+
+def depth(scanned: pd.DataFrame, settings: Params) -> int | None:
+    """Return the bit depth of the photos of a scan with more than 8 bits; `None` if there are none."""
+    common = decoding.common_bit_depth(scanned)
+    return common and (settings.model.bit_depth or common)
+
+
+def _remarks_on(scanned: pd.DataFrame, bit_depth: int | None) -> list[str]:
+    """Return sentences on how photos were decoded: their bit depth, and what was ignored or clipped."""
+    counts = scanned.note[scanned.note.ne("")].value_counts()
+    result = [f"{note} ({count} photo{'s' * (count > 1)})" for note, count in counts.items()]
+    if bit_depth:
+        wide = int(scanned.maximum.gt(0).sum())
+        result.append(f"{bit_depth} bits scaled to 8 ({wide} photo{'s' * (wide > 1)} with more than 8 bits)")
+    return result
 
 
 def resized(
-    data: Path, settings: Params, *, content: str, paths: list[str], missing: Sequence[str] = ()
+    data: Path, settings: Params, *, content: str, paths: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Decode and resize a source's files for a run; return the table and photos of `decoding.scan`."""
     return decoding.scan(
@@ -157,13 +177,8 @@ def resized(
         folder=data / "cache",
         size=settings.model.resize or settings.model.image_size,
         fit=settings.model.fit,
-        missing=missing,
+        bit_depth=settings.model.bit_depth,
     )
-
-
-def missing(table: pd.DataFrame) -> list[str]:
-    """Return the paths in a manifest of files that a table of labels lists, but that do not exist."""
-    return list(table.path[table.sha1.eq("")])
 
 
 def earlier(run: steps.Run) -> pd.DataFrame | None:

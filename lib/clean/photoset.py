@@ -27,6 +27,7 @@ class Photos:
         classes: the class names in order; a target is an index into them.
         fit: `crop`, `stretch` or `pad`, see `decoding.resize`.
         folder: folder of the cache; if `None`, no results are cached.
+        bit_depth: bit depth from which photos with more than 8 bits were scaled; `None` if there are none.
     """
 
     table: pd.DataFrame
@@ -35,6 +36,7 @@ class Photos:
     classes: list[str]
     fit: str = "crop"
     folder: Path | None = None
+    bit_depth: int | None = None
 
     @property
     def images(self) -> np.ndarray:
@@ -74,22 +76,28 @@ class Photos:
         if self.folder is None:
             raise ValueError("expected photos with a folder to store embeddings. Received: folder=None")
         return embeddings.of_photos(
-            self.table.sha1, self.full, fit=self.fit, folder=self.folder, settings=settings, size=self.size
+            self.table.sha1,
+            self.full,
+            fit=self.fit,
+            bit_depth=self.bit_depth,
+            folder=self.folder,
+            settings=settings,
+            size=self.size,
         )
 
     def identity(self, *names: str) -> str:
         """Return a fingerprint of the photos of some splits: their content and labels."""
         rows = self.table.loc[self.table.split.isin(names), ["sha1", "label", "split"]]
-        return cache.fingerprint(self.full.shape[1:], self.size, self.classes, rows.values.tolist())
+        prepared = [self.full.shape[1:], self.size, self.bit_depth]
+        return cache.fingerprint(prepared, self.classes, rows.values.tolist())
 
 
 def load(run: steps.Run) -> Photos:
     """Load the photos in the manifest of a run; they are decoded again only if the cache was removed."""
     table = manifest.read(run.need("manifest.csv"))
     content = files.read_json(run.need("source.json"))["content_sha256"]
-    _, full = manifest.resized(
-        run.data, run.settings, content=content, paths=list(table.path), missing=manifest.missing(table)
-    )
+    scanned, full = manifest.resized(run.data, run.settings, content=content, paths=list(table.path))
     classes = labels.classes(table.label[table.split.eq("train")])
     model = run.settings.model
-    return Photos(table, full, model.image_size, classes, model.fit, run.data / "cache")
+    bit_depth = manifest.depth(scanned, run.settings)
+    return Photos(table, full, model.image_size, classes, model.fit, run.data / "cache", bit_depth)

@@ -43,7 +43,13 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
     results = []
     for model, size in _models(settings):
         vectors = embeddings.of_photos(
-            table.sha1, images, fit=settings.model.fit, folder=folder, settings=model, size=size
+            table.sha1,
+            images,
+            fit=settings.model.fit,
+            bit_depth=settings.model.bit_depth,
+            folder=folder,
+            settings=model,
+            size=size,
         )
         probabilities = label_issues.out_of_fold_probabilities(
             label_issues.pca(vectors[rows]), targets, folds=folds, classes=len(classes)

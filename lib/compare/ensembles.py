@@ -234,14 +234,16 @@ def _photos(result: Result) -> photoset.Photos:
         folder=data / "cache",
         size=card["resize"],
         fit=card["fit"],
-        missing=manifest.missing(table),
+        bit_depth=card["parameters"].get("model", {}).get("bit_depth"),
     )
     if not scanned.sha1.equals(table.sha1):
         raise ValueError(
             f"the photos in data/{result.source} have changed since the evaluation of {result.name}: run "
             f"`make {result.parameters['name']}` again"
         )
-    return photoset.Photos(table, full, card["size"], card["classes"], card["fit"])
+    return photoset.Photos(
+        table, full, card["size"], card["classes"], card["fit"], bit_depth=card.get("bit_depth")
+    )
 
 
 def write(ensemble: Ensemble, path: Path) -> None:

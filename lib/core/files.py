@@ -1,12 +1,14 @@
 """Write files and folders atomically, hash files, and check the free disk space."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 import unicodedata
 from collections.abc import Callable
@@ -25,6 +27,40 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def regular_size(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        OSError: if it does not exist, or is a folder, pipe or device; these are never opened.
+    """
+    return _regular(path, path.stat()).st_size
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        OSError: as `regular_size`; or if the file changes while it is read.
+    """
+    regular_size(path)
+    # If a pipe has replaced the file meanwhile, opening it does not wait.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        before = _regular(path, os.fstat(file.fileno()))
+        data = file.read(before.st_size + 1)
+        after = os.fstat(file.fileno())
+    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise OSError(errno.EBUSY, "The file changed while it was read", path.name)
+    return data
+
+
+def _regular(path: Path, status: os.stat_result) -> os.stat_result:
+    """Return the status of a file; raise an error if it is not a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", path.name)
+    return status
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import AcquireReturnProxy, FileLock, SoftFileLock, Timeout
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, SoftFileLock, Timeout
 
 # Time to wait for a lock before a message is printed or an error is raised.
 TIMEOUT_SECONDS = 1.0
@@ -56,12 +56,24 @@ def _acquire(folder: Path, timeout: float) -> AcquireReturnProxy:
     """Acquire the lock of a folder. Without file locks, use a file that contains the process ID."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return FileLock(folder / ".lock", is_singleton=True).acquire(timeout=timeout)
+        return _file_lock(folder / ".lock").acquire(timeout=timeout)
+    except NotImplementedError:
+        # Earlier versions of filelock, for `ENOSYS`.
+        pass
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
     _print_fallback(folder)
     return SoftFileLock(folder / ".lock.process", is_singleton=True).acquire(timeout=timeout)
+
+
+def _file_lock(path: Path) -> BaseFileLock:
+    try:
+        # By its own fallback, the file that an earlier process left would count as locked.
+        return FileLock(path, is_singleton=True, fallback_to_soft=False)
+    except TypeError:
+        # Earlier versions have no fallback.
+        return FileLock(path, is_singleton=True)
 
 
 @functools.cache

@@ -395,6 +395,11 @@ class Model(Section):
     resize: Annotated[int, Field(ge=32, le=1024)] | None = Field(
         None, description="side of the square before the crop to image_size, in pixels; if null, image_size"
     )
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = Field(
+        None,
+        description="bit depth of PNG and TIFF photos with more than 8 bits, which are scaled to 8: 12 makes "
+        "4,095, and larger values, white; if null, the number of bits of the largest value in the source",
+    )
     scaling: Literal["backbone", "unit", "measured"] = Field(
         "backbone",
         description="scaling of the pixel values: backbone as for the pretrained weights, unit divides by "

@@ -78,6 +78,7 @@ CLEAN = Step(
         "model.image_size",
         "model.resize",
         "model.fit",
+        "model.bit_depth",
         # `clean.compare` uses the next three.
         "model.backbone",
         "model.weights",

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.clean import photoset
-from lib.core import metrics, params, schema, steps
+from lib.core import files, metrics, params, schema, steps
 from lib.evaluate import heatmaps
 from lib.figures import photo_grids
 from lib.networks import backend, cards
@@ -120,7 +120,7 @@ def energy_inside_masks(network: keras.Model, photos: photoset.Photos, run: step
     folder = run.find(settings.gradcam.masks)
     size = photos.images.shape[1]
     stems = {row: Path(photos.table.path.iloc[row]).stem for row in photos.rows(_split(photos))}
-    masks = heatmaps.masks(folder, list(stems.values()), size=size, fit=settings.model.fit)
+    masks = heatmaps.masks(folder, list(stems.values()), size=size, fit=settings.model.fit, limit=MOST_MASKED)
     rows = [row for row, stem in stems.items() if stem in masks][:MOST_MASKED]
     targets = pd.Categorical(photos.table.label.iloc[rows], photos.classes).codes.astype(np.int64)
     maps = heatmaps.compute(network, photos.images[rows], targets=targets)
@@ -195,7 +195,9 @@ def _own_image(
     if not path.is_file():
         raise FileNotFoundError(f"`gradcam.photo`: {photo} does not exist. Expected: the path of a photo")
     try:
-        pixels, _ = decoding.decode(path.read_bytes(), side=card["resize"])
-    except ValueError as error:
+        pixels, _ = decoding.decode(
+            files.read_bytes(path), side=card["resize"], bit_depth=card.get("bit_depth")
+        )
+    except (OSError, ValueError) as error:
         raise ValueError(f"`gradcam.photo`: {path.name} cannot be read: {error}") from None
     return decoding.prepare(pixels, card), path.name

@@ -4,21 +4,25 @@ Grad-CAM (Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391) weighs the c
 map by the mean gradient of the class's logit, and keeps the positive part of their weighted sum.
 """
 
+import contextlib
 import functools
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from lib.core import files
 from lib.networks import backend, models
 from lib.networks.backend import keras
 from lib.photos import decoding
 
 BATCH_SIZE = 16
-# A mask of more bytes is refused if a zip compresses it by more than this ratio.
+# A mask of more bytes, or masks of 10 times as many, are refused if a zip compresses them by more than this
+# ratio.
 LARGEST_PACKED, LARGEST_RATIO = 100_000_000, 100
 
 
@@ -114,64 +118,111 @@ def centred_gaussian(size: int) -> np.ndarray:
     return np.outer(line, line)
 
 
-def masks(path: Path, stems: list[str], *, size: int, fit: str) -> dict[str, np.ndarray]:
+class _Mask(NamedTuple):
+    """A file of a mask: its name, its size unpacked and packed, in bytes, and a function that reads it."""
+
+    name: str
+    size: int
+    packed: int
+    read: Callable[[], bytes]
+
+
+def masks(
+    path: Path, stems: list[str], *, size: int, fit: str, limit: int | None = None
+) -> dict[str, np.ndarray]:
     """Load the masks of photos.
 
     Args:
         path: a folder or a zip file with an image per photo, white inside the object.
         stems: the file names of the photos without suffix.
         size, fit: the arguments of `decoding.resize` with which the photos were resized.
+        limit: maximum number of masks.
 
     Returns:
-        For each photo that has a mask, `bool` of shape `(size, size)`, in the order of `stems`.
+        For the first photos that have a mask, `bool` of shape `(size, size)`, in the order of `stems`.
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        ValueError: the file is not a zip, or a mask cannot be read.
+        ValueError: the file is not a zip, or a mask cannot be read or is too large.
     """
     if not path.exists():
         raise FileNotFoundError(
             f"`gradcam.masks`: {path.name} does not exist. Expected: a folder or a zip of masks, or null"
         )
-    read = _of_zip if path.is_file() else _of_folder
-    loaded = {}
-    for stem, data in read(path, set(stems)):
-        try:
-            pixels, _ = decoding.decode(data)
-        except ValueError as error:
-            raise ValueError(f"`gradcam.masks`: the mask of {stem} cannot be read: {error}") from None
-        loaded[stem] = decoding.resize(pixels, size=size, fit=fit)[..., 0] > 127
-    return {stem: loaded[stem] for stem in stems if stem in loaded}
+    with contextlib.ExitStack() as stack:
+        available = _of_folder(path) if path.is_dir() else _of_zip(stack.enter_context(_open(path)))
+        chosen = [stem for stem in stems if stem in available][:limit]
+        _check_sizes([available[stem] for stem in chosen])
+        return {stem: _load(stem, available[stem], size=size, fit=fit) for stem in chosen}
 
 
-def _of_folder(folder: Path, stems: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Read the files with the given stems."""
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.stem in stems:
-            _check_size(file.name, file.stat().st_size, packed=file.stat().st_size)
-            yield file.stem, file.read_bytes()
-
-
-def _of_zip(path: Path, stems: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Read the members with the given stems; members in folders are ignored."""
+def _load(stem: str, mask: _Mask, *, size: int, fit: str) -> np.ndarray:
     try:
-        archive = zipfile.ZipFile(path)
+        pixels, _ = decoding.decode(mask.read(), side=size)
+    # An encrypted or damaged member of a zip raises the other errors.
+    except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"`gradcam.masks`: the mask of {stem} cannot be read: {error}") from None
+    return decoding.resize(pixels, size=size, fit=fit)[..., 0] > 127
+
+
+def _of_folder(folder: Path) -> dict[str, _Mask]:
+    """Return the files in a folder by stem; of several files with the same stem, the first."""
+    paths = [path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()]
+    sizes = [path.stat().st_size for path in paths]
+    return {
+        path.stem: _Mask(path.name, size, size, functools.partial(files.read_bytes, path))
+        for path, size in zip(paths, sizes, strict=True)
+    }
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        if path.is_file():
+            return zipfile.ZipFile(path)
     except zipfile.BadZipFile:
-        raise ValueError(
-            f"`gradcam.masks`: expected a folder or a zip of masks. Received: {path.name}, which is not a zip"
-        ) from None
-    with archive:
-        for member in sorted(archive.infolist(), key=lambda member: member.filename):
-            file = PurePosixPath(member.filename)
-            if not member.is_dir() and len(file.parts) == 1 and file.stem in stems:
-                _check_size(file.name, member.file_size, packed=member.compress_size)
-                yield file.stem, archive.read(member)
+        pass
+    raise ValueError(
+        f"`gradcam.masks`: expected a folder or a zip of masks. Received: {path.name}, which is not a zip"
+    )
 
 
-def _check_size(name: str, size: int, *, packed: int) -> None:
-    """Check that a mask fits into memory and is not compressed as strongly as a zip bomb."""
-    if size > decoding.LARGEST_BYTES or (size > LARGEST_PACKED and size > LARGEST_RATIO * packed):
+def _of_zip(archive: zipfile.ZipFile) -> dict[str, _Mask]:
+    """Return the members of a zip by stem; members in folders are ignored."""
+    members = sorted(archive.infolist(), key=lambda member: member.filename, reverse=True)
+    return {
+        PurePosixPath(member.filename).stem: _Mask(
+            member.filename,
+            member.file_size,
+            member.compress_size,
+            functools.partial(_unpack, archive, member),
+        )
+        for member in members
+        if not member.is_dir() and len(PurePosixPath(member.filename).parts) == 1
+    }
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Read a member, at most up to the size in its header, which need not be true."""
+    with archive.open(member) as file:
+        return file.read(member.file_size + 1)
+
+
+def _check_sizes(chosen: list[_Mask]) -> None:
+    """Check that each mask fits into memory, and that neither a mask nor all of them are a zip bomb."""
+    for mask in chosen:
+        _check_size(mask.name, mask.size, packed=mask.packed, largest=LARGEST_PACKED)
+        if mask.size > decoding.LARGEST_BYTES:
+            raise ValueError(
+                f"`gradcam.masks`: {mask.name} has {mask.size:,} bytes. Expected: at most "
+                f"{decoding.LARGEST_BYTES:,} bytes"
+            )
+    total, packed = sum(mask.size for mask in chosen), sum(mask.packed for mask in chosen)
+    _check_size(f"{len(chosen)} masks", total, packed=packed, largest=10 * LARGEST_PACKED)
+
+
+def _check_size(name: str, size: int, *, packed: int, largest: int) -> None:
+    if size > largest and size > LARGEST_RATIO * packed:
         raise ValueError(
-            f"`gradcam.masks`: {name} unpacks from {packed:,} to {size:,} bytes. Expected: at most "
-            f"{decoding.LARGEST_BYTES:,} bytes, and at most {LARGEST_RATIO} times the compressed size"
+            f"`gradcam.masks`: {name} would unpack from {packed:,} to {size:,} bytes. Expected: at most "
+            f"{LARGEST_RATIO} times the compressed size, or {largest:,} bytes"
         )

@@ -79,7 +79,7 @@ def of_rows(
         return np.empty((0, len(photos.classes)), np.float32)
     key = cache.fingerprint(
         [models.weights_sha256(network), _without_weights(network), views],
-        [photos.full.shape[1:], photos.size, photos.fit],
+        [photos.full.shape[1:], photos.size, photos.fit, photos.bit_depth],
         photos.table.sha1.iloc[rows].tolist(),
         cache.code(__name__),
     )
@@ -210,13 +210,23 @@ def _read_parts(paths: list[Path], card: cards.ModelCard, *, minimum: int) -> It
 def _read(path: Path, card: cards.ModelCard, *, minimum: int) -> _Photo:
     """Read a file; a photo with a side below `minimum` pixels has a problem but is predicted nevertheless."""
     try:
-        pixels, (width, height) = decoding.decode(path.read_bytes(), side=card["resize"])
+        photo = decoding.read(files.read_bytes(path), side=card["resize"], bit_depth=card.get("bit_depth"))
     except OSError as error:
         return _Photo(None, f"the file cannot be opened: {error.strerror}")
     except ValueError as error:
         return _Photo(None, " ".join(str(error).split()))
-    small = f"{width} x {height} pixels, smaller than {minimum}" if min(width, height) < minimum else ""
-    return _Photo(decoding.prepare(pixels, card), small)
+    return _Photo(decoding.prepare(photo.pixels, card), _remarks(photo, card, minimum=minimum))
+
+
+def _remarks(photo: decoding.Decoded, card: cards.ModelCard, *, minimum: int) -> str:
+    """Return what makes the prediction of a photo doubtful, as text."""
+    width, height = photo.size
+    remarks = [photo.note]
+    if min(width, height) < minimum:
+        remarks.append(f"{width} x {height} pixels, smaller than {minimum}")
+    if photo.maximum and "bit_depth" not in card:
+        remarks.append("more than 8 bits, unlike the photos of the training")
+    return "; ".join(filter(None, remarks))
 
 
 def _part(

@@ -175,7 +175,9 @@ def class_similarities(photos: photoset.Photos, settings: schema.Params) -> pd.D
     if not settings.clean.embeddings or photos.folder is None:
         return None
     content = photos.table.sha1.tolist()
-    vectors = embeddings.of_photos(content, photos.full, fit=photos.fit, folder=photos.folder)
+    vectors = embeddings.of_photos(
+        content, photos.full, fit=photos.fit, bit_depth=photos.bit_depth, folder=photos.folder
+    )
     rows, targets = photos.rows("train"), photos.targets("train")
     return centroid_similarities(vectors, rows, targets=targets, classes=photos.classes)
 

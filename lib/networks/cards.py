@@ -22,6 +22,8 @@ class ModelCard(TypedDict):
         size: height and width of the input, in pixels.
         resize: side that a photo is resized to before it is cropped to `size`, in pixels.
         fit: method of making a photo square: `crop`, `stretch` or `pad`.
+        bit_depth: bit depth of photos with more than 8 bits, 8 to 16, which are scaled to 8 so that
+            `2**bit_depth - 1` is white; only if the source has such photos.
         interpolation: description of the interpolation.
         input: description of the dtype, shape and range of the input.
         scaling: description of the scaling of the pixels inside the network.
@@ -41,6 +43,7 @@ class ModelCard(TypedDict):
     size: int
     resize: int
     fit: str
+    bit_depth: NotRequired[int]
     interpolation: str
     input: str
     scaling: str

@@ -212,6 +212,7 @@ def publish(
     batch_size: int,
     temperature: float,
     parameters: dict[str, Any],
+    bit_depth: int | None = None,
 ) -> cards.ModelCard:
     """Write a trained network and its model card, `model.keras` and `model.json`.
 
@@ -219,7 +220,7 @@ def publish(
         model: the trained network.
         folder: the folder of the run.
         settings: the parameters that the network was built with.
-        classes, class_names, training, batch_size, temperature, parameters: as `cards.ModelCard`.
+        classes, class_names, training, batch_size, temperature, parameters, bit_depth: as `cards.ModelCard`.
 
     Returns:
         The model card.
@@ -241,6 +242,8 @@ def publish(
         "parameters": parameters,
         "weights_sha256": weights_sha256(model),
     }
+    if bit_depth:
+        card["bit_depth"] = bit_depth
     if settings.scaling == "measured":
         card["mean"], card["standard_deviation"] = _statistics(model)
     save(model, folder / "model.keras")

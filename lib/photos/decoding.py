@@ -5,27 +5,25 @@ They are resized with OpenCV, by area averaging if they shrink.
 """
 
 import contextlib
+import functools
 import hashlib
-import io
 import mmap
 import os
+import re
 import threading
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from lib.core import cache, files, locks, tables
-from lib.photos import quality
+from lib.photos import colours, formats, quality
 
-# Maximum number of pixels of a photo; decoded, they take about 600 MB.
-LARGEST_PIXELS = 200_000_000
 # Maximum size in bytes of a file, which is read into memory at once.
 LARGEST_BYTES = 2 * 10**9
 # Photos with more pixels are decoded one at a time, so that many cores do not exhaust the memory.
@@ -36,97 +34,183 @@ LARGEST_ASPECT_RATIO = 8
 AT_ONCE = 256
 # EXIF tag of the orientation.
 ORIENTATION = 0x0112
-# Brands in the header of the format that iPhones write.
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim")
+# Minimum number of levels of an image of more than 8 bits; with fewer, it is black to the eye.
+FEWEST_LEVELS = 8
+# Number of values of 16 bits.
+VALUES = 2**16
 # Side of the perceptual hash, in bits.
 HASH_SIDE = 8
-COLUMNS = ["path", "sha1", "phash", "width", "height", "problem", *quality.COLUMNS]
+COLUMNS = ["path", "sha1", "phash", "width", "height", "maximum", "problem", "note", *quality.COLUMNS]
 
-# Pillow's warnings (invalid EXIF, large images) are harmless here or become the reason in a row.
-warnings.filterwarnings("ignore", module="PIL")
-# `decode` checks LARGEST_PIXELS instead, and raises an error rather than a warning.
-Image.MAX_IMAGE_PIXELS = None
-# Other formats are not supported: for an EPS, Pillow starts Ghostscript, which executes the file.
-Image.init()
-FORMATS: list[str] = [
-    name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF") if name in Image.OPEN
-]
 _large_photo_lock = threading.Lock()
 
 
-def decode(data: bytes, *, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+class Decoded(NamedTuple):
+    """A decoded photo.
+
+    Attributes:
+        pixels: `uint8` of shape `(height, width, 3)`, upright, sRGB.
+        size: `(width, height)` of the upright photo at full size.
+        maximum: largest value of an image with more than 8 bits, up to 65,535; 0 for other images.
+        note: what was ignored or clipped, as text; empty if nothing was.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    maximum: int
+    note: str
+
+
+def decode(
+    data: bytes, *, side: int | None = None, bit_depth: int | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode a photo; return the pixels and the size of the result of `read`, which has the arguments."""
+    return read(data, side=side, bit_depth=bit_depth)[:2]
+
+
+def read(data: bytes, *, side: int | None = None, bit_depth: int | None = None) -> Decoded:
     """Decode a photo.
 
+    The EXIF orientation and the colour profile are applied, the first frame of an animation is decoded, and
+    transparency is composited on white.
+
     Args:
-        data: the bytes of the file, in a format of `FORMATS`. The first frame of an animation is decoded,
-            transparency is composited on white, and 16 bits are scaled to 8.
+        data: the bytes of the file, in a format of `formats.READ`, whatever its name.
         side: side in pixels that the photo will be resized to; if `None`, the photo is decoded at full size.
             A JPEG that is more than twice as large as both `side` and `quality.SIDE` is decoded at 1/2, 1/4
             or 1/8 of its size, which is faster.
-
-    Returns:
-        The photo as `uint8` of shape `(height, width, 3)`, RGB, with the EXIF orientation applied; and the
-        `(width, height)` of the upright photo at full size.
+        bit_depth: bit depth of images with more than 8 bits, 8 to 16: the value `2**bit_depth - 1` becomes
+            255, and larger values too. If `None`, it is the bit depth of the image's largest value.
 
     Raises:
         ValueError: if the photo cannot be decoded; the message is the reason.
     """
-    if not data:
-        raise ValueError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with formats.open_image(data) as image:
             width, height = image.size
-            if width * height > LARGEST_PIXELS:
-                millions = LARGEST_PIXELS // 1_000_000
-                raise _UnusableError(f"{width} x {height} pixels are more than {millions} million")
             if side:
                 minimum = 2 * max(side, quality.SIDE)
                 image.draft(None, (minimum, minimum))
-            # Pillow returns the upright size of a TIFF.
-            rotated = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"
-            is_large = image.size[0] * image.size[1] > MANY_PIXELS
-            with _large_photo_lock if is_large else contextlib.nullcontext():
-                ImageOps.exif_transpose(image, in_place=True)
-                pixels = np.asarray(_to_rgb(image))
+            decoded = image.size[0] * image.size[1]
+            if decoded > formats.LARGEST_DECODED:
+                raise formats.Unusable(f"{width} x {height} pixels are too many to decode at full size")
+            # A progressive JPEG is decoded at its full size first.
+            many = (width * height if image.info.get("progressive") else decoded) > MANY_PIXELS
+            with _large_photo_lock if many else contextlib.nullcontext():
+                pixels, swapped, maximum, note = _decode(image, data, bit_depth=bit_depth)
+    except formats.Unusable:
+        raise
     # Pillow raises almost any error when a file is damaged.
     except Exception as error:
-        raise ValueError(_reason(data, error)) from None
-    return pixels, (height, width) if rotated else (width, height)
+        _refuse_damaged(error)
+    return Decoded(pixels, (height, width) if swapped else (width, height), maximum, note)
 
 
-class _UnusableError(Exception):
-    """Raised if a photo cannot be used although it is not damaged; the message is the reason."""
+def _decode(image: Image.Image, data: bytes, *, bit_depth: int | None) -> tuple[np.ndarray, bool, int, str]:
+    """Decode an open image; return also whether its sides are swapped, its maximum and a note."""
+    # Before `getexif`, which loads the pixels of a PNG.
+    is_wide = _is_wide(image)
+    orientation = image.getexif().get(ORIENTATION, 1)
+    profile = image.info.get("icc_profile")
+    # Pillow returns the upright size of a TIFF, and rotates it when its pixels are loaded.
+    is_tiff = image.format == "TIFF"
+    if image.format == "HEIF" and image.mode.startswith("I"):
+        # The package has scaled grey images of 10 and 12 bits to 16.
+        image, is_wide = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)), False
+    values, maximum, notes = _values(image, data) if is_wide else None, 0, []
+    if values is not None:
+        is_upright = is_tiff and image.mode.startswith("I")
+        # Without the transparency of RGBA.
+        maximum = int(np.atleast_3d(values)[..., :3].max())
+        notes.append(_clipping(maximum, bit_depth))
+        image = Image.fromarray(_narrow(values, bit_depth or max(8, maximum.bit_length())))
+        if not is_upright:
+            image.getexif()[ORIENTATION] = orientation
+    ImageOps.exif_transpose(image, in_place=True)
+    rgb, note = _to_rgb(image, profile)
+    pixels = np.asarray(rgb)
+    return (
+        pixels,
+        orientation in (5, 6, 7, 8) and not is_tiff,
+        maximum,
+        "; ".join(filter(None, [*notes, note])),
+    )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB, composited on white."""
+def _is_wide(image: Image.Image) -> bool:
+    """Return whether an image whose pixels are not loaded has channels of more than 8 bits."""
+    tile = image.tile[:1] if isinstance(image, ImageFile.ImageFile) else []
+    has_colours = any(re.match(r"\W*(RGB|LA)\w*;16", str(entry.args)) for entry in tile)
+    return image.mode == "F" or image.mode.startswith("I") or has_colours
+
+
+def _values(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """Return the values of a wide image, `uint16`, grey, RGB or RGBA; None if they cannot be read."""
     if image.mode == "F":
-        raise _UnusableError("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
-    # Pillow's own conversion clips 16-bit grey instead of scaling it.
+        raise formats.Unusable("floating-point pixels have no agreed range: save the photo with 8 or 16 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image)
-        smallest, largest = values.min(), values.max()
-        if smallest < 0 or largest >= 2**16:
-            raise _UnusableError("32-bit pixels have no agreed range: save the photo with 8 or 16 bits")
-        image = Image.fromarray((values // 257 if largest > 255 else values).astype(np.uint8))
-    if image.has_transparency_data:
+        if values.min() < 0 or values.max() >= VALUES:
+            raise formats.Unusable(
+                "negative or 32-bit pixels have no agreed range: save the photo with 8 or 16 bits"
+            )
+        return values.astype(np.uint16)
+    # OpenCV accepts truncated files, but Pillow keeps only 8 of the 16 bits of colours.
+    image.load()
+    stored: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
+        return None
+    return cv2.cvtColor(stored, cv2.COLOR_BGRA2RGBA if stored.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _clipping(maximum: int, bit_depth: int | None) -> str:
+    """Return a note if values exceed a bit depth; refuse an image that would be black."""
+    if bit_depth is None:
+        return ""
+    if _levels(bit_depth)[maximum] < FEWEST_LEVELS:
+        raise formats.Unusable(
+            f"its values, up to {maximum:,}, are black at the bit depth of the source, {bit_depth}: set "
+            "`model.bit_depth`, or save the photo with 8 bits"
+        )
+    return f"values up to {maximum:,} clipped at {bit_depth} bits" if maximum >= 2**bit_depth else ""
+
+
+@functools.cache
+def _levels(bit_depth: int) -> np.ndarray:
+    """Return the level of each value of 16 bits, `uint8` of shape `(65536,)`, rounded."""
+    top = 2**bit_depth - 1
+    return ((np.minimum(np.arange(VALUES), top) * 255 + top // 2) // top).astype(np.uint8)
+
+
+def _narrow(values: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Scale `uint16` values to `uint8`. Transparency, the fourth channel, always has 16 bits."""
+    result = _levels(bit_depth)[values]
+    if values.shape[2:] == (4,):
+        result[..., 3] = _levels(16)[values[..., 3]]
+    return result
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+    """Convert an 8-bit image of any mode to sRGB, composited on white; return also a note."""
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    note = ""
+    if profile:
+        image, note = colours.to_srgb(image, profile)
+    if alpha is not None:
         image = image.convert("RGBA")
+        image.putalpha(alpha)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB"), note
 
 
-def _reason(data: bytes, error: Exception) -> str:
-    """Return the reason that a file is not a usable photo, from its first bytes and the decoder's error."""
-    if isinstance(error, _UnusableError):
-        return str(error)
-    start = data[:256].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        return "not a photo: the file contains text such as HTML"
-    if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in HEIC_BRANDS):
-        return "a HEIC photo, which is not read here: save it as JPEG"
+def _refuse_damaged(error: Exception) -> NoReturn:
+    """Raise the reason that a file cannot be decoded. Unlike returned texts, it is in no key of a cache."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a photo in a supported format ({', '.join(FORMATS)})"
-    return f"damaged: {str(error).strip() or type(error).__name__}"
+        # Its message contains an address in memory.
+        raise ValueError(
+            "damaged: its header cannot be read, or its kind of pixels is not supported"
+        ) from None
+    raise ValueError(f"damaged: {str(error).strip() or type(error).__name__}") from None
 
 
 def resize(image: np.ndarray, *, size: int, fit: str) -> np.ndarray:
@@ -253,9 +337,9 @@ def first_of_each(root: Path, table: pd.DataFrame, *, limit: int) -> list[tuple[
     for path, label in zip(table.path, table.label, strict=True):
         if label and label not in result and len(result) < limit:
             try:
-                image, _ = decode((root / path).read_bytes(), side=256)
+                image, _ = decode(files.read_bytes(root / path), side=256)
             # 02_clean lists the file with the reason.
-            except ValueError:
+            except (OSError, ValueError):
                 continue
             result[label] = resize(image, size=256, fit="crop")
     return list(result.items())
@@ -269,9 +353,12 @@ def scan(
     folder: Path,
     size: int,
     fit: str,
-    missing: Collection[str] = (),
+    bit_depth: int | None = None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Read every file once: hash it, decode it, measure its quality and cache it resized.
+
+    Images with more than 8 bits are scaled to 8 bits by the same bit depth, the result of
+    `common_bit_depth`, and are decoded twice if it is not given.
 
     Args:
         root: `raw/` in the folder of the source, which is locked during the scan.
@@ -280,82 +367,105 @@ def scan(
         folder: folder of the cache; a later call with the same arguments loads the result, unless it is
             damaged.
         size, fit: see `resize`.
-        missing: those of the paths that the source lists but does not have; they are not opened.
+        bit_depth: bit depth of images with more than 8 bits; if `None`, that of their largest value.
 
     Returns:
-        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels), `problem`
-        (the reason that the file is not a usable photo, else empty) and those of `quality.measure` (NaN if
-        the file has a problem); and the resized photos as a read-only `uint8` memory map of shape
-        `(files, size, size, 3)`, black if the file has a problem.
+        A table with the columns `path`, `sha1`, `phash`, `width`, `height` (upright, in pixels), `maximum`
+        and `note` (see `Decoded`), `problem` (the reason that the file is not a usable photo, else empty) and
+        those of `quality.measure` (NaN if the file has a problem); and the resized photos as a read-only
+        `uint8` memory map of shape `(files, size, size, 3)`, black if the file has a problem.
 
     Raises:
         ValueError: if a file cannot be opened, or the disk is too full.
     """
-    folder = folder / cache.fingerprint(content, paths, sorted(missing), size, fit, cache.code(__name__))
+    folder = folder / cache.fingerprint(content, paths, size, fit, bit_depth, cache.code(__name__))
     if not cache.is_intact(folder):
         with locks.source(root.parent):
             # Left by processes that were killed: while the lock is held, no other process scans.
             for partial in folder.parent.glob(f".partial-*-{folder.name}"):
                 files.remove(partial)
-            absent = frozenset(missing)
             cache.folder(
-                folder, lambda partial: _scan(root, paths, partial, size=size, fit=fit, missing=absent)
+                folder, lambda partial: _scan(root, paths, partial, size=size, fit=fit, bit_depth=bit_depth)
             )
     table = tables.read(
         folder / "scan.csv",
-        dtype={"path": str, "sha1": str, "phash": str, "problem": str},
+        dtype={"path": str, "sha1": str, "phash": str, "problem": str, "note": str},
         na_values={column: [""] for column in quality.COLUMNS},
     )
     return table, np.load(folder / "photos.npy", mmap_mode="r")
 
 
-def _scan(
-    root: Path, paths: list[str], folder: Path, *, size: int, fit: str, missing: frozenset[str]
-) -> None:
+def common_bit_depth(table: pd.DataFrame) -> int | None:
+    """Return the bit depth, 8 to 16, of the largest value of all images of a scan with more than 8 bits.
+
+    Images of 12 bits in a file of 16 bits are therefore not black, and keep their differences in brightness.
+    If there are no such images, return None.
+    """
+    maximum = int(table.maximum.max()) if len(table) else 0
+    return max(8, maximum.bit_length()) if maximum else None
+
+
+def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str, bit_depth: int | None) -> None:
     """Write `scan.csv` and `photos.npy` of the files into a folder."""
-    rows = []
-    pool = ThreadPoolExecutor(os.cpu_count())
-    with single_thread(), (folder / "photos.npy").open("wb") as file, pool:
+    with single_thread(), (folder / "photos.npy").open("wb") as file:
         cache.begin_array(file, (len(paths), size, size, 3), dtype=np.uint8)
+        start = file.tell()
+        rows = []
+        for row, image in _read_all(root, paths, size=size, fit=fit, bit_depth=bit_depth):
+            rows.append(row)
+            file.write(image.tobytes())
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        # The largest value is known only when all files have been read.
+        again = [] if bit_depth else np.flatnonzero(table.maximum).tolist()
+        common = common_bit_depth(table)
+        second = _read_all(root, [paths[number] for number in again], size=size, fit=fit, bit_depth=common)
+        for number, (row, image) in zip(again, second, strict=True):
+            rows[number] = row
+            file.seek(start + number * image.nbytes)
+            file.write(image.tobytes())
+    tables.write(pd.DataFrame(rows, columns=COLUMNS), folder / "scan.csv")
+
+
+def _read_all(
+    root: Path, paths: list[str], *, size: int, fit: str, bit_depth: int | None
+) -> Iterator[tuple[dict[str, object], np.ndarray]]:
+    """Read files in parallel, `AT_ONCE` at a time, and yield their rows and resized photos in order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), AT_ONCE):
             batch = paths[start : start + AT_ONCE]
-            present = [path for path in batch if path not in missing]
-            read = pool.map(lambda path: _read(root, path, size=size, fit=fit), present)
-            for path in batch:
-                row, image = _missing(path, size=size) if path in missing else next(read)
-                rows.append(row)
-                file.write(image.tobytes())
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    tables.write(table, folder / "scan.csv")
+            yield from pool.map(
+                lambda path: _read(root, path, size=size, fit=fit, bit_depth=bit_depth), batch
+            )
 
 
-def _missing(path: str, *, size: int) -> tuple[dict[str, object], np.ndarray]:
-    """Return the row and the black photo of a file that does not exist."""
-    row = {"path": path, "sha1": "", "phash": "", "width": 0, "height": 0, "problem": "there is no such file"}
-    return row, np.zeros((size, size, 3), np.uint8)
-
-
-def _read(root: Path, path: str, *, size: int, fit: str) -> tuple[dict[str, object], np.ndarray]:
+def _read(
+    root: Path, path: str, *, size: int, fit: str, bit_depth: int | None
+) -> tuple[dict[str, object], np.ndarray]:
     """Return the row of a file and its resized photo."""
-    unusable: dict[str, object] = {"path": path, "phash": "", "width": 0, "height": 0}
+    row: dict[str, object] = {"path": path, "phash": "", "width": 0, "height": 0, "maximum": 0, "note": ""}
     black = np.zeros((size, size, 3), np.uint8)
     file = root / path
     try:
-        if file.stat().st_size > LARGEST_BYTES:
-            with file.open("rb") as opened:
-                sha1 = hashlib.file_digest(opened, "sha1").hexdigest()
+        if files.regular_size(file) > LARGEST_BYTES:
             problem = f"the file has more than {LARGEST_BYTES / 1e9:g} GB"
-            return unusable | {"sha1": sha1, "problem": problem}, black
-        data = file.read_bytes()
+            with file.open("rb") as opened:
+                row["sha1"] = hashlib.file_digest(opened, "sha1").hexdigest()
+            return row | {"problem": problem}, black
+        data = files.read_bytes(file)
+    except FileNotFoundError:
+        # A table of the source lists it.
+        return row | {"sha1": "", "problem": "there is no such file"}, black
     except OSError as error:
         raise ValueError(
             f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and "
             "the permissions of the file, then run this again"
         ) from None
-    sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    row["sha1"] = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     try:
-        image, (width, height) = decode(data, side=size)
+        photo = read(data, side=size, bit_depth=bit_depth)
     except ValueError as error:
-        return unusable | {"sha1": sha1, "problem": " ".join(str(error).split())}, black
-    row = {"path": path, "sha1": sha1, "phash": perceptual_hash(image), "width": width, "height": height}
-    return row | {"problem": "", **quality.measure(image)}, resize(image, size=size, fit=fit)
+        return row | {"problem": " ".join(str(error).split())}, black
+    width, height = photo.size
+    row |= {"width": width, "height": height, "maximum": photo.maximum, "note": photo.note}
+    row |= {"phash": perceptual_hash(photo.pixels), "problem": "", **quality.measure(photo.pixels)}
+    return row, resize(photo.pixels, size=size, fit=fit)

@@ -84,8 +84,8 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
     Returns:
         A table with one row per file, sorted by path: `path`, `label` (empty for a photo to predict), `split`
         (`train`, `val`, `test`, `predict` or empty), `problem` (the reason that the label is unusable, else
-        empty) and `group`. `attrs["missing"]` lists the paths of files that do not exist, whose rows have a
-        problem, and `attrs["notes"]` sentences on assumptions and on what a reader should know.
+        empty) and `group`. `attrs["notes"]` are sentences on assumptions and on files that do not exist,
+        whose rows have a problem.
 
     Raises:
         FileNotFoundError: if a CSV file is missing.
@@ -94,13 +94,12 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
             files are missing, or if a value of the split column is not known.
     """
     notes: list[str] = []
-    missing: list[str] = []
     found: dict[str, list[Row]] = defaultdict(list)
     is_labelled = any(table.label or table.labels for table in tables.values())
     for table in tables.values():
         data = _read(listing, table)
         _check_columns(data, table, is_labelled=is_labelled)
-        for row in _of_table(data, listing, table, group=group, notes=notes, missing=missing):
+        for row in _of_table(data, listing, table, group=group, notes=notes):
             found[row.path].append(row)
     whole = _whole_numbers(row.label for same in found.values() for row in same)
     if whole:
@@ -119,7 +118,7 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
     classes = {row.label for row in merged if not row.problem} - {""}
     notes += class_names.look_alikes(classes) + class_names.combinations(classes)
     result = pd.DataFrame(sorted(merged), columns=COLUMNS, dtype=str)
-    result.attrs = {"notes": list(dict.fromkeys(notes)), "missing": missing}
+    result.attrs = {"notes": list(dict.fromkeys(notes))}
     return result
 
 
@@ -130,14 +129,12 @@ def _of_table(
     *,
     group: str | None,
     notes: list[str],
-    missing: list[str],
 ) -> list[Row]:
-    """Return the rows of a table; notes and missing files are appended to the lists."""
+    """Return the rows of a table; notes are appended to the list."""
     notes += data.attrs["notes"]
     labels, problems = _labels(data, table)
     splits = _splits(data, table, notes=notes)
     paths, exists = _paths(listing, table, list(data[table.filename]), notes=notes)
-    missing += sorted({path for path, there in zip(paths, exists, strict=True) if not there})
     groups = data[group].str.strip() if group in data.columns else [""] * len(data)
     absent = f"{table.file} lists it, but there is no such file"
     return [

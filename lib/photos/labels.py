@@ -30,8 +30,8 @@ def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
         (empty for a photo to predict), `split` (`train`, `val` or `test` if the source defines it,
         `predict` for photos without a label, else empty) and `problem` (the reason that the label is
         unusable, else empty). Photos of classes that are not in `source.classes` are left out. Its `attrs`
-        are `left_out`, their number; `ignore`, the patterns; `layout`, the decision as a sentence; `notes`,
-        sentences with warnings and assumptions; and `missing`, the paths in tables without a file.
+        are `left_out`, their number; `ignore`, the patterns; `layout`, the decision as a sentence; and
+        `notes`, sentences with warnings and assumptions.
 
     Raises:
         ValueError: if the folders can be read in several ways, if a CSV file cannot be used (see
@@ -43,12 +43,12 @@ def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
     paths = listing.photos(contents, (path for path in contents.paths if not is_ignored(path)))
     if source.tables:
         table = label_tables.rows(contents, source.tables)
-        notes, missing = table.attrs["notes"], table.attrs["missing"]
+        notes = table.attrs["notes"]
         table = table[~table.path.map(is_ignored).astype(bool)][COLUMNS]
         layout = _sentence(table, source.tables)
     else:
         rows, layout, notes = layouts.read(paths, source)
-        table, missing = pd.DataFrame(rows, columns=COLUMNS), []
+        table = pd.DataFrame(rows, columns=COLUMNS)
         names = classes(table.label)
         notes = [*notes, *class_names.look_alikes(names), *class_names.combinations(names)]
     table = _choose(table.sort_values("path", ignore_index=True), source.classes)
@@ -56,7 +56,6 @@ def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
     table.attrs |= {
         "layout": files.printable(layout),
         "notes": list(map(files.printable, notes)),
-        "missing": missing,
         "ignore": source.ignore,
     }
     labels = sorted(set(table.loc[table.problem.eq(""), "label"]) - {""})

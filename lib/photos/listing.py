@@ -14,7 +14,7 @@ from lib.photos import formats
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
-        *(".heic", ".heif", ".hif"),
+        *(".heic", ".heif", ".hif", ".jp2", ".jxl"),
     )
 )
 # Suffixes that tell nothing about the content, which is read instead, as for a name without a suffix.

@@ -10,7 +10,6 @@ from typing import get_args
 import cv2
 import numpy as np
 import pandas as pd
-from sklearn.preprocessing import normalize
 
 from lib.core import schema
 
@@ -160,6 +159,9 @@ def outliers(embeddings: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         absolute deviation) above the median of the class. 0 in classes of fewer than 30 photos and for
         photos without a label. Of 12 foreign photos among 3,658 flowers, three quarters are in the top 1 %.
     """
+    # Imported here because `chrysalis check` decodes no photo, and the import takes a second.
+    from sklearn.preprocessing import normalize
+
     scores, labels = np.zeros(len(embeddings)), list(labels)
     for rows in pd.Series(labels).groupby(labels).indices.values():
         if len(rows) < 3 * NEIGHBOURS or not labels[rows[0]]:

@@ -137,3 +137,44 @@ def test_the_message_for_a_full_disk_has_units_that_show_the_difference(
 def test_readable():
     assert files.readable("Bär.jpg") == "Bär.jpg"
     assert files.readable("B\udce4r.jpg") == "Bär.jpg"
+
+
+def test_a_file_is_read_whole(tmp_path):
+    for content in (b"", b"x" * 100_000):
+        (tmp_path / "file").write_bytes(content)
+        assert files.read_bytes(tmp_path / "file") == content
+        assert files.regular_size(tmp_path / "file") == len(content)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "folder"])
+def test_pipes_devices_and_folders_are_not_read(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="Not a regular file"):
+        files.read_bytes(tmp_path / path)
+
+
+def test_a_pipe_that_replaces_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(files, "regular_size", lambda path: 0)
+    with pytest.raises(OSError, match="Not a regular file"):
+        files.read_bytes(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("content", [b"longer than before", b"less", b"as long"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch, content):
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    stat, calls = os.fstat, []
+
+    def changed(descriptor):
+        calls.append(1)
+        status = stat(descriptor)
+        if len(calls) == 1:
+            file.write_bytes(content)
+            os.utime(file, ns=(0, 10**18))
+        return status
+
+    monkeypatch.setattr(files.os, "fstat", changed)
+    with pytest.raises(OSError, match="The file changed while it was read"):
+        files.read_bytes(file)

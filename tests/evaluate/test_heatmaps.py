@@ -1,5 +1,7 @@
 """Grad-CAM heatmaps of networks that can be solved by hand, masks, and the energy inside them."""
 
+import os
+import tracemalloc
 import zipfile
 
 import cv2
@@ -230,7 +232,7 @@ def test_a_mask_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_pa
     monkeypatch.setattr(heatmaps, "LARGEST_PACKED", 10_000)
     path = packed(tmp_path / "masks.zip", one_png=bytes(2_000_000), two_png=bytes(9_000))
     with pytest.raises(
-        ValueError, match=r"`gradcam.masks`: one.png unpacks from .* to 2,000,000 bytes. .* 100 times"
+        ValueError, match=r"`gradcam.masks`: one.png would unpack from .* to 2,000,000 bytes. .* 100 times"
     ):
         heatmaps.masks(path, ["one"], size=8, fit="crop")
     # the ratio of a small mask does not matter, and a mask without a photo is not read
@@ -249,13 +251,60 @@ def test_a_large_mask_that_is_compressed_less_is_read(tmp_path, monkeypatch, rat
         heatmaps.masks(path, ["one"], size=8, fit="crop")
 
 
+def test_all_masks_together_are_limited_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmaps, "LARGEST_PACKED", 1_000)
+    path = packed(tmp_path / "masks.zip", **{f"{number}_png": bytes(1_000) for number in range(11)})
+    monkeypatch.setattr(heatmaps, "LARGEST_RATIO", 10)
+    stems = [str(number) for number in range(11)]
+    with pytest.raises(ValueError, match=r"`gradcam.masks`: 11 masks would unpack from .* to 11,000 bytes"):
+        heatmaps.masks(path, stems, size=8, fit="crop")
+    with pytest.raises(ValueError, match="`gradcam.masks`: the mask of 0 cannot be read"):
+        heatmaps.masks(path, stems, size=8, fit="crop", limit=10)
+
+
+def test_a_zip_that_hides_the_size_of_a_mask_is_not_unpacked_further(tmp_path):
+    path = packed(tmp_path / "masks.zip", one_png=bytes(50_000_000))
+    size = (50_000_000).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(size, (20).to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="`gradcam.masks`: the mask of one cannot be read"):
+        heatmaps.masks(path, ["one"], size=8, fit="crop")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_only_as_many_masks_as_asked_for_are_read(tmp_path):
+    path = draw_masks(tmp_path / "masks")
+    (path / "zero.png").write_bytes(b"not read")
+    assert list(heatmaps.masks(path, ["two", "one", "zero"], size=8, fit="crop", limit=2)) == ["two", "one"]
+
+
+def test_an_encrypted_mask_is_named(tmp_path):
+    path = packed(tmp_path / "masks.zip", one_png=b"x" * 100)
+    data = bytearray(path.read_bytes())
+    for start, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(start) + offset] |= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="the mask of one cannot be read: .*encrypted"):
+        heatmaps.masks(path, ["one"], size=8, fit="crop")
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(ValueError, match="expected a folder or a zip of masks. Received: pipe.zip"):
+        heatmaps.masks(tmp_path / "pipe.zip", ["one"], size=8, fit="crop")
+    (tmp_path / "masks").mkdir()
+    os.mkfifo(tmp_path / "masks/one.png")
+    assert heatmaps.masks(tmp_path / "masks", ["one"], size=8, fit="crop") == {}
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_mask_larger_than_a_photo_may_be_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(heatmaps.decoding, "LARGEST_BYTES", 50)
     path = draw_masks(tmp_path / "masks")
     if kind == "zip":
         path = packed(tmp_path / "masks.zip", one_png=(path / "one.png").read_bytes())
-    with pytest.raises(ValueError, match="one.png unpacks from .* Expected: at most 50 bytes"):
+    with pytest.raises(ValueError, match="one.png has .* bytes. Expected: at most 50 bytes"):
         heatmaps.masks(path, ["one"], size=8, fit="crop")
 
 

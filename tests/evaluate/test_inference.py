@@ -278,7 +278,7 @@ def test_a_few_photos_at_a_time_give_one_row_per_file_in_order(at_once, run, tmp
 
 def test_a_folder_in_which_nothing_can_be_read(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", path))
+        files, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", path))
     )
     rows = inference.of_folder(run, colours(tmp_path / "photos", 2))
     assert rows.problem.tolist() == ["the file cannot be opened: Input/output error"] * 2

@@ -2,7 +2,11 @@
 
 import hashlib
 import io
+import os
+import struct
 import time
+import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -14,7 +18,7 @@ from scipy import fft
 from shared import scene
 
 from lib.core import files
-from lib.photos import decoding
+from lib.photos import decoding, formats
 
 CORNERS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "grey": (128, 128, 128)}
 
@@ -100,6 +104,45 @@ def test_decode_scales_16_bit_grey_and_does_not_clip_it():
     assert len(np.unique(pixels)) == 64
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("codec", [".png", ".tiff"])
+@pytest.mark.parametrize("place", [(0, 0), (7, 3), (7, 7)])
+def test_the_largest_value_of_16_bits_is_that_of_all_pixels_but_not_of_transparency(channels, codec, place):
+    values = np.full((8, 8, channels), 100, np.uint16)
+    values[..., 3:] = 65535
+    values[place] = 1000
+    values[..., 3:] = 65535
+    photo = decoding.read(cv2.imencode(codec, values)[1].tobytes())
+    assert photo.maximum == 1000 and photo.pixels.max() == round(1000 * 255 / 1023)
+    assert decoding.read(saved(picture(), "PNG")).maximum == 0
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_kinds_of_pixels_are_exact_or_refused(kind, channels):
+    values = np.arange(400).reshape(20, 20, 1).repeat(channels, axis=2).astype(kind)
+    data = cv2.imencode(".tiff", values)[1].tobytes()
+    if channels == 1 and np.issubdtype(kind, np.integer):
+        assert np.abs(decoding.decode(data)[0] - values * (255 / 511)).max() <= 0.5
+        assert refusal(cv2.imencode(".tiff", (values - 1).astype(kind))[1].tobytes())
+    else:
+        assert "pixels" in refusal(data)
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(1, [0, 255]), (2, [0, 85, 170, 255]), (4, range(0, 256, 17))])
+def test_fewer_than_8_bits_are_scaled_to_white(bits, levels):
+    values = np.arange(2**bits, dtype=np.uint8).repeat(8)
+    packed = np.packbits(np.unpackbits(values[:, None], axis=1)[:, -bits:].ravel())
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + packed.tobytes())), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    pixels, _ = decoding.decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert pixels[0, ::8, 0].tolist() == list(levels)
+
+
 @pytest.mark.parametrize("tenth", range(1, 10))
 @pytest.mark.parametrize("options", [{"progressive": True}, {}])
 def test_a_truncated_jpeg_is_refused_even_where_it_would_be_decoded_small(tenth, options):
@@ -113,7 +156,7 @@ def test_no_other_program_is_asked_to_read_a_file(monkeypatch):
 
 
 def test_a_reason_is_never_empty(monkeypatch):
-    monkeypatch.setattr(decoding, "_to_rgb", lambda image: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(decoding, "_to_rgb", lambda *_: (_ for _ in ()).throw(MemoryError))
     assert refusal(saved(picture(), "PNG")) == "damaged: MemoryError"
 
 
@@ -121,12 +164,12 @@ def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
     monkeypatch.setattr(decoding, "MANY_PIXELS", 1000)
     whole, at_once, most = decoding._to_rgb, [], []
 
-    def counted(image):
+    def counted(image, profile):
         at_once.append(1)
         most.append(len(at_once))
         time.sleep(0.02)
         at_once.pop()
-        return whole(image)
+        return whole(image, profile)
 
     monkeypatch.setattr(decoding, "_to_rgb", counted)
     with ThreadPoolExecutor(4) as pool:
@@ -134,6 +177,66 @@ def test_photos_of_many_pixels_are_decoded_one_at_a_time(monkeypatch):
             most.clear()
             list(pool.map(decoding.decode, [saved(picture(side, side), "PNG")] * 8))
             assert len(most) == 8 and 1 <= max(most) <= expected and (expected == 1 or max(most) > 1)
+
+
+# Bounded time and memory
+
+
+def test_a_large_jpeg_is_decoded_small_where_other_formats_are_refused(monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST_DECODED", 500_000)
+    pixels = scene(1, 1600, 1600)
+    assert decoding.decode(saved(pixels, "JPEG"), side=64)[0].shape == (400, 400, 3)
+    assert refusal(saved(pixels, "JPEG")) == "1600 x 1600 pixels are too many to decode at full size"
+    for data in (saved(pixels, "JPEG", progressive=True), saved(pixels, "PNG", compress_level=1)):
+        assert refusal(data, side=64).startswith("1600 x 1600 pixels are more than 0 million, the maximum")
+
+
+def test_the_scans_of_a_jpeg_are_counted_before_they_are_decoded():
+    data = saved(scene(1, 2000, 2000), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    hostile = data[:start] + data[start:-2] * 3000 + b"\xff\xd9"
+    started = time.process_time()
+    assert "scans, more than 100" in refusal(hostile, side=64)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("codec", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_only_the_first_frame_of_an_animation_is_decoded(codec):
+    frames = [Image.fromarray(scene(seed, 40, 30)) for seed in range(2)]
+    data = saved(frames[0], codec, save_all=True, append_images=frames[1:] * 30, duration=100)
+    if codec == "GIF":
+        # All but the first frame again, many times.
+        second = data.index(b"\x21\xf9", data.index(b"\x21\xf9") + 2)
+        data = data[:-1] + data[second:-1] * 1000
+    started = time.process_time()
+    pixels, size = decoding.decode(data)
+    assert size == (40, 30) and np.abs(pixels.astype(int) - scene(0, 40, 30)).mean() < 12
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("codec", ["PNG", "WEBP", "TIFF", "JPEG", "HEIF"])
+def test_megabytes_of_metadata_are_no_problem(codec):
+    formats.register_heif()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    options = {"exif": exif.tobytes() + bytes(3_000_000)} if codec in ("PNG", "WEBP") else {}
+    options |= {"icc_profile": bytes(7_000_000)} if codec != "PNG" else {}
+    options |= {"xmp": b"tiff:Orientation " * 100_000} if codec in ("WEBP", "HEIF") else {}
+    started = time.process_time()
+    photo = decoding.read(saved(picture(), codec, **options), side=32)
+    assert time.process_time() - started < 1
+    assert photo.size == (48, 32) and bool(photo.note) == (codec != "PNG")
+
+
+@pytest.mark.parametrize("codec", ["PNG", "TIFF", "GIF", "HEIF", "WEBP", "AVIF", "BMP"])
+def test_the_size_in_a_header_is_checked_before_memory_is_reserved(codec, monkeypatch):
+    formats.register_heif()
+    data = saved(picture(), codec)
+    monkeypatch.setattr(formats, "LARGEST_PIXELS", 1000)
+    tracemalloc.start()
+    assert refusal(data) == "48 x 32 pixels are more than 0 million"
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 # Resizing
@@ -388,6 +491,15 @@ def test_a_file_that_cannot_be_opened_stops_the_scan_and_is_not_remembered(tmp_p
             )
         assert "run this again" in str(caught.value) and str(tmp_path) not in str(caught.value)
         assert not list((tmp_path / "cache").rglob("scan.csv"))
+
+
+def test_a_pipe_is_never_opened(tmp_path):
+    fill(tmp_path, ["1.png"])
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="expected to read pipe.png.* Received: Not a regular file"):
+        decoding.scan(
+            tmp_path, ["1.png", "pipe.png"], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+        )
 
 
 def test_a_full_disk_is_an_error_before_the_photos_are_read(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_a_file_is_refused_with_the_reason():
     assert formats.header(b"") == "the file is empty"
     assert formats.header(b"\n <HTML>") == "not a photo: the file contains text such as HTML"
     assert formats.header(b"words").startswith("not a photo in a supported format (JPEG, PNG")
-    assert formats.header(b"8BPS").startswith("a Photoshop document, which is not supported")
+    assert formats.header(b"8BPS").endswith("Received: psd. Save it as JPEG or PNG")
 
 
 def test_the_size_in_the_header_is_limited():
@@ -105,7 +105,6 @@ def test_a_cut_header_is_no_endless_loop():
     data = with_scans(3000)
     for end in (*range(60), len(data) - 1, len(data) - 3):
         formats.header(data[:end])
-    assert formats.too_many_scans(b"\xff\xd8" + b"\xff\xda\0\0" * 200)
 
 
 def test_heic_without_its_package_is_a_reason(monkeypatch):
