@@ -377,7 +377,8 @@ class Augment(Section):
         "to 4:3; 1 turns it off",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
-        "horizontal", description="random flips: none, horizontal, or both for horizontal and vertical"
+        "horizontal",
+        description="random flips: none, horizontal, or both for horizontal and vertical; none if classes are mirror images of each other, such as left and right arrows",
     )
     rotation: float = Field(15.0, ge=0, le=180, description="maximum rotation angle, in degrees")
     zoom: Ratio = Field(0.15, description="maximum change of scale, such as 0.15 for 15 %")

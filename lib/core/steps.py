@@ -74,6 +74,8 @@ CLEAN = Step(
         "model.image_size",
         "model.resize",
         "model.fit",
+        # Its flips are compared with the classes.
+        "augment.flip",
         # `clean.compare` uses the next three.
         "model.backbone",
         "model.weights",
