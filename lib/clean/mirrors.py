@@ -102,6 +102,12 @@ def find(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def records(pairs: pd.DataFrame) -> list[dict]:
+    """Return the rows of `find` for `cleaning.json`, in which a missing number is null."""
+    rounded = pairs.round(3).astype(object)
+    return rounded.where(pairs.notna(), None).to_dict("records")
+
+
 def notes(pairs: pd.DataFrame) -> list[str]:
     """Return a sentence on each pair of `find`, with the advice to change `augment.flip`."""
     advice = "none" if pairs.flip.eq("horizontal").any() else "horizontal"

@@ -378,7 +378,8 @@ class Augment(Section):
     )
     flip: Literal["none", "horizontal", "both"] = Field(
         "horizontal",
-        description="random flips: none, horizontal, or both for horizontal and vertical; none if classes are mirror images of each other, such as left and right arrows",
+        description="random flips: none, horizontal, or both for horizontal and vertical; none is needed if "
+        "classes are mirror images of each other, such as left and right arrows",
     )
     rotation: float = Field(15.0, ge=0, le=180, description="maximum rotation angle, in degrees")
     zoom: Ratio = Field(0.15, description="maximum change of scale, such as 0.15 for 15 %")
