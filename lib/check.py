@@ -45,7 +45,7 @@ def report(settings: schema.Params, data: Path, *, brief: bool = False) -> str:
     with preview.contents(settings.source, data) as found:
         if found is None:
             return f"{settings.name}: no photos here yet: {preview.download(settings.source)}"
-        table = labels.find(found.listing, settings.source)
+        table = labels.find(found.listing, settings.source, group=settings.split.group)
         others = labels.others(found.listing, table)
         problems = {} if brief else _problems(found.listing, table)
     lines = [f"{settings.name}: {table.attrs['layout']}", f"{found.place}: {_counts(table, others)}"]

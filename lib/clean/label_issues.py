@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
+from lib.clean import splits
 from lib.core import metrics
 from lib.photos import labels
 
@@ -111,7 +112,7 @@ def of_table(
     kept = table.iloc[rows]
     # If all photos are kept, the vectors are read from disk a part at a time.
     kept_vectors = vectors if len(rows) == len(table) else vectors[rows]
-    ranked = rank(kept_vectors, list(kept.label), groups=kept.cluster.to_numpy(), seed=seed)
+    ranked = rank(kept_vectors, list(kept.label), groups=splits.units(kept).to_numpy(), seed=seed)
     ranked["row"] = rows[ranked.row]
     ranked.insert(1, "path", table.path.to_numpy()[ranked.row])
     ranked["is_label_issue"] &= ~ranked.path.isin(list(settled))

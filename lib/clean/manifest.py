@@ -8,8 +8,8 @@ from typing import Literal, TypedDict
 import numpy as np
 import pandas as pd
 
-from lib.clean import decisions, duplicates, embeddings, splits
-from lib.core import files, schema, steps, tables
+from lib.clean import decisions, divisions, duplicates, embeddings, splits
+from lib.core import files, locks, schema, tables
 from lib.core.schema import Params
 from lib.photos import decoding, labels, listing, quality
 
@@ -24,15 +24,17 @@ COLUMNS = [
     "width",
     "height",
     "cluster",
+    "group",
     "flags",
     "quality",
     "moved_from",
     "leak",
     "relabelled_from",
+    "given_split",
 ]
 SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 ORDER = [*SPLITS, "predict"]
-# Statuses of photos whose near-duplicate in an earlier split counts as a leak.
+# Statuses of photos that can count as leaks.
 LEAKING = ("kept", "leak")
 
 
@@ -46,15 +48,18 @@ class Cleaned:
             `corrupt`, `small`, `mislabelled`, `excluded`, `flagged`, `conflict`, `duplicate`, `leak`,
             `untrained`), `reason` (a text: why the photo is not kept, or the changes to a kept photo),
             `sha1`, `phash`, `width`, `height` (pixels), `cluster` (the same number for near-duplicates; -1 if
-            not kept or without a label), `flags` (kinds of image-quality issues, separated by commas),
-            `quality` (the flags with the measured values, see `quality.flags`), `moved_from` (the previous
-            split of a kept photo if it has changed), `leak` (`bool`: a near-duplicate is in an earlier split;
-            only for kept photos and photos of status `leak`) and `relabelled_from` (the label before the
-            user's decision, `(none)` if it was empty; empty if the label has not changed).
+            not kept or without a label), `group` (see `split.group`; empty for none), `flags` (kinds of
+            image-quality issues, separated by commas), `quality` (the flags with the measured values, see
+            `quality.flags`), `moved_from` (the previous split of a kept photo if it has changed), `leak`
+            (`bool`: a near-duplicate or a photo of the group is in an earlier split; only for kept photos and
+            photos of status `leak`), `relabelled_from` (the label before the user's decision, `(none)` if it
+            was empty; empty if the label has not changed) and `given_split` (the split that the source
+            defines, also of photos that are not kept).
         images: the resized photos, `uint8` `(rows, side, side, 3)`, RGB.
         vectors: their embeddings, `float32` `(rows, channels)`; `None` if `clean.embeddings` is false.
         pairs: near-duplicates, the result of `duplicates.find`, including excluded photos.
-        notes: sentences on the labels, on how photos were decoded, and on decisions that were not applied.
+        notes: sentences on the labels, on how photos were decoded, on photos without a group, and on
+            decisions that were not applied.
         layout: how the labels and splits were read, as a sentence.
         bit_depth: bit depth of the photos with more than 8 bits, which were scaled to 8; `None` if there are
             no such photos.
@@ -79,6 +84,15 @@ class ClassCounts(TypedDict):
     test: int
 
 
+class GroupCounts(TypedDict):
+    """Groups of the kept photos: their number, the largest with its number of photos, photos without one."""
+
+    groups: int
+    largest: str
+    photos_in_largest: int
+    photos_without: int
+
+
 class Summary(TypedDict):
     """Numbers of photos, as stored in `cleaning.json`.
 
@@ -87,11 +101,15 @@ class Summary(TypedDict):
         status, split: number of photos with each status and in each split.
         flags: number of kept photos with each kind of image-quality issue.
         near_duplicate_clusters: number of clusters with at least two kept photos.
-        leaks: number of photos with a near-duplicate in an earlier split, kept or of status `leak`.
+        groups: numbers of groups and of photos in them; see `split.group`.
+        given: for each split that the source defines, number of photos with each status.
+        leaks: number of photos with a near-duplicate or their group in an earlier split, kept or of status
+            `leak`.
         moved: number of photos whose split has changed.
         relabelled: number of kept photos whose label a user has changed.
         classes: numbers of photos of each class.
-        notes: sentences on classes without a photo in a split.
+        notes: sentences on classes without a photo in a split or with a large unit (near-duplicates or a
+            group), and on photos that are left out of the splits that the source defines.
     """
 
     photos: int
@@ -99,6 +117,8 @@ class Summary(TypedDict):
     split: dict[str, int]
     flags: dict[str, int]
     near_duplicate_clusters: int
+    groups: GroupCounts
+    given: dict[str, dict[str, int]]
     leaks: int
     moved: int
     relabelled: int
@@ -106,29 +126,32 @@ class Summary(TypedDict):
     notes: list[str]
 
 
-def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame | None = None) -> Cleaned:
+def build(data: Path, settings: Params, *, content: str) -> Cleaned:
     """List, decode, clean and split the photos of a source.
+
+    Photos keep the split of earlier runs of the source with the same `divisions.parameters`.
 
     Args:
         data: the source's folder, with `raw/` and the files of decisions; its `cache/` is the cache.
         settings: the run's parameters.
         content: SHA-256 of the source's content, from its `source.json`.
-        earlier: the previous manifest of the run; photos keep their split in it.
 
     Raises:
-        ValueError: if the labels or the decisions are invalid, or train has fewer than two classes.
+        ValueError: if the labels, groups or decisions are invalid, or train has fewer than two classes.
     """
-    listed = labels.find(listing.Folder(data / "raw"), settings.source)
+    listed = labels.find(listing.Folder(data / "raw"), settings.source, group=settings.split.group)
+    ungrouped = _ungrouped(listed, settings.split.group)
     scanned, images = resized(data, settings, content=content, paths=list(listed.path))
     bit_depth = depth(scanned, settings)
     table = listed.join(scanned.drop(columns=["path", "problem", "maximum", "note"]))
-    table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak=False, relabelled_from="")
+    table = table.assign(status="kept", detail="", cluster=-1, moved_from="", leak="", relabelled_from="")
+    table["given_split"] = table.split.where(table.split.isin(SPLITS), "")
     _exclude(table, scanned.problem.ne(""), status="corrupt", details=scanned.problem)
     smallest = table[["width", "height"]].min(axis=1)
     details = smallest.map("the shorter side is {} px".format)
     _exclude(table, smallest < settings.clean.minimum_side, status="small", details=details)
     _exclude(table, listed.problem.ne(""), status="mislabelled", details=listed.problem)
-    table, notes = decisions.apply(table, data, partial=bool(settings.source.classes))
+    table, unapplied = decisions.apply(table, data, partial=bool(settings.source.classes))
     vectors = None
     if settings.clean.embeddings:
         vectors = embeddings.of_photos(
@@ -138,15 +161,18 @@ def build(data: Path, settings: Params, *, content: str, earlier: pd.DataFrame |
     _exclude_copies(table)
     pairs = _near_duplicates(table, images, vectors=vectors, folder=data / "cache", clean=settings.clean)
     table["cluster"] = duplicates.clusters(pairs, len(table))
-    _split(table, settings, earlier=earlier)
-    if table.query("split == 'train'").label.nunique() < 2:
-        counts = table.status.value_counts().to_dict()
-        raise ValueError(
-            f"expected at least two classes in train after the cleaning. Received photos: {counts}. "
-            "Add photos, or check their labels, the decisions and the parameters under `clean`"
-        )
+    with locks.source(data):
+        _split(table, settings, earlier=divisions.load(data, settings))
+        if table.query("split == 'train'").label.nunique() < 2:
+            counts = table.status.value_counts().to_dict()
+            raise ValueError(
+                f"expected at least two classes in train after the cleaning. Received photos: {counts}. "
+                "Add photos, or check their labels, the decisions and the parameters under `clean`"
+            )
+        divisions.store(data, settings, table)
     table["reason"] = _reasons(table)
-    notes = [*listed.attrs["notes"], *notes, *_remarks_on(scanned, bit_depth)]
+    table["leak"] = table.leak.ne("")
+    notes = [*listed.attrs["notes"], *ungrouped, *_remarks_on(scanned, bit_depth), *unapplied]
     return Cleaned(table[COLUMNS], images, vectors, pairs, notes, listed.attrs["layout"], bit_depth)
 
 
@@ -166,6 +192,30 @@ def _remarks_on(scanned: pd.DataFrame, bit_depth: int | None) -> list[str]:
     return result
 
 
+def _ungrouped(listed: pd.DataFrame, group: str | None) -> list[str]:
+    """Return a note if some labelled photos have no group, although the source has groups.
+
+    Raises:
+        ValueError: if each class without a split has a single group.
+    """
+    if not group:
+        return []
+    labelled = listed[listed.label.ne("")]
+    without = labelled.path[labelled.group.eq("")]
+    undivided = labelled[labelled.split.eq("")]
+    if len(undivided) and without.empty and undivided.groupby("label").group.nunique().max() == 1:
+        raise ValueError(
+            "expected several groups per class, so that some can be in val. `split.group`, "
+            f"{group!r}, puts all photos of each class into one group, such as {undivided.group.iloc[0]!r}"
+        )
+    if without.empty:
+        return []
+    return [
+        f"`split.group` finds no group for {decisions.listed(list(without))} of {len(labelled)}: "
+        "each of them is a group of its own"
+    ]
+
+
 def resized(
     data: Path, settings: Params, *, content: str, paths: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -181,37 +231,17 @@ def resized(
     )
 
 
-def earlier(run: steps.Run) -> pd.DataFrame | None:
-    """Return `sha1` and `split` of a run's previous manifest; `None` if `division` has changed."""
-    record, path = run.path("cleaning.json"), run.path("manifest.csv")
-    if not (record.is_file() and path.is_file()):
-        return None
-    if files.read_json(record).get("division") != division(run.settings):
-        return None
-    return _read(path)[["sha1", "split"]]
-
-
-def division(settings: Params) -> dict:
-    """Return the parameters that the splits depend on: `seed`, `val` and `test`."""
-    return {"seed": settings.seed, "val": settings.split.val, "test": settings.split.test}
-
-
 def read(path: Path) -> pd.DataFrame:
     """Read a manifest; `width`, `height` and `cluster` are integers, `leak` is `bool`, the others are text.
 
     Raises:
         ValueError: if it was written by an earlier version and lacks a column.
     """
-    table = _read(path)
+    table = tables.read(path)
     if not set(COLUMNS) <= set(table.columns):
         raise ValueError(f"{path.name} was written by an earlier version: run 02_clean again")
     table["leak"] = table.leak.str.lower().eq("true")
     return table.astype(dict.fromkeys(["width", "height", "cluster"], int))
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """Read a manifest of any version as text; empty cells are empty text."""
-    return tables.read(path)
 
 
 def near_duplicates(cleaned: Cleaned) -> pd.DataFrame:
@@ -265,17 +295,35 @@ def summary(table: pd.DataFrame) -> Summary:
     """Count photos by status, by split and by class."""
     kept = table.status.eq("kept")
     classes = _class_counts(table)
+    given = {
+        str(split): {str(status): int(count) for status, count in photos.status.value_counts().items()}
+        for split, photos in table[table.given_split.ne("")].groupby("given_split")
+    }
     return {
         "photos": len(table),
         "status": {str(name): int(count) for name, count in table.status.value_counts().items()},
         "split": {name: int(table.split.eq(name).sum()) for name in ORDER},
         "flags": {kind: int((flagged(table, kind) & kept).sum()) for kind in quality.KINDS},
         "near_duplicate_clusters": len(clusters(table)),
+        "groups": _group_counts(table),
+        "given": given,
         "leaks": int(table.leak.sum()),
         "moved": int(table.moved_from.ne("").sum()),
         "relabelled": int((table.relabelled_from.ne("") & kept).sum()),
         "classes": classes,
-        "notes": _notes(classes),
+        "notes": [*_notes(classes), *_large_units(table), *_left_out(given)],
+    }
+
+
+def _group_counts(table: pd.DataFrame) -> GroupCounts:
+    """Count the groups of the kept, labelled photos."""
+    kept = table.group[table.cluster.ge(0)]
+    sizes = kept[kept.ne("")].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return {
+        "groups": len(sizes),
+        "largest": str(sizes.index[0]) if len(sizes) else "",
+        "photos_in_largest": int(sizes.max()) if len(sizes) else 0,
+        "photos_without": int(kept.eq("").sum()),
     }
 
 
@@ -299,6 +347,37 @@ def _notes(classes: dict[str, ClassCounts]) -> list[str]:
         for split in used
         if not counts[split]
     ]
+
+
+def _large_units(table: pd.DataFrame) -> list[str]:
+    """Return a note for each class in which near-duplicates of each other, or a group, are many photos."""
+    kept = table[table.cluster.ge(0)]
+    kept = kept.assign(unit=splits.units(kept))
+    notes = []
+    for label, photos in kept.groupby("label"):
+        sizes = photos.groupby("unit").path.transform("size")
+        first = photos.iloc[sizes.argmax()]
+        if sizes.max() >= splits.LARGE and sizes.max() > splits.MANY * len(photos):
+            name = f"the group {first.group}" if first.group else f"near-duplicates ({first.path} ...)"
+            notes.append(
+                f"{label}: {sizes.max()} of {len(photos)} photos are {name}, all in {first.split}; "
+                f"the class has {photos.unit.nunique()} independent units"
+            )
+    return notes
+
+
+def _left_out(given: dict[str, dict[str, int]]) -> list[str]:
+    """Return a note for val and test with the fraction of the source's photos that are left out."""
+    notes = []
+    for split, counts in given.items():
+        total = sum(counts.values())
+        reasons = [f"{count} {status}" for status, count in counts.items() if status != "kept"]
+        if reasons and split != "train":
+            fraction = 1 - counts.get("kept", 0) / total
+            notes.append(
+                f"{split}: {fraction:.1%} of the source's {total} photos are left out: {', '.join(reasons)}"
+            )
+    return notes
 
 
 def _exclude(table: pd.DataFrame, rows: pd.Series, *, status: str, details: pd.Series | str) -> None:
@@ -353,36 +432,37 @@ def _near_duplicates(
     )
 
 
-def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.DataFrame | None) -> None:
-    """Split the kept photos; mark photos that have moved, are leaks, or whose class is not in train."""
+def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.Series) -> None:
+    """Split the kept photos; mark photos that have moved, are leaks, or whose class is not in train.
+
+    Args:
+        table: the manifest so far. The reason of a leak is added to `leak`.
+        settings: the run's parameters.
+        earlier: the split of each photo in earlier runs, by SHA-1.
+    """
     kept = table[table.status.eq("kept") & table.label.ne("")]
-    before = _splits_before(kept, earlier)
+    before = kept.sha1.map(earlier).fillna("")
+    photos = kept.assign(unit=splits.units(kept))
     table.loc[kept.index, "split"] = splits.assign(
-        kept, val=settings.split.val, test=settings.split.test, seed=settings.seed, earlier=before
+        photos, val=settings.split.val, test=settings.split.test, seed=settings.seed, earlier=before
     )
     # Not defined by the source, or train, from which val can be taken.
     free = ~kept.split.isin(["val", "test"])
     moved = before.ne("") & before.ne(table.split[kept.index]) & free
     table.loc[kept.index[moved], "moved_from"] = before[moved]
-    table["leak"] = splits.leaks(table.loc[kept.index]).reindex(table.index, fill_value=False)
+    near, grouped = splits.leaks(table.loc[kept.index])
+    details = kept.group.map("photos of its group, {}, are in an earlier split".format)
+    details = details.where(grouped, "").mask(near, "a near-duplicate of it is in an earlier split")
+    table["leak"] = details.reindex(table.index, fill_value="")
     if settings.split.on_leak == "drop":
-        details = "a near-duplicate of it is in an earlier split"
-        _exclude(table, table.leak, status="leak", details=details)
+        _exclude(table, table.leak.ne(""), status="leak", details=table.leak)
     trained = set(table.label[table.split.eq("train") & table.status.eq("kept")])
     untrained = table.label.ne("") & ~table.label.isin(trained)
     _exclude(table, untrained, status="untrained", details="no photo of its class is in train")
     excluded = table.status.ne("kept")
     table.loc[excluded, ["split", "moved_from"]] = ""
     table.loc[excluded | table.label.eq(""), "cluster"] = -1
-    table["leak"] &= table.status.isin(LEAKING)
-
-
-def _splits_before(kept: pd.DataFrame, earlier: pd.DataFrame | None) -> pd.Series:
-    """Return the split of each photo in an earlier manifest, by content; empty for new photos."""
-    if earlier is None:
-        return pd.Series("", kept.index)
-    divided = earlier[earlier.split.isin(SPLITS)].drop_duplicates("sha1").set_index("sha1")
-    return kept.sha1.map(divided.split).fillna("")
+    table.loc[~table.status.isin(LEAKING), "leak"] = ""
 
 
 def _reasons(table: pd.DataFrame) -> list[str]:
@@ -394,11 +474,11 @@ def _reasons(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _remarks(relabelled_from: str, moved_from: str, leak: bool) -> str:
+def _remarks(relabelled_from: str, moved_from: str, leak: str) -> str:
     """Return the changes to a kept photo as text; empty if nothing has changed."""
     remarks = [f"relabelled by hand from {relabelled_from}"] if relabelled_from else []
     if moved_from:
         remarks.append(f"moved to this split from {moved_from}")
     if leak:
-        remarks.append("leak: a near-duplicate of it is in an earlier split")
+        remarks.append(f"leak: {leak}")
     return "; ".join(remarks)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.clean import embeddings, label_issues
+from lib.clean import embeddings, label_issues, splits
 from lib.core import metrics
 from lib.core.schema import Model, Params
 from lib.photos import labels
@@ -17,7 +17,8 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
     """Compare backbones by the accuracy of probes on their frozen embeddings.
 
     The probe is `label_issues.out_of_fold_probabilities`: each photo is predicted by models that are fitted
-    to the other folds, without its near-duplicates. The accuracy is not an upper bound for fine-tuning.
+    to the other folds, without its near-duplicates and its group. The accuracy is not an upper bound for
+    fine-tuning.
 
     Args:
         table: the manifest; its kept, labelled photos are used.
@@ -39,7 +40,7 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
     kept = table.iloc[rows]
     classes = labels.classes(kept.label)
     targets = labels.targets(kept.label, classes)
-    folds = label_issues.folds(targets, kept.cluster.to_numpy(), seed=settings.seed)
+    folds = label_issues.folds(targets, splits.units(kept).to_numpy(), seed=settings.seed)
     results = []
     for model, size in _models(settings):
         vectors = embeddings.of_photos(

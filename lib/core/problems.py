@@ -27,7 +27,10 @@ def explain(problem: ErrorDetails, origins: Sequence[tuple[str, Mapping]], *, de
         path.append(problem["ctx"]["discriminator"].strip("'"))
         message = f"it should be one of {problem['ctx'].get('expected_tags')}"
         received = problem["ctx"].get("tag")
-    key = ".".join(path) or "the parameters"
+    if not path:
+        # An error of several sections together, whose message names the keys.
+        return f"{default}: {problem['msg'].removeprefix('Value error, ')}"
+    key = ".".join(path)
     meaning = reference.description(key)
     if problem["type"] in ("missing", "union_tag_not_found"):
         return f"{origin}: `{key}` is missing{f'. Expected: {meaning}' if meaning else ''}"

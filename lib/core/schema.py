@@ -3,7 +3,15 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 RESERVED = ("data", "bench", "compare")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -295,11 +303,30 @@ class Split(Section):
     test: float = Field(
         0.15, ge=0, lt=0.5, description="fraction of photos held out for the final test; 0 for no test split"
     )
+    group: Text | None = Field(
+        None,
+        description="group of each photo, such as its patient, specimen or camera, which is never divided: a "
+        "column of the source's tables, or a regular expression with one group in parentheses, searched "
+        r"in the photo's path, such as patient(\d+)_; if null, only near-duplicates are kept together",
+    )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
-        description="whether to drop or keep val and test photos with a near-duplicate in another split, if "
-        "the source defines the splits",
+        description="whether to drop or keep val and test photos with a near-duplicate or members of their "
+        "group in another split, if the source defines the splits",
     )
+
+    @field_validator("group")
+    @classmethod
+    def _check_group(cls, group: str | None) -> str | None:
+        # Without a parenthesis, it is the name of a column.
+        if group and "(" in group:
+            try:
+                count = re.compile(group).groups
+            except re.error as error:
+                raise ValueError(f"expected a column or a regular expression: {error}") from None
+            if count != 1:
+                raise ValueError(f"expected a column, or one group in parentheses. Found: {count} groups")
+        return group
 
 
 class AveragePooling(Section):
@@ -458,7 +485,9 @@ class Augment(Section):
         "to 4:3; 1 turns it off",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
-        "horizontal", description="random flips: none, horizontal, or both for horizontal and vertical"
+        "horizontal",
+        description="random flips: none, horizontal, or both for horizontal and vertical; none is needed if "
+        "classes are mirror images of each other, such as left and right arrows",
     )
     rotation: float = Field(15.0, ge=0, le=180, description="maximum rotation angle, in degrees")
     zoom: Ratio = Field(0.15, description="maximum change of scale, such as 0.15 for 15 %")
@@ -709,6 +738,15 @@ class Params(Section):
     gradcam: GradCam = GradCam()
     tune: Tune = Tune()
     compare: Compare = Compare()
+
+    @model_validator(mode="after")
+    def _check_group(self) -> Self:
+        if self.split.group and "(" not in self.split.group and not self.source.tables:
+            raise ValueError(
+                "`split.group` is the name of a column, but the source has no `tables`. Expected: a regular "
+                f"expression with one group in parentheses. Received: {self.split.group!r}"
+            )
+        return self
 
     @property
     def run_name(self) -> str:

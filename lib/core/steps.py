@@ -79,6 +79,8 @@ CLEAN = Step(
         "model.resize",
         "model.fit",
         "model.bit_depth",
+        # Its flips are compared with the classes.
+        "augment.flip",
         # `clean.compare` uses the next three.
         "model.backbone",
         "model.weights",

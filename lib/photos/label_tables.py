@@ -85,7 +85,7 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
         A table with one row per file, sorted by path: `path`, `label` (empty for a photo to predict), `split`
         (`train`, `val`, `test`, `predict` or empty), `problem` (the reason that the label is unusable, else
         empty) and `group`. `attrs["notes"]` are sentences on assumptions and on files that do not exist,
-        whose rows have a problem.
+        whose rows have a problem, and `attrs["columns"]` the columns of all tables.
 
     Raises:
         FileNotFoundError: if a CSV file is missing.
@@ -94,10 +94,12 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
             files are missing, or if a value of the split column is not known.
     """
     notes: list[str] = []
+    columns: set[str] = set()
     found: dict[str, list[Row]] = defaultdict(list)
     is_labelled = any(table.label or table.labels for table in tables.values())
     for table in tables.values():
         data = _read(listing, table)
+        columns.update(map(str, data.columns))
         _check_columns(data, table, is_labelled=is_labelled)
         for row in _of_table(data, listing, table, group=group, notes=notes):
             found[row.path].append(row)
@@ -118,7 +120,7 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
     classes = {row.label for row in merged if not row.problem} - {""}
     notes += class_names.look_alikes(classes) + class_names.combinations(classes)
     result = pd.DataFrame(sorted(merged), columns=COLUMNS, dtype=str)
-    result.attrs = {"notes": list(dict.fromkeys(notes))}
+    result.attrs = {"notes": list(dict.fromkeys(notes)), "columns": sorted(columns)}
     return result
 
 

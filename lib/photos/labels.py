@@ -10,12 +10,12 @@ import pandas as pd
 
 from lib.core import files
 from lib.core.schema import Source, Table
-from lib.photos import class_names, companions, label_tables, layouts, listing
+from lib.photos import class_names, companions, groups, label_tables, layouts, listing
 
-COLUMNS = ["path", "label", "split", "problem"]
+COLUMNS = ["path", "label", "split", "problem", "group"]
 
 
-def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
+def find(contents: listing.Listing, source: Source, *, group: str | None = None) -> pd.DataFrame:
     """List the photos of a source with their labels.
 
     Args:
@@ -24,14 +24,15 @@ def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
             folders: `layout`, `splits` and `unlabelled` define their meaning; if they are not set, it is
             decided from all paths together. Files that match `ignore` are left out. `classes` are the labels
             to use; if empty, all labels.
+        group: the parameter `split.group`.
 
     Returns:
         A table with one row per photo, sorted by path: `path` (relative to the source, with `/`), `label`
         (empty for a photo to predict), `split` (`train`, `val` or `test` if the source defines it,
-        `predict` for photos without a label, else empty) and `problem` (the reason that the label is
-        unusable, else empty). Photos of classes that are not in `source.classes` are left out. Its `attrs`
-        are `left_out`, their number; `ignore`, the patterns; `layout`, the decision as a sentence; and
-        `notes`, sentences with warnings and assumptions.
+        `predict` for photos without a label, else empty), `problem` (the reason that the label is unusable,
+        else empty) and `group` (see `groups.of_photos`; empty without a group). Photos of classes that are
+        not in `source.classes` are left out. Its `attrs` are `left_out`, their number; `ignore`, the
+        patterns; `layout`, the decision as a sentence; and `notes`, sentences with warnings and assumptions.
 
     Raises:
         ValueError: if the folders can be read in several ways, if a CSV file cannot be used (see
@@ -42,16 +43,19 @@ def find(contents: listing.Listing, source: Source) -> pd.DataFrame:
     is_ignored = listing.matcher(source.ignore)
     paths = listing.photos(contents, (path for path in contents.paths if not is_ignored(path)))
     if source.tables:
-        table = label_tables.rows(contents, source.tables)
-        notes = table.attrs["notes"]
+        table = label_tables.rows(contents, source.tables, group=group)
+        notes, columns = table.attrs["notes"], table.attrs["columns"]
         table = table[~table.path.map(is_ignored).astype(bool)][COLUMNS]
         layout = _sentence(table, source.tables)
     else:
         rows, layout, notes = layouts.read(paths, source)
-        table = pd.DataFrame(rows, columns=COLUMNS)
+        table, columns = pd.DataFrame(rows, columns=COLUMNS[:-1]).assign(group=""), []
         names = classes(table.label)
         notes = [*notes, *class_names.look_alikes(names), *class_names.combinations(names)]
     table = _choose(table.sort_values("path", ignore_index=True), source.classes)
+    table.attrs["columns"] = columns
+    if group:
+        table["group"] = groups.of_photos(table, group)
     notes = [*notes, *layouts.unused(source.ignore, contents.paths, key="ignore"), *companions.notes(paths)]
     table.attrs |= {
         "layout": files.printable(layout),

@@ -9,7 +9,7 @@ import pytest
 from shared import encoded, scene
 
 from lib.clean import duplicates, manifest
-from lib.core import files, steps, tables
+from lib.core import tables
 from lib.core.schema import Params
 
 
@@ -23,8 +23,8 @@ def settings(**sections):
     return Params.model_validate(values)
 
 
-def build(raw, given=None, content="abc", earlier=None):
-    cleaned = manifest.build(raw.folder.parent, given or settings(), content=content, earlier=earlier)
+def build(raw, given=None, content="abc"):
+    cleaned = manifest.build(raw.folder.parent, given or settings(), content=content)
     assert list(cleaned.table.columns) == manifest.COLUMNS
     assert cleaned.images.shape == (len(cleaned.table), 32, 32, 3)
     return cleaned.table.set_index("path", drop=False)
@@ -65,7 +65,7 @@ def test_photos_stay_in_their_split_when_others_are_added(raw):
     for number in range(15):
         raw.photo(f"cat/old {number}.png", number)
         raw.photo(f"dog/old {number}.png", 500 + number)
-    second = build(raw, content="more", earlier=first)
+    second = build(raw, content="more")
     old = second[second.sha1.isin(first.sha1)].set_index("sha1").split
     assert (old == first.set_index("sha1").split[old.index]).all() and len(old) == 30
     assert second.split.value_counts().gt(first.split.value_counts()).all()
@@ -82,24 +82,11 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
     monkeypatch.setattr(
         duplicates, "clusters", lambda *args, **kwargs: np.where(joined, 99, np.arange(len(first)))
     )
-    second = build(raw, earlier=first)
+    second = build(raw)
     assert second.split[test] == second.split[train] == "train"
     assert second.reason[test] == "moved to this split from test"
     assert second.status[test] == "kept" and (second.reason != "").sum() == 1
     assert second.moved_from[test] == "test" and (second.moved_from != "").sum() == 1
-
-
-def test_an_earlier_manifest_counts_only_with_the_same_shares_and_seed(raw, monkeypatch, tmp_path):
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
-    two_classes(raw)
-    run = steps.start(settings(), steps.CLEAN)
-    assert manifest.earlier(run) is None
-    table = build(raw)
-    tables.write(table, run.path("manifest.csv"))
-    files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
-    assert manifest.earlier(run).values.tolist() == table[["sha1", "split"]].values.tolist()
-    other = steps.start(settings(split={"test": 0.3}), steps.CLEAN)
-    assert manifest.earlier(other) is None
 
 
 # Statuses and reasons
@@ -321,18 +308,13 @@ def test_written_and_read_back(raw, tmp_path):
     assert manifest.read(tmp_path / "manifest.csv").leak.dtype == bool
 
 
-def test_a_manifest_of_an_earlier_version_is_refused_but_its_splits_count(raw, monkeypatch, tmp_path):
-    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path / "outputs"))
+def test_a_manifest_of_an_earlier_version_is_refused(raw, tmp_path):
     two_classes(raw)
-    table = build(raw)
-    run = steps.start(settings(), steps.CLEAN)
-    tables.write(table.drop(columns="leak"), run.path("manifest.csv"))
+    tables.write(build(raw).drop(columns="leak"), tmp_path / "manifest.csv")
     with pytest.raises(
         ValueError, match=r"^manifest.csv was written by an earlier version: run 02_clean again$"
     ):
-        manifest.read(run.path("manifest.csv"))
-    files.write_json(run.path("cleaning.json"), {"division": manifest.division(run.settings)})
-    assert manifest.earlier(run).split.tolist() == table.split.tolist()
+        manifest.read(tmp_path / "manifest.csv")
 
 
 @pytest.mark.parametrize("spelling", ["True", "TRUE"])
@@ -463,15 +445,18 @@ def test_the_reason_of_a_kept_photo_has_all_changes(raw, monkeypatch):
     decide(raw, "relabels.csv", f"{test},,dog,cat")
     joined = first.path.isin([train, test])
     monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
-    monkeypatch.setattr(manifest.splits, "leaks", lambda photos: photos.path.eq(test))
-    table = build(raw, settings(split={"on_leak": "keep"}), earlier=first)
+    leak = first.path.eq(test).reset_index(drop=True)
+    monkeypatch.setattr(
+        manifest.splits, "leaks", lambda photos: (leak[photos.index], leak[photos.index] & False)
+    )
+    table = build(raw, settings(split={"on_leak": "keep"}))
     assert table.reason[test] == (
         "relabelled by hand from cat; moved to this split from test; "
         "leak: a near-duplicate of it is in an earlier split"
     )
     summary = manifest.summary(table)
     assert (summary["moved"], summary["relabelled"], summary["leaks"]) == (1, 1, 1)
-    dropped = build(raw, earlier=first)
+    dropped = build(raw)
     columns = ["status", "split", "moved_from", "leak", "relabelled_from", "cluster"]
     assert dropped.loc[test, columns].tolist() == ["leak", "", "", True, "cat", -1]
     summary = manifest.summary(dropped)
@@ -563,7 +548,7 @@ def test_a_photo_that_leaves_val_is_listed_if_the_source_fixes_train_and_test(ra
     train, val = (first.index[first.split.eq(split) & first.label.eq("cat")][0] for split in ("train", "val"))
     joined = first.path.isin([train, val])
     monkeypatch.setattr(duplicates, "clusters", lambda *_: np.where(joined, 99, np.arange(len(first))))
-    table = build(raw, earlier=first)
+    table = build(raw)
     assert table.reason[val] == "moved to this split from val" and manifest.summary(table)["moved"] == 1
 
 
