@@ -69,7 +69,7 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
         ValueError: if it is a file, if it is a disk or contains the home folder, or if one of the two folders
             contains the other.
     """
-    entries, _ = listing(_original(source, target))
+    entries, _ = listing(original(source, target))
     stats = [(name, (stat := path.stat()).st_size, stat.st_mtime_ns) for name, path in entries]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
@@ -101,8 +101,12 @@ def copy(source: schema.Folder, raw: Path) -> Origin:
     return Origin("folder", skipped=skipped)
 
 
-def _original(source: schema.Folder, target: Path) -> Path:
-    """Return the folder of a source after a check that it may be copied to the target."""
+def original(source: schema.Folder, target: Path) -> Path:
+    """Return the folder of a source after a check that it may be copied to the target.
+
+    Args, Raises:
+        See `fingerprint`.
+    """
     folder, target = find(source.folder, key="folder").resolve(), target.resolve()
     if not folder.is_dir():
         raise ValueError(
