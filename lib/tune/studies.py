@@ -244,7 +244,7 @@ def require_intact(folder: Path) -> None:
     if problem != "ok":
         raise ValueError(
             f"{folder.parent.name}/{folder.name}/{DATABASE}, the database of the search, is damaged: "
-            f"{problem}. Restore it from a copy, or remove it: the search then starts again"
+            f"{' '.join(problem.split())}. Restore it from a copy, or remove it: the search then starts again"
         )
 
 

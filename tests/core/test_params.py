@@ -437,7 +437,7 @@ def test_a_complete_definition_in_a_file_replaces_the_default(folder, text, name
         ),
         (
             "clean.compare=[ResNet51]",
-            "`clean.compare.0` is invalid: no backbone has this name; the nearest is",
+            "`clean.compare.0` is invalid: no backbone has this name",
         ),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_refused_file_is_not_asked_for_again(kaggle_server, folder, status):
     kaggle_server.failures = [status] * 9
     message = refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
     assert f"Received: {status}" in message
-    assert [path for path, _, _ in kaggle_server.seen].count("/files/archive.zip") == 1
+    assert [path for path, _, _ in kaggle_server.seen].count("http://localhost/files/archive.zip") == 1
 
 
 def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):

@@ -341,11 +341,11 @@ def test_a_damaged_database_is_named(tmp_path, damage):
         "the middle": content[:page] + b"x" * (2 * page) + content[3 * page :],
     }[damage]
     path.write_bytes(damaged)
-    with pytest.raises(
-        ValueError, match="tune/study.db, the database of the search, is damaged: .*remove it"
+    with (
+        pytest.raises(ValueError, match="tune/study.db, the database of the search, is damaged: .*remove it"),
+        opened(tmp_path),
     ):
-        with opened(tmp_path):
-            pass
+        pass
     assert path.read_bytes() == damaged
 
 
