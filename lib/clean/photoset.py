@@ -68,13 +68,22 @@ class Photos:
     def embed(self, settings: Model) -> np.ndarray:
         """Return the embeddings of the photos by a pretrained backbone, loaded if 02_clean computed them.
 
+        Args:
+            settings: the backbone; the head begins with a layer of `models.POOLS`.
+
         Raises:
             ValueError: if `folder` is `None`.
         """
         if self.folder is None:
             raise ValueError("expected photos with a folder to store embeddings. Received: folder=None")
         return embeddings.of_photos(
-            self.table.sha1, self.full, fit=self.fit, folder=self.folder, settings=settings, size=self.size
+            self.table.sha1,
+            self.full,
+            fit=self.fit,
+            folder=self.folder,
+            settings=settings,
+            size=self.size,
+            pool=next(iter(settings.head.values())).layer,
         )
 
     def identity(self, *names: str) -> str:

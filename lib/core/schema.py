@@ -495,6 +495,14 @@ class Train(Section):
         description="stages of training by name, in order; a file that does not define complete stages "
         "changes the default stages",
     )
+    views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="number of augmented views of each photo in stages with a frozen, pretrained backbone, "
+        "which embeds each view only once: epoch e trains the head on the views that are drawn in epoch "
+        "e mod views, with their erasing and MixUp, in an order of its own; stages after one that trains the "
+        "backbone, and heads that do not begin with pooling or flatten, do not use views; if null, each "
+        "epoch draws new augmentation, and the backbone runs in each epoch",
+    )
     early_stopping: EarlyStopping | None = Field(
         EarlyStopping(), description="early stopping of a stage; null turns it off"
     )
@@ -643,6 +651,19 @@ class Params(Section):
     gradcam: GradCam = GradCam()
     tune: Tune = Tune()
     compare: Compare = Compare()
+
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        stage = next(stage for stage in self.train.stages.values() if stage.epochs)
+        pretrained = self.model.weights is not None and self.model.scaling != "measured"
+        first = next(iter(self.model.head.values())).layer
+        reduces = first in ("average_pooling", "max_pooling", "flatten")
+        if self.train.views and not (stage.trainable == "none" and pretrained and reduces):
+            raise ValueError(
+                "`train.views` needs a first stage with `trainable: none`, pretrained weights, a scaling "
+                "other than measured, and a head that begins with pooling or flatten. Set it to null"
+            )
+        return self
 
     @property
     def run_name(self) -> str:

@@ -128,17 +128,15 @@ def training(
     weights, steps = np.asarray(class_weights, np.float32), math.ceil(len(rows) / batch_size)
     pairs = settings is not None and settings.mixup > 0
 
-    @functools.lru_cache(2)
-    def order(epoch: int) -> np.ndarray:
-        return np.argsort(Draws(seed, epoch, rows).uniform("order"), kind="stable")
+    order_of = functools.lru_cache(2)(functools.partial(order, seed, rows))
 
     def make(number: int) -> tuple[np.ndarray, ...]:
         epoch, batch = first_epoch + number // steps, number % steps
         start, end = batch * batch_size, min((batch + 1) * batch_size, len(rows))
         # A batch that begins or ends within a pair needs its other photo too.
         first, last = (start - start % 2, end + end % 2) if pairs else (start, end)
-        picks = order(epoch)[first:last]
-        labels = _one_hot(targets[picks], len(weights))
+        picks = order_of(epoch)[first:last]
+        labels = one_hot(targets[picks], len(weights))
         if settings is None:
             photos = images[rows[picks]].astype(np.float32, copy=False)
         else:
@@ -174,7 +172,7 @@ def evaluation(
     def make(number: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         part = slice(number * batch_size, (number + 1) * batch_size)
         photos = images[rows[part]].astype(np.float32, copy=False)
-        return photos if targets is None else (photos, _one_hot(np.asarray(targets[part]), classes))
+        return photos if targets is None else (photos, one_hot(np.asarray(targets[part]), classes))
 
     return Batches(make, count=math.ceil(len(rows) / batch_size))
 
@@ -209,7 +207,13 @@ def class_weights(targets: Sequence[int] | np.ndarray, classes: int) -> np.ndarr
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def _one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+def order(seed: int, rows: np.ndarray, epoch: int) -> np.ndarray:
+    """Return the order of the photos in an epoch: positions in `rows`, `int64` of shape `(n,)`."""
+    return np.argsort(Draws(seed, epoch, rows).uniform("order"), kind="stable")
+
+
+def one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Return the labels of some photos, `float32` of shape `(n, classes)`, from their classes from 0 up."""
     labels = np.zeros((len(targets), classes), np.float32)
     labels[np.arange(len(targets)), targets] = 1
     return labels

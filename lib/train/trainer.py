@@ -14,12 +14,14 @@ from lib.core import progress
 from lib.core.schema import Params, Stage
 from lib.networks import backend, models
 from lib.networks.backend import keras
-from lib.train import batches, dataset, schedules, state
+from lib.train import batches, dataset, schedules, state, views
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
 # Columns of the history if there are more than `MANY` classes.
 TOP_3 = ["top_3", "val_top_3"]
 MANY = 10
+# Maximum size of an embedding, as a multiple of the size of its photo.
+LARGEST = 4
 METRICS = {1: "accuracy", 3: "top_3"}
 
 
@@ -50,7 +52,7 @@ class Trainer:
         self.stages, self.columns = stages(settings), columns(len(photos.classes))
         self.state = state.State()
         self.state.choose_batch_size(settings.train.batch_size)
-        self.embeddings: np.ndarray | None = None
+        self.embeddings: np.ndarray | views.Views | None = None
         self._build()
 
     def _build(self) -> None:
@@ -186,7 +188,7 @@ class Trainer:
         models.unfreeze(self.network, stage.trainable, settings=self.settings.model)
         head = self._head_only(stage)
         self.compiled = head or self.network
-        self.embeddings = self.photos.embed(self.settings.model) if head else None
+        self.embeddings = self._embed(stage) if head else None
         with backend.distribution():
             self.compiled.compile(
                 optimizer=schedules.optimizer(
@@ -211,13 +213,25 @@ class Trainer:
     def _head_only(self, stage: Stage) -> keras.Model | None:
         """Return the head if the stage can be trained on embeddings, otherwise `None`.
 
-        Embeddings are computed once, from photos without augmentation and a backbone with pretrained weights
-        that was not trained. Measured scaling changes them with the data set.
+        Embeddings are computed by a backbone with pretrained weights that was not trained: once per photo
+        without augmentation, or once per view of a photo. Measured scaling changes them with the data set.
         """
-        frozen = {stage.trainable, *self.state.learned} == {"none"} and not stage.augment
-        model = self.settings.model
+        model, train = self.settings.model, self.settings.train
+        repeated = not stage.augment or train.views
+        frozen = {stage.trainable, *self.state.learned} == {"none"} and repeated
         pretrained = model.weights is not None and model.scaling != "measured"
-        return models.head(self.network, model) if frozen and pretrained and self.photos.folder else None
+        head = models.head(self.network, model) if frozen and pretrained and self.photos.folder else None
+        # The vectors of a flattened feature map can be far larger than the photos.
+        fits = head and 4 * math.prod(head.input_shape[1:]) <= LARGEST * 3 * model.image_size**2
+        return head if fits else None
+
+    def _embed(self, stage: Stage) -> np.ndarray | views.Views:
+        """Return the embeddings that the remaining epochs of a stage train on."""
+        if not stage.augment:
+            return self.photos.embed(self.settings.model)
+        first = len(self.state.history)
+        epochs = range(first, first + stage.epochs - self.state.epoch)
+        return views.embed(self.photos, self.settings, epochs=epochs)
 
     def _halve_batch_size(self) -> None:
         """Return to the end of the last completed epoch, with half the batch size.

@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders import DROPOUT_HEAD, ONE_EPOCH, SHORT_STAGES, kept_weights, make_photos, make_settings
+from builders import (
+    DROPOUT_HEAD,
+    ONE_EPOCH,
+    SHORT_STAGES,
+    kept_weights,
+    make_photos,
+    make_settings,
+    pretrained,
+)
 
 from lib.clean import manifest, photoset
 from lib.core import files, progress
@@ -597,12 +605,6 @@ def statistics(network):
     return [np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)]
 
 
-def pretrained(tmp_path, mode):
-    weights = tmp_path / "weights.bin"
-    weights.write_bytes(b"weights")
-    return {"weights": str(weights), "batch_normalization": mode}
-
-
 def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eager):
     settings, photos = make_settings(SHORT_STAGES, model=pretrained(tmp_path, "inference")), make_photos()
     seen = []
@@ -665,8 +667,11 @@ def embedded(tmp_path, monkeypatch):
     return settings, dataclasses.replace(make_photos(), folder=tmp_path / "cache"), calls
 
 
-def test_training_a_head_on_embeddings_has_the_same_result_as_on_photos(embedded, tmp_path, eager):
+@pytest.mark.parametrize("pool", ["average_pooling", "max_pooling", "flatten"])
+def test_training_a_head_on_embeddings_has_the_same_result_as_on_photos(embedded, tmp_path, eager, pool):
     settings, photos, calls = embedded
+    head = {**DROPOUT_HEAD, "pool": {"layer": pool}}
+    settings = make_settings(PLAIN_STAGES, model={**pretrained(tmp_path, "inference"), "head": head})
     fast = training.fit(settings, photos, folder=tmp_path / "fast")
     assert calls == [24]  # all photos, once
     slow = training.fit(settings, dataclasses.replace(photos, folder=None), folder=tmp_path / "slow")
@@ -703,7 +708,13 @@ def test_an_interrupted_training_on_embeddings_continues(embedded, tmp_path, mon
         "no weights": {"model": {"weights": None}},
         "measured scaling": {"model": {"scaling": "measured"}},
         "another head": {
-            "model": {"head": {"pool": {"layer": "max_pooling"}, "classes": {"layer": "dense"}}}
+            "model": {
+                "head": {
+                    "normalization": {"layer": "batch_normalization"},
+                    "pool": {"layer": "max_pooling"},
+                    "classes": {"layer": "dense"},
+                }
+            }
         },
     }.items(),
 )
@@ -713,6 +724,21 @@ def test_no_embeddings_are_computed_if(why, change, embedded, tmp_path, eager):
     settings = make_settings(change.get("stages", {"head": PLAIN_STAGES["head"]}), model=model)
     trained = training.fit(settings, photos, folder=tmp_path / "training")
     assert not calls and len(trained.history), why
+
+
+def test_no_embeddings_are_computed_if_they_are_far_larger_than_the_photos(
+    embedded, tmp_path, eager, monkeypatch
+):
+    settings, photos, calls = embedded
+    model = pretrained(tmp_path, "inference") | {"head": STEADY_HEAD}
+    settings = make_settings({"head": PLAIN_STAGES["head"]}, model=model)
+    # 16 * 16 * 4 numbers of 4 bytes, and photos of 3,072 bytes.
+    monkeypatch.setattr(trainer, "LARGEST", 1.3)
+    training.fit(settings, photos, folder=tmp_path / "large")
+    assert not calls
+    monkeypatch.setattr(trainer, "LARGEST", 1.4)
+    training.fit(settings, photos, folder=tmp_path / "small")
+    assert calls == [24]
 
 
 # Several devices
