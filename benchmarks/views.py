@@ -21,11 +21,11 @@ import numpy as np
 from data import archive
 
 from lib.clean import embeddings, photoset
-from lib.core import params, schema, steps
+from lib.core import params, progress, schema, steps
 from lib.download import archives
 from lib.networks import backend, models
 from lib.photos import decoding, labels
-from lib.train import training
+from lib.train import trainer, training
 
 SIZE, EPOCHS, VIEWS, SEEDS = 160, 10, 2, range(3)
 PHOTOS = {"train": 400, "val": 100, "held out": 400}
@@ -121,13 +121,22 @@ def _photos(path: Path, settings: schema.Params, *, folder: Path) -> photoset.Ph
 
 def _train(settings: schema.Params, photos: photoset.Photos, *, folder: Path) -> list[float]:
     """Train the stage without stored results, and return the values of `METRICS`."""
-    with tempfile.TemporaryDirectory() as new:
+    with tempfile.TemporaryDirectory() as new, progress.Bar(None, "training") as bar:
         fresh = photoset.Photos(photos.table, photos.full, SIZE, photos.classes, photos.fit, Path(new))
         backend.prepare(settings.seed)
+        loop = trainer.Trainer(
+            settings,
+            fresh,
+            folder=Path(new) / "training",
+            build=lambda: training.network(settings, fresh),
+            bar=bar,
+            watch=None,
+        )
         began, processor = time.perf_counter(), time.process_time()
-        trained = training.fit(settings, fresh, folder=Path(new) / "training")
+        loop.train(None)
         times = [time.process_time() - processor, time.perf_counter() - began]
-    kept = trained.history[trained.history.epoch.eq(trained.kept_epoch)].iloc[0]
+        accuracy = float(loop.state.history[loop.state.kept - 1][loop.columns.index("val_accuracy")])
+        loop.network.set_weights(loop.state.best_weights(loop.folder))
     rows = photos.rows("held out")
     vectors = embeddings.of_photos(
         photos.table.sha1.iloc[rows],
@@ -136,9 +145,9 @@ def _train(settings: schema.Params, photos: photoset.Photos, *, folder: Path) ->
         folder=folder,
         settings=settings.model,
     )
-    probabilities = backend.outputs(models.head(trained.model, settings.model), vectors)
+    probabilities = backend.outputs(models.head(loop.network, settings.model), vectors)
     correct = probabilities.argmax(axis=1) == photos.targets("held out")
-    return [*times, float(kept.val_accuracy), float(correct.mean())]
+    return [*times, accuracy, float(correct.mean())]
 
 
 if __name__ == "__main__":

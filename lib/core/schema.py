@@ -653,6 +653,15 @@ class Params(Section):
     compare: Compare = Compare()
 
     @model_validator(mode="after")
+    def _check_batch_size(self) -> Self:
+        if self.train.batch_size < self.smallest_batch:
+            raise ValueError(
+                "`train.batch_size` must be at least 2 if `model.head` contains batch normalization, which "
+                "learns nothing from a single photo. Received: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_views(self) -> Self:
         stage = next(stage for stage in self.train.stages.values() if stage.epochs)
         pretrained = self.model.weights is not None and self.model.scaling != "measured"
@@ -664,6 +673,11 @@ class Params(Section):
                 "other than measured, and a head that begins with pooling or flatten. Set it to null"
             )
         return self
+
+    @property
+    def smallest_batch(self) -> int:
+        """Minimum number of photos in a batch: 2 if the head contains batch normalization."""
+        return 2 if any(layer.layer == "batch_normalization" for layer in self.model.head.values()) else 1
 
     @property
     def run_name(self) -> str:

@@ -17,6 +17,7 @@ def training(
     stage: Stage,
     embeddings: np.ndarray | views.Views | None,
     batch_size: int,
+    parts: int = 1,
     first_epoch: int,
 ) -> dataset.Batches:
     """Return the endless training batches of a stage.
@@ -27,7 +28,7 @@ def training(
         stage: the stage.
         embeddings: views, or `float32` of shape `(rows of the manifest, channels)`, to train on instead of
             photos; `None` for photos.
-        batch_size: the batch size; the last batch of an epoch may be smaller.
+        batch_size, parts: as `dataset.bounds`; its `smallest` follows from the settings.
         first_epoch: the epoch of the first batch, from 0 over all stages.
 
     Returns:
@@ -44,6 +45,8 @@ def training(
             class_weights=weights,
             settings=settings,
             batch_size=batch_size,
+            parts=parts,
+            smallest=settings.smallest_batch,
             first_epoch=first_epoch,
         )
     else:
@@ -55,10 +58,14 @@ def training(
             class_weights=weights,
             settings=settings.augment if stage.augment else None,
             batch_size=batch_size,
+            parts=parts,
+            smallest=settings.smallest_batch,
             seed=settings.seed,
             first_epoch=first_epoch,
         )
-    size = _shared_size(len(targets), batch_size)
+    slices = dataset.bounds(len(targets), batch_size, parts=parts, smallest=settings.smallest_batch)
+    largest = max(end - start for start, end, _ in slices)
+    size = _shared_size(len(targets), largest)
     return dataset.filled(made, size) if size else made
 
 

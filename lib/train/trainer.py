@@ -146,6 +146,7 @@ class Trainer:
             stage=stage,
             embeddings=self.embeddings,
             batch_size=batch_size,
+            parts=self._accumulate(),
             first_epoch=len(self.state.history),
         )
         # The recorder is the last callback: it saves the counters that the others have updated. The photos
@@ -204,7 +205,13 @@ class Trainer:
             self.compiled.optimizer.build(self.compiled.trainable_variables)
 
     def _batches_per_epoch(self) -> int:
-        return math.ceil(len(self.photos.rows("train")) / self.state.batch_size)
+        slices = dataset.bounds(
+            len(self.photos.rows("train")),
+            self.state.batch_size,
+            parts=self._accumulate(),
+            smallest=self.settings.smallest_batch,
+        )
+        return len(slices)
 
     def _accumulate(self) -> int:
         """Return the number of batches whose mean gradient makes a step, more than one if memory ran out."""
@@ -240,9 +247,9 @@ class Trainer:
         `train.batch_size` photos.
         """
         size = self.state.batch_size
-        if size == 1:
+        if size // 2 < self.settings.smallest_batch:
             raise ValueError(
-                f"out of memory with a batch size of 1 and {self.settings.model.backbone}. "
+                f"out of memory with a batch size of {size} and {self.settings.model.backbone}. "
                 "Lower `model.image_size` or choose a smaller `model.backbone`"
             )
         variables = []
@@ -269,7 +276,8 @@ class Trainer:
             variables = [variable for variable in variables if "gradient_accumulator" not in variable.path]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        # The optimizer counts batches, of which an epoch has more since then.
+        # The optimizer counts batches, of which an epoch has more since then. No step contains batches of two
+        # epochs, so that the gradients of all earlier batches have been applied.
         self.compiled.optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
 
     def _save(self, *, stage: int, epoch: int) -> None:

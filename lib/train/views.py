@@ -5,7 +5,7 @@ erasing, and blended by MixUp. The embeddings of a view are stored in the order 
 """
 
 import functools
-import math
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,19 +63,22 @@ def training(
     class_weights: np.ndarray,
     settings: Params,
     batch_size: int,
+    parts: int = 1,
+    smallest: int = 1,
     first_epoch: int,
 ) -> dataset.Batches:
     """Return the endless training batches of views, in the order of a training without views.
 
     Args:
         views: `Views.training`.
-        rows, targets, class_weights, batch_size, first_epoch: as `dataset.training`.
+        rows, targets, class_weights, batch_size, parts, smallest, first_epoch: as `dataset.training`.
         settings: the parameters of the run, with which the views were embedded.
 
     Returns:
         Batches as those of `dataset.training`, with embeddings instead of photos.
     """
-    seed, count, steps = settings.seed, len(rows), math.ceil(len(rows) / batch_size)
+    seed, count = settings.seed, len(rows)
+    slices = dataset.bounds(count, batch_size, parts=parts, smallest=smallest)
     weights = np.asarray(class_weights, np.float32)
 
     @functools.lru_cache(4)
@@ -96,10 +99,10 @@ def training(
         return wide * labels + (1 - wide) * dataset.one_hot(targets[others], len(weights))
 
     def make(number: int) -> tuple[np.ndarray, ...]:
-        epoch, start = first_epoch + number // steps, number % steps * batch_size
-        view, picks = epoch % (settings.train.views or 1), order(epoch)[start : start + batch_size]
+        epoch, (start, end, factor) = first_epoch + number // len(slices), slices[number % len(slices)]
+        view, picks = epoch % (settings.train.views or 1), order(epoch)[start:end]
         labels = labels_of(view, picks)
-        return np.asarray(views[view])[positions(view)[picks]], labels, labels @ weights
+        return np.asarray(views[view])[positions(view)[picks]], labels, factor * (labels @ weights)
 
     return dataset.Batches(make)
 
@@ -139,14 +142,19 @@ def _write(
     count, title = len(photos.rows("val" if view is None else "train")), f"embed view {view}"
     network = build()
     with (
-        _batches(photos, settings, view=view) as batches,
+        _batches(photos, settings, view=view) as made,
         (folder / embeddings.VECTORS).open("wb") as file,
         progress.Bar(count, "embed val" if view is None else title) as bar,
     ):
         cache.begin_array(file, (count, *network.output_shape[1:]), dtype=np.float32)
-        for number in range(math.ceil(count / embeddings.BATCH_SIZE)):
-            batch = batches[number] if view is None else batches[number][0]
-            file.write(backend.outputs(network, batch).astype(np.float32, copy=False).tobytes())
+        for number in itertools.count():
+            if bar.done == count:
+                break
+            batch = made[number] if view is None else made[number][0]
+            # A batch of another size would be compiled again.
+            full = batch[np.arange(max(embeddings.BATCH_SIZE, len(batch))) % len(batch)]
+            vectors = backend.outputs(network, full)[: len(batch)]
+            file.write(vectors.astype(np.float32, copy=False).tobytes())
             decoding.release(photos.full)
             bar.step(len(batch))
 

@@ -518,6 +518,42 @@ def test_half_the_batch_size_has_the_result_of_the_whole_batch(tmp_path, memory)
     np.testing.assert_allclose(narrow.history[columns], roomy.history[columns], rtol=1e-5)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("train", [12, 20, 13, 14])
+@pytest.mark.parametrize("embedding", [False, True])
+def test_a_last_batch_that_is_divided_too_has_the_result_of_the_whole_batch(
+    tmp_path, memory, embedded, train, embedding
+):
+    """Halves of the batches are an odd number of batches, or unequal."""
+    _, photos, _ = embedded
+    stages = {"head": {**ONE_STAGE["all"], "trainable": "none", "epochs": 4, "augment": not embedding}}
+    model = {**pretrained(tmp_path, "inference"), "head": PLAIN_HEAD}
+    settings = make_settings(stages if embedding else ONE_STAGE, model=model, optimizer={"kind": "adam"})
+    photos = dataclasses.replace(make_photos(train=train, val=4, count=24), folder=photos.folder)
+    roomy = training.fit(settings, photos, folder=tmp_path / "roomy")
+    memory(7, after=math.ceil(train / 8) + 1)
+    narrow = training.fit(settings, photos, folder=tmp_path / "narrow")
+    assert narrow.batch_size == 4
+    columns = ["val_loss", "learning_rate"]
+    # The loss on train is the mean over batches: it differs if the parts of a step are unequal.
+    columns += ["loss"] if train % 2 == 0 else []
+    np.testing.assert_allclose(narrow.history[columns], roomy.history[columns], rtol=1e-5)
+
+
+def test_batch_normalization_never_gets_a_single_photo(tmp_path, memory):
+    head = {"pool": DROPOUT_HEAD["pool"], "norm": {"layer": "batch_normalization"}, **PLAIN_HEAD}
+    settings = make_settings(ONE_STAGE, model={"head": head}, batch_size=4)
+    steps = memory(99)
+    training.fit(settings, make_photos(train=13), folder=tmp_path / "all")
+    assert steps[:3] == [4, 4, 5]
+    memory(1)
+    with pytest.raises(ValueError, match="out of memory with a batch size of 2 and Tiny"):
+        training.fit(settings, make_photos(), folder=tmp_path / "few")
+    with pytest.raises(ValueError, match="`train.batch_size` must be at least 2 if `model.head` contains"):
+        make_settings(ONE_STAGE, model={"head": head}, batch_size=1)
+    assert make_settings(ONE_STAGE, batch_size=1).train.batch_size == 1
+
+
 def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
