@@ -8,6 +8,7 @@ A module imports only from those below it. `tests/test_packages.py` checks this 
     pipeline    the runner: executes the steps that are out of date
     report      the HTML page of a run
     hosted      the set-up on Colab and Kaggle
+    prerequisites  the files of a user, before the first step
     compare/    07_compare: runs side by side, ensembles
     tune/       06_tune: the search space, the study, the search
     evaluate/   04_evaluate and 05_gradcam: predictions, mistakes, Grad-CAM

@@ -26,13 +26,13 @@ def parser() -> argparse.ArgumentParser:
     resume = add("resume", text="continue the training of a finished run")
     resume.add_argument(
         "--epochs",
-        type=number,
+        default="",
         metavar="N",
         help="epochs to add to the last stage; default: the epochs of the stage",
     )
     resume.add_argument(
         "--lr",
-        type=rate,
+        default="",
         metavar="RATE",
         help="learning rate of the added epochs; default: the learning rate of the stage",
     )
@@ -65,14 +65,6 @@ def _add(subparsers: Any, name: str, *, text: str, argument: str = FILE) -> argp
     return command
 
 
-def number(text: str) -> int | None:
-    return int(text) if text else None
-
-
-def rate(text: str) -> float | None:
-    return float(text) if text else None
-
-
 def _call(options: argparse.Namespace) -> None:
     """Call the selected command."""
     command = getattr(commands, options.command)
@@ -85,13 +77,21 @@ def _call(options: argparse.Namespace) -> None:
     elif options.command == "resume":
         command(
             options.name,
-            epochs=options.epochs,
-            learning_rate=options.lr,
+            epochs=_number(options.epochs, int, name="EPOCHS", expected="a whole number, such as 10"),
+            learning_rate=_number(options.lr, float, name="LR", expected="a number, such as 0.0001"),
             assignments=options.set,
             run_name=options.run,
         )
     else:
         command(options.name, assignments=options.set, run_name=options.run)
+
+
+def _number(text: str, kind: type, *, name: str, expected: str) -> Any:
+    """Convert the value of an option; return `None` if it is empty, as make passes it."""
+    try:
+        return kind(text) if text else None
+    except ValueError:
+        raise ValueError(f"{name}: expected {expected}. Received: {text}") from None
 
 
 def _export(options: argparse.Namespace) -> None:

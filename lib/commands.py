@@ -113,11 +113,12 @@ def tune(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     Returns, Raises:
         See `run`.
     """
-    from lib.tune import spaces
+    from lib.tune import spaces, studies
 
     runner = _runner(name, assignments=assignments, run_name=run_name, run_steps=steps.SEARCH)
     # Raises an error for an invalid space before the photos are downloaded.
     spaces.shared(runner.settings)
+    studies.require_intact(runner.folder / "tune")
     return runner.run()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib import prerequisites
 from lib.core import cache, engine, files, locks, params, privacy, schema, steps
 from lib.photos import listing
 
@@ -48,10 +49,12 @@ class Runner:
             The folder of the run.
 
         Raises:
-            ValueError: if another process is using the run, or `KERAS_BACKEND` cannot be used.
+            FileNotFoundError, ValueError: as `prerequisites.require`; also if another process is using the
+                run, or `KERAS_BACKEND` cannot be used.
             StepFailed: if a notebook ends with an error.
         """
         engine.name()
+        prerequisites.require(self.settings, self.sequence)
         if self.settings.run_name != self.settings.name:
             print(f"run: {display(self.folder)}", flush=True)
         with locks.run(self.folder):

@@ -67,7 +67,6 @@ def test_each_command_gets_its_options(called, words, call):
         ["compare", "demo"],
         ["run", "demo", "--photos=x"],
         ["predict", "demo"],
-        ["resume", "demo", "--epochs=many"],
         ["evaluate", "demo", "--epochs=3"],
     ],
     ids=str,
@@ -132,6 +131,9 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
         (["run", "demo", "--set", "evaluate.hardest"], "SET takes key=value pairs"),
         (["run", "nothing"], "there is no params/nothing.yaml"),
         (["resume", "demo", "--set", "train.stages.head.epochs=-1"], "`train.stages.head.epochs` is invalid"),
+        (["resume", "demo", "--epochs=many"], "EPOCHS: expected a whole number, such as 10. Received: many"),
+        (["resume", "demo", "--lr=fast"], "LR: expected a number, such as 0.0001. Received: fast"),
+        (["run", "demo", "--set=image_size=96"], "Did you mean `model.image_size`?"),
         (["why", "demo", "--run", "data"], "the names data, bench, compare are reserved"),
         (
             ["predict", "demo", "--photos", ""],

@@ -47,6 +47,7 @@ def compute(
     content: Sequence[str],
     folder: Path,
     settings: schema.Model,
+    pool: str = "average_pooling",
 ) -> np.ndarray:
     """Embed photos, or load the stored embeddings of the same photos by the same backbone.
 
@@ -56,8 +57,8 @@ def compute(
         content: strings that identify the pixels: one for each photo, such as its SHA-1, and others for
             everything else that the pixels depend on, such as the fit to squares.
         folder: folder of the cache; the result takes 5 kB per photo with EfficientNetLite0.
-        settings: name, weights, image size and scaling of the backbone. Its output is reduced by global
-            average pooling.
+        settings: name, weights, image size and scaling of the backbone.
+        pool: a key of `models.POOLS`, the layer that turns the output of the backbone into a vector.
 
     Returns:
         A read-only `float32` memory map of shape `(n, channels)`, in the order of the photos, not normalized.
@@ -68,12 +69,12 @@ def compute(
     """
     key = cache.fingerprint(
         [images.shape, list(content)],
-        [settings.backbone, settings.image_size, settings.scaling, settings.simple_cnn.model_dump()],
+        [settings.backbone, settings.image_size, settings.scaling, settings.simple_cnn.model_dump(), pool],
         backbones.weights_identity(settings.weights),
         cache.code(__name__),
     )
     stored = cache.folder(
-        folder / f"embeddings-{key}", lambda partial: _embed(images, settings, partial / VECTORS)
+        folder / f"embeddings-{key}", lambda partial: _embed(images, settings, partial / VECTORS, pool=pool)
     )
     return np.load(stored / VECTORS, mmap_mode="r")
 
@@ -87,6 +88,7 @@ def of_photos(
     bit_depth: int | None = None,
     settings: schema.Model = BACKBONE,
     size: int | None = None,
+    pool: str = "average_pooling",
 ) -> np.ndarray:
     """Embed the photos of a manifest. Calls with the same photos and backbone load the same stored result.
 
@@ -95,19 +97,19 @@ def of_photos(
         full: the photos, resized to squares, `uint8` of shape `(n, side, side, 3)`, RGB.
         fit: `crop`, `stretch` or `pad`, the method by which they were resized.
         bit_depth: bit depth from which photos with more than 8 bits were scaled, if any.
-        folder, settings: see `compute`.
+        folder, settings, pool: see `compute`.
         size: side in pixels of the centre crop to embed; if `None`, the full square.
 
     Returns, Raises:
         See `compute`.
     """
     images = full if size is None else decoding.centre(full, size)
-    prepared = [f"{bit_depth} bits"] * (bit_depth is not None) + [fit, str(full.shape[1])]
-    return compute(images, content=[*sha1, *prepared], folder=folder, settings=settings)
+    content = [*sha1, *[f"{bit_depth} bits"] * (bit_depth is not None), fit, str(full.shape[1])]
+    return compute(images, content=content, folder=folder, settings=settings, pool=pool)
 
 
-def network(settings: schema.Model) -> keras.Model:
-    """Build the embedding network: scaling, backbone, global average pooling.
+def network(settings: schema.Model, pool: str = "average_pooling") -> keras.Model:
+    """Build the embedding network: scaling, backbone, and a layer of `models.POOLS`.
 
     Returns:
         A model with the input `(n, image_size, image_size, 3)`, RGB, 0 to 255, and the output
@@ -115,13 +117,12 @@ def network(settings: schema.Model) -> keras.Model:
     """
     inputs = keras.Input((settings.image_size, settings.image_size, 3), name="photo")
     features = backbones.build(settings)(models.scale(inputs, settings), training=False)
-    pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="embedding")
-    return keras.Model(inputs, pool(features))
+    return keras.Model(inputs, models.POOLS[pool](dtype="float32", name="embedding")(features))
 
 
-def _embed(images: np.ndarray, settings: schema.Model, path: Path) -> None:
+def _embed(images: np.ndarray, settings: schema.Model, path: Path, *, pool: str) -> None:
     """Write the embeddings of photos to an `.npy` file, a batch at a time."""
-    size, model = settings.image_size, network(settings)
+    size, model = settings.image_size, network(settings, pool)
     with path.open("wb") as file, progress.Bar(len(images), "embed") as bar:
         cache.begin_array(file, (len(images), *model.output_shape[1:]), dtype=np.float32)
         for start in range(0, len(images), BATCH_SIZE):

@@ -70,6 +70,9 @@ class Photos:
     def embed(self, settings: Model) -> np.ndarray:
         """Return the embeddings of the photos by a pretrained backbone, loaded if 02_clean computed them.
 
+        Args:
+            settings: the backbone; the head begins with a layer of `models.POOLS`.
+
         Raises:
             ValueError: if `folder` is `None`.
         """
@@ -83,6 +86,7 @@ class Photos:
             folder=self.folder,
             settings=settings,
             size=self.size,
+            pool=next(iter(settings.head.values())).layer,
         )
 
     def identity(self, *names: str) -> str:

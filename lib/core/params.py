@@ -9,8 +9,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,21 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from lib.core import privacy, problems, reference
-from lib.core.schema import HEAD, NAME, RESERVED, STAGES, Params
+from lib.core.schema import BACKBONES, HEAD, NAME, RESERVED, STAGES, Params, Section
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
 # Environment variable with the values that must not appear in a notebook's cell, as JSON.
 PRIVATE = "CHRYSALIS_PRIVATE"
+# Mappings with names that users choose, and their default entries.
+NAMED: dict[tuple[str, str], Mapping[str, Section]] = {
+    ("model", "head"): HEAD,
+    ("train", "stages"): STAGES,
+    ("source", "tables"): {},
+    ("tune", "space"): {},
+}
+# A head without any of these layers cannot classify feature maps.
+REDUCING = ("average_pooling", "max_pooling", "flatten")
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,7 +117,7 @@ def load(name: str, overrides: Mapping | None = None, *, origin: str = "the over
 
     Args:
         name: name of the parameter file.
-        overrides: nested values that replace those of the file; `None` at the top level is ignored.
+        overrides: nested values that replace those of the file; `None` for a top-level key is ignored.
         origin: name of the overrides in error messages.
 
     Returns:
@@ -127,11 +136,11 @@ def load(name: str, overrides: Mapping | None = None, *, origin: str = "the over
     changes = {
         key: _numbers(value) if isinstance(value, Mapping) else value
         for key, value in (overrides or {}).items()
-        if value is not None
+        if value is not None or key not in Params.model_fields
     }
     over = [("the command line", _environment()), (origin, changes)]
-    data = _named_defaults(reduce(merge, (values for _, values in files)))
-    data = _without_removed(reduce(merge, (values for _, values in over), data))
+    data = _with_defaults(_merged(files))
+    data = _without_removed(_merged(over, data))
     # A recipe uses the photos of the file that it extends.
     if isinstance(data.get("source"), Mapping):
         data["source"] = {"name": files[0][1]["name"], **data["source"]}
@@ -155,8 +164,11 @@ def changed(params: Params, values: Mapping, *, origin: str = "the changes") -> 
         ValueError: see `load`.
     """
     over = nested(values)
-    data = _named_defaults(params.model_dump(mode="json", exclude_unset=True))
-    return _checked(_without_removed(merge(data, over)), [("the parameters", data), (origin, over)], origin)
+    data = _with_defaults(params.model_dump(mode="json", exclude_unset=True))
+    merged = _without_removed(_merged([(origin, over)], data))
+    # A backbone that code has registered is not refused.
+    known = (params.model.backbone, *params.clean.compare)
+    return _checked(merged, [("the parameters", data), (origin, over)], origin, known=known)
 
 
 def resolve(cell: Mapping) -> Params:
@@ -299,19 +311,48 @@ def _chain(name: str) -> list[tuple[str, dict]]:
     return chain
 
 
-def _checked(data: dict, origins: Sequence[tuple[str, Mapping]], default: str) -> Params:
+def _merged(origins: Iterable[tuple[str, Mapping]], data: Mapping | None = None) -> dict:
+    """Merge the values of origins into data.
+
+    Raises:
+        ValueError: if a null removes a stage, layer, table or dimension that does not exist.
+    """
+    merged = dict(data or {})
+    for origin, values in origins:
+        for path, items in NAMED.items():
+            names = {**items, **_entries(merged, path)}
+            for name, entry in _entries(values, path).items():
+                if entry is None and name not in names:
+                    raise ValueError(problems.missing_entry(origin, (*path, name), names))
+        merged = merge(merged, values)
+    return merged
+
+
+def _entries(values: Mapping, path: tuple[str, str]) -> Mapping:
+    """Return the entries by name at the path of a mapping in `NAMED`; empty if there is no such mapping."""
+    section = values.get(path[0])
+    named = section.get(path[1]) if isinstance(section, Mapping) else None
+    return named if isinstance(named, Mapping) else {}
+
+
+def _checked(
+    data: dict, origins: Sequence[tuple[str, Mapping]], default: str, *, known: Iterable[str] = ()
+) -> Params:
     """Validate merged values.
 
     Args:
         data: the merged values.
         origins: names and values of the origins before merging, by increasing precedence.
         default: name of the origin of a value that is not in any of them.
+        known: names of backbones besides those of the schema.
     """
+    context = {"backbones": (*BACKBONES, *known)}
     try:
-        return Params.model_validate_json(json.dumps(data, default=str), strict=True)
+        return Params.model_validate_json(json.dumps(data, default=str), strict=True, context=context)
     except pydantic.ValidationError as error:
-        lines = [problems.explain(problem, origins, default=default) for problem in error.errors()]
-        raise ValueError("\n".join(lines)) from None
+        explain = partial(problems.explain, origins=origins, default=default, merged=data)
+        # Several keys of a misspelt stage are missing, but the stage is named once.
+        raise ValueError("\n".join(dict.fromkeys(map(explain, error.errors())))) from None
 
 
 def _environment() -> dict:
@@ -322,26 +363,33 @@ def _environment() -> dict:
     return merge(nested({key: value for key, value in values.items() if value}), private)
 
 
-def _named_defaults(data: dict) -> dict:
-    """Add the default layers and stages if they are not set, so that `SET=` can change one of their keys."""
-    defaults: tuple[tuple[str, str, Mapping[str, pydantic.BaseModel]], ...] = (
-        ("model", "head", HEAD),
-        ("train", "stages", STAGES),
-    )
-    for section, key, items in defaults:
-        if isinstance(data.get(section, {}), Mapping):
+def _with_defaults(data: dict) -> dict:
+    """Add the default layers and stages, unless the data define a complete head and complete stages."""
+    for (section, key), items in NAMED.items():
+        named = data.get(section, {}).get(key, {}) if isinstance(data.get(section, {}), Mapping) else None
+        if items and isinstance(named, Mapping) and not _is_complete(section, key, named):
             written = {name: item.model_dump(exclude_defaults=True) for name, item in items.items()}
-            data = {**data, section: {key: written, **data.get(section, {})}}
+            data = {**data, section: {**data.get(section, {}), key: merge(written, named)}}
     return data
+
+
+def _is_complete(section: str, key: str, named: Mapping) -> bool:
+    """Return whether layers or stages are valid without those of the defaults."""
+    kept = {name: entry for name, entry in named.items() if entry is not None}
+    try:
+        text = json.dumps({key: kept}, default=str)
+        Params.model_fields[section].annotation.model_validate_json(text, strict=True)  # type: ignore
+    except pydantic.ValidationError:
+        return False
+    return key != "head" or any(layer["layer"] in REDUCING for layer in kept.values())
 
 
 def _without_removed(data: dict) -> dict:
     """Remove the layers, stages, tables and dimensions that were set to null."""
-    for section, key in (("model", "head"), ("train", "stages"), ("source", "tables"), ("tune", "space")):
-        named = data[section].get(key) if isinstance(data.get(section), Mapping) else None
-        if isinstance(named, Mapping):
-            kept = {name: item for name, item in named.items() if item is not None}
-            data = {**data, section: {**data[section], key: kept}}
+    for path in NAMED:
+        if named := _entries(data, path):
+            kept = {name: entry for name, entry in named.items() if entry is not None}
+            data = {**data, path[0]: {**data[path[0]], path[1]: kept}}
     return data
 
 

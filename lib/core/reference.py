@@ -1,6 +1,6 @@
 """Look up the type, default and description of parameters in the schema by dotted key."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -43,6 +43,34 @@ def description(key: str) -> str:
 def sections_at(path: Sequence[str]) -> list[type[Section]]:
     """Return the section classes at a path of keys; several if it is a union."""
     return _walk(path).sections
+
+
+def keys(values: Mapping, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the dotted keys of all parameters, in the order of the schema.
+
+    Args:
+        values: nested values, from which the names of stages, layers and other entries are taken, and the
+            kinds of sources and layers.
+        path: the keys of the section to start from, which has these values.
+    """
+    node = _walk(path)
+    if node.expects_name:
+        for name, entry in values.items():
+            yield from keys(entry if isinstance(entry, Mapping) else {}, (*path, str(name)))
+        return
+    for section in node.sections:
+        kinds = [values.get(tag) for tag, other in VARIANTS.values() if other is section]
+        if kinds and VARIANTS.get(kinds[0], ("", None))[1] is not section:
+            continue
+        for field in section.model_fields:
+            yield ".".join((*path, field))
+            inner = values.get(field)
+            yield from keys(inner if isinstance(inner, Mapping) else {}, (*path, field))
+
+
+def entry(path: Sequence[str]) -> Sequence[str] | None:
+    """Return the beginning of a path that ends with the name of a stage, a layer or another entry, if any."""
+    return next((path[:end] for end in range(1, len(path) + 1) if _walk(path[: end - 1]).expects_name), None)
 
 
 def without_tags(location: Sequence[str | int]) -> tuple[list[str], str | None]:

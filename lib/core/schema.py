@@ -1,5 +1,6 @@
 """The schema of the parameters: type, range, default and description of each key."""
 
+import difflib
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -31,6 +33,30 @@ CSV_FILES = (
     "relabels.csv",
     "trials.csv",
 )
+
+
+# The backbones of lib.networks.backbones, which imports Keras, by name.
+BACKBONES = (
+    *("EfficientNetLite0", "ResNet18", "ResNeXt101_32x8d", "SimpleCNN"),
+    *("ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge"),
+    *("DenseNet121", "DenseNet169", "DenseNet201"),
+    *("EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3"),
+    *("EfficientNetB4", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7"),
+    *("EfficientNetV2B0", "EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3"),
+    *("EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L", "InceptionResNetV2", "InceptionV3"),
+    *("MobileNet", "MobileNetV2", "MobileNetV3Large", "MobileNetV3Small", "NASNetLarge", "NASNetMobile"),
+    *("ResNet50", "ResNet50V2", "ResNet101", "ResNet101V2", "ResNet152", "ResNet152V2"),
+    *("VGG16", "VGG19", "Xception"),
+)
+
+
+def _known(name: str, info: ValidationInfo) -> str:
+    # Only a user's parameters are validated with a context: code can register further backbones.
+    if info.context and name not in info.context["backbones"]:
+        near = difflib.get_close_matches(name.lower(), map(str.lower, BACKBONES), n=1, cutoff=0.4)
+        nearest = next((known for known in BACKBONES if known.lower() in near), None)
+        raise ValueError(f"no backbone has this name{f'; the nearest is {nearest}' if nearest else ''}")
+    return name
 
 
 def _unused(name: str) -> str:
@@ -58,6 +84,7 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+Backbone = Annotated[str, AfterValidator(_known)]
 Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=64)]
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -191,7 +218,9 @@ class ArchivedSource(BaseSource):
     """The keys of a source whose photos can come from an archive."""
 
     archive: Text | None = Field(
-        None, description="path or URL of a zip, tar or tar.gz file to use instead of a download"
+        None,
+        description="path or URL of a zip or tar (plain, tar.gz, tar.bz2 or tar.xz) to use instead of a "
+        "download",
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="SHA-256 of the archive, in hexadecimal digits; required if the archive is a URL"
@@ -236,7 +265,7 @@ class Archive(ArchivedSource):
     """An archive on this machine or at a URL."""
 
     kind: Literal["archive"] = Field(description=KINDS)
-    archive: Text = Field(description="path or URL of a zip, tar or tar.gz file")
+    archive: Text = Field(description="path or URL of a zip or tar (plain, tar.gz, tar.bz2 or tar.xz)")
 
 
 class Drive(ArchivedSource):
@@ -278,7 +307,7 @@ class Clean(Section):
         description="whether to use embeddings of a pretrained network, for near-duplicates that perceptual "
         "hashes miss, outliers and label issues",
     )
-    compare: tuple[str, ...] = Field(
+    compare: tuple[Backbone, ...] = Field(
         (),
         description="backbones to compare by the accuracy of a linear probe on their embeddings, such as "
         "MobileNetV2",
@@ -403,7 +432,7 @@ class SimpleCNN(Section):
 class Model(Section):
     """The network: preprocessing, backbone and head."""
 
-    backbone: str = Field(
+    backbone: Backbone = Field(
         "EfficientNetLite0",
         description="EfficientNetLite0, SimpleCNN, ResNet18, ResNeXt101_32x8d or a model of "
         "keras.applications, such as MobileNetV2",
@@ -440,7 +469,11 @@ class Model(Section):
         description="mode of a pretrained backbone's batch normalization: inference keeps its statistics, "
         "train updates them",
     )
-    head: dict[str, HeadLayer] = Field(HEAD, description="layers after the backbone by name, in order")
+    head: dict[str, HeadLayer] = Field(
+        HEAD,
+        description="layers after the backbone by name, in order; a file that does not define a complete "
+        "head changes the default layers",
+    )
 
     @model_validator(mode="after")
     def _check_resize(self) -> Self:
@@ -507,7 +540,9 @@ class Optimizer(Section):
     kind: Literal["adamw", "adam", "sgd"] = Field(
         "adamw", description="type of optimizer: adamw, adam or sgd"
     )
-    weight_decay: float = Field(1.0e-4, ge=0, description="weight decay: decoupled for adamw, L2 for sgd")
+    weight_decay: float = Field(
+        1.0e-4, ge=0, description="weight decay: decoupled for adamw, L2 for sgd; adam takes none"
+    )
     momentum: Ratio = Field(0.9, description="momentum of sgd")
 
     @model_validator(mode="after")
@@ -585,12 +620,26 @@ class Train(Section):
         "the learning rate",
     )
     optimizer: Optimizer = Field(Optimizer(), description="optimizer of all stages")
-    stages: dict[str, Stage] = Field(STAGES, description="stages of training by name, in order")
+    stages: dict[str, Stage] = Field(
+        STAGES,
+        description="stages of training by name, in order; a file that does not define complete stages "
+        "changes the default stages",
+    )
+    views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="number of augmented views of each photo in stages with a frozen, pretrained backbone, "
+        "which embeds each view only once: epoch e trains the head on the views that are drawn in epoch "
+        "e mod views, with their erasing and MixUp, in an order of its own; stages after one that trains the "
+        "backbone, and heads that do not begin with pooling or flatten, do not use views; if null, each "
+        "epoch draws new augmentation, and the backbone runs in each epoch",
+    )
     early_stopping: EarlyStopping | None = Field(
         EarlyStopping(), description="early stopping of a stage; null turns it off"
     )
     reduce_learning_rate: ReduceLearningRate | None = Field(
-        None, description="reduction of the learning rate on a plateau; null turns it off"
+        None,
+        description="reduction of the learning rate on a plateau, in stages with a constant schedule; a "
+        "stage with a cosine or exponential schedule ignores it; null turns it off",
     )
     resume_stages: list[str] = Field(
         [], description="stages to train again after a finished training; set by make resume-<name>"
@@ -747,6 +796,32 @@ class Params(Section):
                 f"expression with one group in parentheses. Received: {self.split.group!r}"
             )
         return self
+
+    def _check_batch_size(self) -> Self:
+        if self.train.batch_size < self.smallest_batch:
+            raise ValueError(
+                "`train.batch_size` must be at least 2 if `model.head` contains batch normalization, which "
+                "learns nothing from a single photo. Received: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        stage = next(stage for stage in self.train.stages.values() if stage.epochs)
+        pretrained = self.model.weights is not None and self.model.scaling != "measured"
+        first = next(iter(self.model.head.values())).layer
+        reduces = first in ("average_pooling", "max_pooling", "flatten")
+        if self.train.views and not (stage.trainable == "none" and pretrained and reduces):
+            raise ValueError(
+                "`train.views` needs a first stage with `trainable: none`, pretrained weights, a scaling "
+                "other than measured, and a head that begins with pooling or flatten. Set it to null"
+            )
+        return self
+
+    @property
+    def smallest_batch(self) -> int:
+        """Minimum number of photos in a batch: 2 if the head contains batch normalization."""
+        return 2 if any(layer.layer == "batch_normalization" for layer in self.model.head.values()) else 1
 
     @property
     def run_name(self) -> str:

@@ -95,6 +95,17 @@ def require_file(path: Path) -> None:
         raise ValueError(f"{path.name}: expected a zip or tar archive. Received: {kind}")
 
 
+def require_archive(path: Path) -> None:
+    """Check that a file is a zip or tar, as far as its beginning and the directory of a zip show.
+
+    Raises:
+        FileNotFoundError, ValueError: as `extract`.
+    """
+    require_file(path)
+    with opened(path):
+        pass
+
+
 def extract(
     path: Path, folder: Path, *, name_encoding: str | None = None, notes: list[str] | None = None
 ) -> list[str]:

@@ -53,6 +53,9 @@ def download(source: schema.Drive, folder: Path) -> Path:
     # The errors of gdown have no common base class, and requests and the HTML parser raise other errors.
     except Exception as error:
         reason = " ".join(str(error).replace(str(target), "").split())[:300] or type(error).__name__
+        # The errors of requests contain the address and the name of an object.
+        if isinstance(error, OSError) and "Connection" in f"{type(error).__name__}{error}":
+            reason = "no connection to Google Drive"
         raise _refusal(source, reason) from None
     if not paths:
         raise _refusal(source, "no files")

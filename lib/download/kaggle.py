@@ -76,6 +76,17 @@ def download(source: schema.Kaggle, folder: Path) -> tuple[Path, str | None]:
     return complete[0], licence[1].strip() if licence else None
 
 
+def require_key(source: schema.Kaggle) -> None:
+    """Check that there is a key if the source is a competition; public data sets need no key.
+
+    Raises:
+        ValueError: if there is no key; the message lists the ways to continue.
+    """
+    in_environment = os.environ.get("KAGGLE_API_TOKEN") or os.environ.get("KAGGLE_KEY")
+    if source.competition and not in_environment and not any(path.is_file() for path in _key_files()):
+        raise ValueError(_failure(source, "no Kaggle key, which competitions require"))
+
+
 def _client(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*KAGGLE, *arguments],
@@ -136,14 +147,19 @@ def _reason(stdout: str, stderr: str, *, folder: Path) -> str:
 def _without_secrets(text: str) -> str:
     """Replace the keys in the environment and in the files of the client with asterisks."""
     token = os.environ.get("KAGGLE_API_TOKEN", "")
-    configured = Path(os.environ.get("KAGGLE_CONFIG_DIR", ""))
-    folders = (Path.home() / ".kaggle", Path.home() / ".config/kaggle", configured)
-    names = ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
     secrets = {token, os.environ.get("KAGGLE_KEY", "")} - {""}
     # The environment variable may also be the path of a file with the token.
-    for path in (Path(token), *(folder / name for folder in folders for name in names)):
+    for path in (Path(token), *_key_files()):
         with contextlib.suppress(OSError):
             secrets.update(re.findall(r'[^\s"{}:,]{8,}', path.read_text(errors="replace")))
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
+
+
+def _key_files() -> list[Path]:
+    """Return the paths at which the client looks for a key."""
+    configured = Path(os.environ.get("KAGGLE_CONFIG_DIR", ""))
+    folders = (Path.home() / ".kaggle", Path.home() / ".config/kaggle", configured)
+    names = ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
+    return [folder / name for folder in folders for name in names]

@@ -71,7 +71,7 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
         ValueError: if it is a file, if it is a disk or contains the home folder, or if one of the two folders
             contains the other.
     """
-    check(source, target)
+    original(source, target)
     found = contents(source)
     stats = [(name, (stat := found.path(name).stat()).st_size, stat.st_mtime_ns) for name in found.paths]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
@@ -104,11 +104,11 @@ def copy(source: schema.Folder, raw: Path) -> Origin:
     return Origin("folder", skipped=found.others["link"] + found.others[listing.DEVICE])
 
 
-def check(source: schema.Folder, target: Path) -> None:
-    """Check that the folder of a source may be copied to a target.
+def original(source: schema.Folder, target: Path) -> Path:
+    """Return the folder of a source after a check that it may be copied to the target.
 
-    Raises:
-        ValueError: see `fingerprint`.
+    Args, Raises:
+        See `fingerprint`.
     """
     folder, target = find(source.folder, key="folder").resolve(), target.resolve()
     if not folder.is_dir():
@@ -126,3 +126,4 @@ def check(source: schema.Folder, target: Path) -> None:
             f"source.folder: expected a folder that neither contains {target.parent.name}/{target.name}, the "
             f"folder of the copy, nor is inside it. Received: {source.folder}. Move the photos elsewhere"
         )
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.core import privacy, schema
-from lib.download import local, packed, sources, transfer
+from lib.download import kaggle, local, packed, sources, transfer
 from lib.download.record import SourceRecord
 from lib.photos import listing
 
@@ -34,11 +34,13 @@ def contents(source: schema.Source, data: Path) -> Iterator[Found | None]:
         FileNotFoundError, ValueError: see `sources.fetch`.
     """
     if isinstance(source, schema.Folder):
-        local.check(source, data)
+        local.original(source, data)
         yield Found(f"folder {privacy.public(source.folder)}", local.contents(source))
     elif archive := _local_archive(source, data):
         with packed.Packed(archive) as files:
             yield Found(f"archive {archive.name}", files)
+    elif isinstance(source, schema.Kaggle) and not source.archive and (attached := kaggle.attached(source)):
+        yield Found(f"attached data set {attached.name}", listing.Folder(attached))
     elif _is_fetched(source, data):
         yield Found(f"{data.parent.name}/{data.name}/raw", listing.Folder(data / "raw"))
     else:

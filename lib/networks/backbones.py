@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lib.core import files, params, schema
-from lib.networks import efficientnet_lite, resnets, simple_cnn
+from lib.core import files, schema
+from lib.networks import efficientnet_lite, resnets, simple_cnn, weights_files
 from lib.networks.backend import keras
 
 Channels = tuple[float, float, float]
@@ -109,7 +109,7 @@ def build(settings: schema.Model) -> keras.Model:
     """
     backbone, weights = _entry(settings.backbone), settings.weights
     if weights not in (None, "imagenet"):
-        weights = str(weights_file(weights))
+        weights = str(weights_files.find(weights))
     try:
         # MobileNetV2 warns if no weights are published for the input size.
         with warnings.catch_warnings(action="ignore"):
@@ -131,33 +131,20 @@ def _explain(error: Exception, settings: schema.Model) -> str:
     """Return the message for a backbone that could not be built."""
     name, weights, message = settings.backbone, settings.weights, " ".join(str(error).split())[:300]
     disconnected = isinstance(error, ConnectionError | TimeoutError) or "fetch failure" in message
+    # Keras removes such a file, and the next attempt downloads it again.
+    disconnected = disconnected or "corrupted file" in message
     if weights == "imagenet" and disconnected:
         return (
             f"the ImageNet weights of {name} could not be downloaded: {message}. Set a file of weights "
-            f"(WEIGHTS=path), or use the backbone EfficientNetLite0, whose weights are installed"
+            "(`WEIGHTS=file`), or `model.backbone=EfficientNetLite0`, whose weights come with the packages"
         )
     source = "" if weights in (None, "imagenet") else f" from {Path(weights).name}"
     return f"{name} at {settings.image_size} pixels could not be built{source}: {message}"
 
 
-def weights_file(weights: str) -> Path:
-    """Return the path of the file of weights `model.weights`, with `~` expanded.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-    """
-    path = params.find_file(weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"`model.weights`: the file {weights} does not exist. "
-            "Expected: imagenet, null or the path of a file of weights"
-        )
-    return path
-
-
 def weights_identity(weights: str | None) -> str | None:
     """Return the cache key of weights: `"imagenet"`, `None`, or the SHA-256 of the file."""
-    return files.file_sha256(weights_file(weights)) if weights not in (None, "imagenet") else weights
+    return files.file_sha256(weights_files.find(weights)) if weights not in (None, "imagenet") else weights
 
 
 def scale(x: keras.KerasTensor, name: str) -> keras.KerasTensor:

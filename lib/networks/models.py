@@ -31,6 +31,13 @@ SCALINGS = {
     "measured": "(pixels / 255 - mean) / standard_deviation of the training photos, per channel",
 }
 
+# Layers that turn the output of a backbone into a vector, without weights.
+POOLS: dict[str, type[keras.layers.Layer]] = {
+    "average_pooling": keras.layers.GlobalAveragePooling2D,
+    "max_pooling": keras.layers.GlobalMaxPooling2D,
+    "flatten": keras.layers.Flatten,
+}
+
 # Mean and standard deviation of each channel of the training photos, 0 to 1.
 Statistics = tuple[Sequence[float], Sequence[float]]
 
@@ -107,18 +114,18 @@ def scale(
 
 
 def head(model: keras.Model, settings: schema.Model) -> keras.Model | None:
-    """Return the part of a network after the average pooling.
+    """Return the part of a network after the first layer of the head.
 
     Args:
         model: the result of `build`.
         settings: the parameters that the model was built with.
 
     Returns:
-        A model from `float32` of shape `(n, channels)`, the means of the feature maps, to probabilities, with
-        the same layers as the network. `None` if the head does not begin with average pooling.
+        A model from vectors, `float32` of shape `(n, channels)`, to probabilities, with the same layers as
+        the network. `None` if the head does not begin with a layer of `POOLS`.
     """
     name, first = next(iter(settings.head.items()))
-    if first.layer != "average_pooling":
+    if first.layer not in POOLS:
         return None
     return keras.Model(model.get_layer(f"head_{name}").output, model.output)
 
@@ -135,14 +142,9 @@ def _layer(name: str, layer: schema.HeadLayer, *, classes: int, seed: int) -> ke
             return layers.Dense(units, activation=activation, kernel_regularizer=penalty, name=name)
         case schema.Dropout():
             return layers.Dropout(layer.rate, seed=seed, name=name)
-        case schema.AveragePooling():
-            return layers.GlobalAveragePooling2D(name=name)
-        case schema.MaxPooling():
-            return layers.GlobalMaxPooling2D(name=name)
-        case schema.Flatten():
-            return layers.Flatten(name=name)
         case schema.BatchNormalization():
             return layers.BatchNormalization(name=name)
+    return POOLS[layer.layer](name=name)
 
 
 def unfreeze(model: keras.Model, part: str, *, settings: schema.Model) -> None:

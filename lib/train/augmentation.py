@@ -81,13 +81,22 @@ def mixup(
     Returns:
         The blended photos and labels, shapes and ranges unchanged.
     """
-    weights = special.betaincinv(alpha, alpha, draws.uniform("mixup"))
-    partners = np.minimum(np.arange(len(photos)) ^ 1, len(photos) - 1)
+    weights, partners = mixup_weights(alpha, draws), partner(np.arange(len(photos)), len(photos))
     blended = np.empty_like(photos)
-    for index, (weight, partner) in enumerate(zip(weights, partners, strict=True)):
-        cv2.addWeighted(photos[index], weight, photos[partner], 1 - weight, 0, dst=blended[index])
+    for index, (weight, other) in enumerate(zip(weights, partners, strict=True)):
+        cv2.addWeighted(photos[index], weight, photos[other], 1 - weight, 0, dst=blended[index])
     wide = weights[:, None].astype(np.float32)
     return blended, wide * labels + (1 - wide) * labels[partners]
+
+
+def mixup_weights(alpha: float, draws: Draws) -> np.ndarray:
+    """Return the weight of each photo in MixUp, `float64` of shape `(n,)`, 0 to 1; see `mixup`."""
+    return special.betaincinv(alpha, alpha, draws.uniform("mixup"))
+
+
+def partner(positions: np.ndarray, count: int) -> np.ndarray:
+    """Return the position of the photo that each of `count` photos is blended with in MixUp; see `mixup`."""
+    return np.minimum(positions ^ 1, count - 1)
 
 
 def _transforms(settings: Augment, draws: Draws, *, side: int, size: int) -> np.ndarray | None:

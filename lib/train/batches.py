@@ -7,7 +7,7 @@ import numpy as np
 from lib.clean import photoset
 from lib.core.schema import Params, Stage
 from lib.networks import backend
-from lib.train import dataset
+from lib.train import dataset, views
 
 
 def training(
@@ -15,8 +15,9 @@ def training(
     settings: Params,
     *,
     stage: Stage,
-    embeddings: np.ndarray | None,
+    embeddings: np.ndarray | views.Views | None,
     batch_size: int,
+    parts: int = 1,
     first_epoch: int,
 ) -> dataset.Batches:
     """Return the endless training batches of a stage.
@@ -25,9 +26,9 @@ def training(
         photos: the run's photos.
         settings: the run's parameters.
         stage: the stage.
-        embeddings: `float32` of shape `(rows of the manifest, channels)` to train on instead of photos;
-            `None` for photos.
-        batch_size: the batch size; the last batch of an epoch may be smaller.
+        embeddings: views, or `float32` of shape `(rows of the manifest, channels)`, to train on instead of
+            photos; `None` for photos.
+        batch_size, parts: as `dataset.bounds`; its `smallest` follows from the settings.
         first_epoch: the epoch of the first batch, from 0 over all stages.
 
     Returns:
@@ -36,24 +37,45 @@ def training(
     targets, classes = photos.targets("train"), len(photos.classes)
     images = photos.full if stage.augment else photos.images
     weights = dataset.class_weights(targets, classes) if settings.train.class_weights else np.ones(classes)
-    made = dataset.training(
-        images if embeddings is None else embeddings,
-        photos.rows("train"),
-        targets=targets,
-        size=photos.size,
-        class_weights=weights,
-        settings=settings.augment if stage.augment else None,
-        batch_size=batch_size,
-        seed=settings.seed,
-        first_epoch=first_epoch,
-    )
-    size = _shared_size(len(targets), batch_size)
+    if isinstance(embeddings, views.Views):
+        made = views.training(
+            embeddings.training,
+            photos.rows("train"),
+            targets=targets,
+            class_weights=weights,
+            settings=settings,
+            batch_size=batch_size,
+            parts=parts,
+            smallest=settings.smallest_batch,
+            first_epoch=first_epoch,
+        )
+    else:
+        made = dataset.training(
+            images if embeddings is None else embeddings,
+            photos.rows("train"),
+            targets=targets,
+            size=photos.size,
+            class_weights=weights,
+            settings=settings.augment if stage.augment else None,
+            batch_size=batch_size,
+            parts=parts,
+            smallest=settings.smallest_batch,
+            seed=settings.seed,
+            first_epoch=first_epoch,
+        )
+    slices = dataset.bounds(len(targets), batch_size, parts=parts, smallest=settings.smallest_batch)
+    largest = max(end - start for start, end, _ in slices)
+    size = _shared_size(len(targets), largest)
     return dataset.filled(made, size) if size else made
 
 
-def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_size: int) -> dataset.Batches:
+def validation(
+    photos: photoset.Photos, *, embeddings: np.ndarray | views.Views | None, batch_size: int
+) -> dataset.Batches:
     """Return the batches of one pass over the photos of val, with arguments as `training`."""
     rows = photos.rows("val")
+    if isinstance(embeddings, views.Views):
+        rows, embeddings = np.arange(len(rows)), embeddings.validation
     size = _shared_size(len(rows), batch_size)
     made = dataset.evaluation(
         photos.images if embeddings is None else embeddings,

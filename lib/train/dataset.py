@@ -5,6 +5,7 @@ Threads prepare the next batches with NumPy and OpenCV while the network compute
 
 import contextlib
 import functools
+import itertools
 import math
 import os
 import threading
@@ -94,6 +95,8 @@ def training(
     class_weights: Sequence[float] | np.ndarray,
     settings: Augment | None,
     batch_size: int,
+    parts: int = 1,
+    smallest: int = 1,
     seed: int,
     first_epoch: int = 0,
     threads: int = THREADS,
@@ -113,32 +116,32 @@ def training(
         size: side of the photos in the batches, in pixels, at most that of `images`.
         class_weights: weight of each class in the loss.
         settings: the random changes; `None` for none, which embeddings need.
-        batch_size: photos in a batch; the last of an epoch may be smaller.
+        batch_size, parts, smallest: see `bounds`.
         seed: a whole number from 0 up.
         first_epoch: the epoch of the first batch, from 0.
         threads: the number of threads; it does not change the batches.
 
     Returns:
         Batches `(photos, labels, weights)`: `float32` `(n, size, size, 3)` from 0 to 255, or embeddings,
-        `float32` `(n, classes)` one-hot or blended, `float32` `(n,)`. An epoch has
-        `ceil(len(rows) / batch_size)`.
+        `float32` `(n, classes)` one-hot or blended, `float32` `(n,)`. The mean of the weighted losses over
+        the batches of a step is the mean over its photos.
     """
     # A plain view: the rows of a memory map are slow to make.
     images, rows, targets = np.asarray(images), np.asarray(rows), np.asarray(targets)
-    weights, steps = np.asarray(class_weights, np.float32), math.ceil(len(rows) / batch_size)
+    weights, slices = (
+        np.asarray(class_weights, np.float32),
+        bounds(len(rows), batch_size, parts=parts, smallest=smallest),
+    )
     pairs = settings is not None and settings.mixup > 0
 
-    @functools.lru_cache(2)
-    def order(epoch: int) -> np.ndarray:
-        return np.argsort(Draws(seed, epoch, rows).uniform("order"), kind="stable")
+    order_of = functools.lru_cache(2)(functools.partial(order, seed, rows))
 
     def make(number: int) -> tuple[np.ndarray, ...]:
-        epoch, batch = first_epoch + number // steps, number % steps
-        start, end = batch * batch_size, min((batch + 1) * batch_size, len(rows))
+        epoch, (start, end, factor) = first_epoch + number // len(slices), slices[number % len(slices)]
         # A batch that begins or ends within a pair needs its other photo too.
-        first, last = (start - start % 2, end + end % 2) if pairs else (start, end)
-        picks = order(epoch)[first:last]
-        labels = _one_hot(targets[picks], len(weights))
+        first, last = (start - start % 2, min(end + end % 2, len(rows))) if pairs else (start, end)
+        picks = order_of(epoch)[first:last]
+        labels = one_hot(targets[picks], len(weights))
         if settings is None:
             photos = images[rows[picks]].astype(np.float32, copy=False)
         else:
@@ -147,9 +150,38 @@ def training(
             if pairs:
                 photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, draws=draws)
         own = slice(start - first, end - first)
-        return photos[own], labels[own], labels[own] @ weights
+        return photos[own], labels[own], factor * (labels[own] @ weights)
 
     return Batches(make, threads=threads)
+
+
+def bounds(
+    count: int, batch_size: int, *, parts: int = 1, smallest: int = 1
+) -> list[tuple[int, int, np.float32]]:
+    """Divide the photos of an epoch into batches.
+
+    Args:
+        count: number of photos.
+        batch_size: photos in a batch.
+        parts: number of batches in a step of the optimizer, which accumulates their gradients. The photos of
+            the last step are divided evenly too, and repeated if they are fewer than `parts`.
+        smallest: minimum number of photos in a step. If the last step has fewer, they join the step before:
+            batch normalization learns nothing from a single photo.
+
+    Returns:
+        For each batch of the epoch the positions of its first photo and after its last, and a factor of its
+        weights, which is the size of the batch relative to the mean of its step.
+    """
+    edges = [*range(0, count, batch_size * parts), count]
+    if len(edges) > 2 and edges[-1] - edges[-2] < smallest:
+        del edges[-2]
+    result = []
+    for first, last in itertools.pairwise(edges):
+        starts = [first + (last - first) * part // parts for part in range(parts + 1)]
+        step = [(start, max(start + 1, end)) for start, end in itertools.pairwise(starts)]
+        total = sum(end - start for start, end in step)
+        result += [(start, end, np.float32((end - start) * parts / total)) for start, end in step]
+    return result
 
 
 def evaluation(
@@ -174,7 +206,7 @@ def evaluation(
     def make(number: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         part = slice(number * batch_size, (number + 1) * batch_size)
         photos = images[rows[part]].astype(np.float32, copy=False)
-        return photos if targets is None else (photos, _one_hot(np.asarray(targets[part]), classes))
+        return photos if targets is None else (photos, one_hot(np.asarray(targets[part]), classes))
 
     return Batches(make, count=math.ceil(len(rows) / batch_size))
 
@@ -209,7 +241,13 @@ def class_weights(targets: Sequence[int] | np.ndarray, classes: int) -> np.ndarr
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def _one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+def order(seed: int, rows: np.ndarray, epoch: int) -> np.ndarray:
+    """Return the order of the photos in an epoch: positions in `rows`, `int64` of shape `(n,)`."""
+    return np.argsort(Draws(seed, epoch, rows).uniform("order"), kind="stable")
+
+
+def one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Return the labels of some photos, `float32` of shape `(n, classes)`, from their classes from 0 up."""
     labels = np.zeros((len(targets), classes), np.float32)
     labels[np.arange(len(targets)), targets] = 1
     return labels

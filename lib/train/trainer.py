@@ -14,12 +14,14 @@ from lib.core import progress
 from lib.core.schema import Params, Stage
 from lib.networks import backend, models
 from lib.networks.backend import keras
-from lib.train import batches, dataset, schedules, state
+from lib.train import batches, dataset, schedules, state, views
 
 COLUMNS = ["epoch", "stage", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
 # Columns of the history if there are more than `MANY` classes.
 TOP_3 = ["top_3", "val_top_3"]
 MANY = 10
+# Maximum size of an embedding, as a multiple of the size of its photo.
+LARGEST = 4
 METRICS = {1: "accuracy", 3: "top_3"}
 
 
@@ -50,7 +52,7 @@ class Trainer:
         self.stages, self.columns = stages(settings), columns(len(photos.classes))
         self.state = state.State()
         self.state.choose_batch_size(settings.train.batch_size)
-        self.embeddings: np.ndarray | None = None
+        self.embeddings: np.ndarray | views.Views | None = None
         self._build()
 
     def _build(self) -> None:
@@ -144,6 +146,7 @@ class Trainer:
             stage=stage,
             embeddings=self.embeddings,
             batch_size=batch_size,
+            parts=self._accumulate(),
             first_epoch=len(self.state.history),
         )
         # The recorder is the last callback: it saves the counters that the others have updated. The photos
@@ -186,7 +189,7 @@ class Trainer:
         models.unfreeze(self.network, stage.trainable, settings=self.settings.model)
         head = self._head_only(stage)
         self.compiled = head or self.network
-        self.embeddings = self.photos.embed(self.settings.model) if head else None
+        self.embeddings = self._embed(stage) if head else None
         with backend.distribution():
             self.compiled.compile(
                 optimizer=schedules.optimizer(
@@ -202,7 +205,13 @@ class Trainer:
             self.compiled.optimizer.build(self.compiled.trainable_variables)
 
     def _batches_per_epoch(self) -> int:
-        return math.ceil(len(self.photos.rows("train")) / self.state.batch_size)
+        slices = dataset.bounds(
+            len(self.photos.rows("train")),
+            self.state.batch_size,
+            parts=self._accumulate(),
+            smallest=self.settings.smallest_batch,
+        )
+        return len(slices)
 
     def _accumulate(self) -> int:
         """Return the number of batches whose mean gradient makes a step, more than one if memory ran out."""
@@ -211,13 +220,25 @@ class Trainer:
     def _head_only(self, stage: Stage) -> keras.Model | None:
         """Return the head if the stage can be trained on embeddings, otherwise `None`.
 
-        Embeddings are computed once, from photos without augmentation and a backbone with pretrained weights
-        that was not trained. Measured scaling changes them with the data set.
+        Embeddings are computed by a backbone with pretrained weights that was not trained: once per photo
+        without augmentation, or once per view of a photo. Measured scaling changes them with the data set.
         """
-        frozen = {stage.trainable, *self.state.learned} == {"none"} and not stage.augment
-        model = self.settings.model
+        model, train = self.settings.model, self.settings.train
+        repeated = not stage.augment or train.views
+        frozen = {stage.trainable, *self.state.learned} == {"none"} and repeated
         pretrained = model.weights is not None and model.scaling != "measured"
-        return models.head(self.network, model) if frozen and pretrained and self.photos.folder else None
+        head = models.head(self.network, model) if frozen and pretrained and self.photos.folder else None
+        # The vectors of a flattened feature map can be far larger than the photos.
+        fits = head and 4 * math.prod(head.input_shape[1:]) <= LARGEST * 3 * model.image_size**2
+        return head if fits else None
+
+    def _embed(self, stage: Stage) -> np.ndarray | views.Views:
+        """Return the embeddings that the remaining epochs of a stage train on."""
+        if not stage.augment:
+            return self.photos.embed(self.settings.model)
+        first = len(self.state.history)
+        epochs = range(first, first + stage.epochs - self.state.epoch)
+        return views.embed(self.photos, self.settings, epochs=epochs)
 
     def _halve_batch_size(self) -> None:
         """Return to the end of the last completed epoch, with half the batch size.
@@ -226,9 +247,9 @@ class Trainer:
         `train.batch_size` photos.
         """
         size = self.state.batch_size
-        if size == 1:
+        if size // 2 < self.settings.smallest_batch:
             raise ValueError(
-                f"out of memory with a batch size of 1 and {self.settings.model.backbone}. "
+                f"out of memory with a batch size of {size} and {self.settings.model.backbone}. "
                 "Lower `model.image_size` or choose a smaller `model.backbone`"
             )
         variables = []
@@ -255,7 +276,8 @@ class Trainer:
             variables = [variable for variable in variables if "gradient_accumulator" not in variable.path]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        # The optimizer counts batches, of which an epoch has more since then.
+        # The optimizer counts batches, of which an epoch has more since then. No step contains batches of two
+        # epochs, so that the gradients of all earlier batches have been applied.
         self.compiled.optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
 
     def _save(self, *, stage: int, epoch: int) -> None:

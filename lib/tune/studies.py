@@ -8,6 +8,7 @@ is killed, for example because memory ran out, the trial gets a second attempt.
 import contextlib
 import copy
 import logging
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ GRACE = 300
 TIMEOUT = 60
 # Attempts at a trial whose process is killed.
 ATTEMPTS = 2
+DATABASE = "study.db"
 KILLS = "kills"
 KILLED = "the process was killed twice"
 # Maximum number of samples of a trial; then values of an earlier trial are accepted.
@@ -52,7 +54,7 @@ def opened(name: str, *, monitor: str, seed: int, settings: Tune, folder: Path) 
         folder: folder of the database if `tune.storage` is not set.
 
     Raises:
-        ValueError: if the shared database cannot be used.
+        ValueError: if the shared database cannot be used, or the database of the folder is damaged.
     """
     with _quiet():
         storage = _database(settings.storage, folder)
@@ -218,7 +220,32 @@ def _database(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
     if url:
         return _connected(_address(url), shared=True)
     folder.mkdir(parents=True, exist_ok=True)
-    return _connected(sqlalchemy.URL.create("sqlite", database=str(folder / "study.db")), shared=False)
+    require_intact(folder)
+    return _connected(sqlalchemy.URL.create("sqlite", database=str(folder / DATABASE)), shared=False)
+
+
+def require_intact(folder: Path) -> None:
+    """Check the database of a search that is not shared.
+
+    Args:
+        folder: the folder of the database; it may not exist yet.
+
+    Raises:
+        ValueError: if the database is damaged.
+    """
+    path = folder / DATABASE
+    if not path.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        problem = str(error)
+    if problem != "ok":
+        raise ValueError(
+            f"{folder.parent.name}/{folder.name}/{DATABASE}, the database of the search, is damaged: "
+            f"{' '.join(problem.split())}. Restore it from a copy, or remove it: the search then starts again"
+        )
 
 
 def _address(url: str) -> sqlalchemy.URL:

@@ -97,7 +97,7 @@ def test_names_leaves_the_template_out(folder):
             ["`train.optimizer`", "takes no `weight_decay`: use kind adamw"],
         ),
         ("model: {head: {classes: null}}", ["`model`", "last layer"]),
-        ("model: {head: {dropout: {layer: dropout}}}", ["`model.head.dropout.rate` is missing", "fraction"]),
+        ("model: {head: {more: {layer: dropout}}}", ["`model.head.more.rate` is missing", "fraction"]),
         (
             "model: {head: {classes: {layer: dense, rate: 0.5}}}",
             ["`model.head.classes.rate` is not a key of layer dense. layer dense takes: layer, units"],
@@ -360,6 +360,101 @@ def test_one_key_of_a_default_stage_or_layer_can_change(folder):
     assert list(loaded.train.stages) == ["head", "fine_tune"] and loaded.train.stages["fine_tune"].epochs == 2
     assert loaded.train.stages["fine_tune"].schedule == schema.STAGES["fine_tune"].schedule
     assert loaded.model.head["dropout"].rate == 0.5
+
+
+SAME = {
+    "train.stages.head.epochs=5": "train: {stages: {head: {epochs: 5}}}",
+    "train.stages.fine_tune=null": "train: {stages: {fine_tune: null}}",
+    "train.stages.fine_tune.schedule=constant": "train: {stages: {fine_tune: {schedule: constant}}}",
+    "train.stages.warm.trainable=all train.stages.warm.epochs=1 train.stages.warm.learning_rate=0.1 "
+    "train.stages.head.epochs=5": "train: {stages: {warm: {trainable: all, epochs: 1, learning_rate: 0.1}, "
+    "head: {epochs: 5}}}",
+    "model.head.dropout.rate=0.5": "model: {head: {dropout: {rate: 0.5}}}",
+    "model.head.pool.layer=max_pooling": "model: {head: {pool: {layer: max_pooling}}}",
+    "model.head.classes.l2=0.1": "model: {head: {classes: {layer: dense, l2: 0.1}}}",
+    "model.head.dropout=null": "model: {head: {dropout: null}}",
+}
+
+
+@pytest.mark.parametrize("assignments", SAME)
+def test_a_file_changes_the_default_stages_and_layers_as_set_does(folder, assignments):
+    put(folder)
+    expected = params.load("mine", params.parse_assignments(assignments))
+    assert expected != params.load("mine")
+    put(folder, text=SAME[assignments])
+    changed = params.load("mine")
+    assert changed == expected
+    assert list(changed.train.stages) == list(expected.train.stages)
+    assert list(changed.model.head) == list(expected.model.head)
+    (folder / "child.yaml").write_text("name: child\nextends: mine\n", encoding="utf-8")
+    assert params.load("child").train == expected.train
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("train: {stages: {head: {trainable: all, epochs: 1, learning_rate: 1}}}", ["head"]),
+        ("train: {stages: {fine_tune: null, only: {trainable: all, epochs: 1, learning_rate: 1}}}", ["only"]),
+        ("model: {head: {pool: {layer: average_pooling}, classes: {layer: dense}}}", ["pool", "classes"]),
+    ],
+)
+def test_a_complete_definition_in_a_file_replaces_the_default(folder, text, names):
+    put(folder, text=text)
+    loaded = params.load("mine")
+    assert list(loaded.train.stages if text.startswith("train") else loaded.model.head) == names
+
+
+# Suggestions
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        ("image_size=96", "unknown key `image_size`. Did you mean `model.image_size`? Allowed here: name"),
+        ("imagesize=96", "Did you mean `model.image_size`?"),
+        ("weights=null", "Did you mean `model.weights`?"),
+        ("model.batch_size=16", "unknown key `model.batch_size`. Did you mean `train.batch_size`?"),
+        (
+            "learning_rate=1",
+            "Did you mean `train.stages.head.learning_rate` or `train.stages.fine_tune.learning_rate`?",
+        ),
+        ("head.epochs=5", "unknown key `head`. Did you mean `train.stages.head.epochs`?"),
+        ("train.head.epochs=5", "unknown key `train.head`. Did you mean `train.stages.head.epochs`?"),
+        ("rate=0.5", "Did you mean `model.head.dropout.rate`?"),
+        ("photos_per_class=9", "Did you mean `source.photos_per_class`?"),
+        (
+            "train.stages.haed.epochs=5",
+            "there is no `train.stages.haed`. Did you mean `head`? A new name needs: trainable, epochs, "
+            "learning_rate",
+        ),
+        ("model.head.dropuot.rate=0.5", "there is no `model.head.dropuot`. Did you mean `dropout`?"),
+        ("train.stages.fine_tun=null", "there is no `train.stages.fine_tun`. Did you mean `fine_tune`?"),
+        ("tune.space.x=null", "there is no `tune.space.x`. Names: none."),
+        (
+            "model.backbone=Mobilenet_V2",
+            "`model.backbone` is invalid: no backbone has this name; the nearest is MobileNetV2. "
+            "Received: 'Mobilenet_V2'",
+        ),
+        (
+            "clean.compare=[ResNet51]",
+            "`clean.compare.0` is invalid: no backbone has this name",
+        ),
+    ],
+)
+def test_a_misspelt_or_incomplete_key_is_answered_with_the_nearest(folder, assignments, message):
+    put(folder)
+    with pytest.raises(ValueError) as caught:
+        params.load("mine", params.parse_assignments(assignments), origin="SET")
+    assert str(caught.value).startswith("SET: ") and message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_misspelt_stage_in_a_file_is_answered_with_the_nearest(folder):
+    put(folder, text="train: {stages: {haed: {epochs: 5}}}")
+    assert refusal().startswith("params/mine.yaml: there is no `train.stages.haed`. Did you mean `head`?")
+    put(folder)
+    with pytest.raises(ValueError, match="tune.changes: there is no `train.stages.haed`"):
+        params.changed(params.load("mine"), {"train.stages.haed": None}, origin="tune.changes")
 
 
 def test_merge_leaves_its_arguments_alone():

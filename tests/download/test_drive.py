@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import gdown
+import requests
 from download_builders import make_zip, refusal, source
 
 from lib.download import sources
@@ -33,6 +34,15 @@ def test_a_drive_folder_with_one_archive(folder, archive, monkeypatch):
     record = sources.fetch(source("drive", drive=LINK), folder)
     assert (record.files, record.archive) == (2, "a.zip")
     assert sorted(path.name for path in folder.glob("[!.]*")) == ["raw", "source.json"]
+
+
+def test_a_drive_folder_without_network(folder, monkeypatch):
+    def fail(output):
+        raise requests.ConnectionError("HTTPSConnectionPool(host='drive.google.com'): Max retries exceeded")
+
+    drive_with(monkeypatch, fail)
+    message = refusal(ValueError, source("drive", drive=LINK), folder)
+    assert "Received: no connection to Google Drive. There are two ways to continue" in message
 
 
 def test_a_drive_folder_that_is_not_shared(folder, monkeypatch):

@@ -86,6 +86,14 @@ def test_kaggle_refuses(kaggle_server, folder, monkeypatch, status, body, reason
     assert asked == ["ListDatasets", "GetDatasetMetadata"]  # it stops at once
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_file_is_not_asked_for_again(kaggle_server, folder, status):
+    kaggle_server.failures = [status] * 9
+    message = refusal(ValueError, source("kaggle", dataset="someone/butterflies"), folder)
+    assert f"Received: {status}" in message
+    assert [path for path, _, _ in kaggle_server.seen].count("http://localhost/files/archive.zip") == 1
+
+
 def test_a_competition_needs_a_key_and_its_rules(kaggle_server, folder):
     message = refusal(ValueError, source("kaggle", competition="dogs"), folder)
     assert "Kaggle competition dogs: expected a download. Received: 401, Kaggle requires a key" in message

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from lib import prerequisites
 from lib.core import schema
-from lib.networks import backbones, backend
+from lib.networks import backbones, backend, weights_files
 from lib.networks.backend import keras
 
 # The constructors of all models of keras.applications.
@@ -142,12 +143,19 @@ def test_a_failed_download_of_weights_has_advice(failing):
     with pytest.raises(
         ValueError,
         match="MobileNetV2 could not be downloaded: URL fetch failure on https"
-        ".*WEIGHTS=path.*EfficientNetLite0",
+        ".*`WEIGHTS=file`.*`model.backbone=EfficientNetLite0`, whose weights come with the packages",
     ):
         build("MobileNetV2", weights="imagenet", image_size=64)
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), TimeoutError("timed out")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset by peer"),
+        TimeoutError("timed out"),
+        ValueError("Incomplete or corrupted file detected"),
+    ],
+)
 def test_an_interrupted_download_has_advice(failing, error):
     failing(error)
     with pytest.raises(ValueError, match=f"MobileNetV2 could not be downloaded: {error}. Set a file"):
@@ -176,6 +184,18 @@ def test_simple_cnn_is_shaped_by_the_parameters():
         ValueError, match="SimpleCNN at 64 pixels could not be built: .*`model.weights` to null"
     ):
         build("SimpleCNN", weights="imagenet")
+
+
+def test_the_schema_lists_every_backbone():
+    assert sorted(schema.BACKBONES) == sorted(backbones.REGISTRY)
+    assert set(weights_files.SUFFIXES) <= set(schema.BACKBONES)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_the_smallest_size_of_each_model_is_known(name):
+    smallest = prerequisites.MINIMUM_SIZES.get(name, 32)
+    with pytest.raises(ValueError, match=f"must be at least {smallest}x{smallest}"):
+        CONSTRUCTORS[name](include_top=False, weights=None, input_shape=(smallest - 1, smallest - 1, 3))
 
 
 def test_an_unsuitable_size_is_an_error():

@@ -78,3 +78,9 @@ def kept_weights(folder, key):
     (path,) = (folder / key).glob("best-*.npz")
     with np.load(path, allow_pickle=False) as stored:
         return [stored[name] for name in stored.files]
+
+
+def pretrained(tmp_path, mode):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"weights")
+    return {"weights": str(weights), "batch_normalization": mode}

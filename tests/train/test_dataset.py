@@ -387,3 +387,42 @@ def test_class_weights_solved_by_hand():
 
 def test_a_class_without_photos_has_a_finite_weight():
     assert np.isfinite(dataset.class_weights([0, 0, 2], 3)).all()
+
+
+# Batches of an epoch
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "parts", "sizes"),
+    [
+        (14, 8, 1, [8, 6]),
+        (16, 8, 1, [8, 8]),
+        (17, 8, 1, [8, 8, 1]),
+        (1, 8, 1, [1]),
+        (3, 1, 1, [1, 1, 1]),
+        (20, 4, 2, [4, 4, 4, 4, 2, 2]),
+        (13, 4, 2, [4, 4, 2, 3]),
+        (10, 4, 2, [4, 4, 1, 1]),
+        (9, 4, 2, [4, 4, 1, 1]),
+        (1, 4, 2, [1, 1]),
+    ],
+)
+def test_the_photos_of_an_epoch_are_divided_into_steps_of_equal_parts(count, batch_size, parts, sizes):
+    bounds = dataset.bounds(count, batch_size, parts=parts)
+    assert [end - start for start, end, _ in bounds] == sizes
+    assert {photo for start, end, _ in bounds for photo in range(start, end)} == set(range(count))
+    for first in range(0, len(bounds), parts):
+        step = bounds[first : first + parts]
+        assert sum(factor for *_, factor in step) == pytest.approx(parts)
+        # The mean over the batches is the mean over the photos.
+        means = [factor * np.arange(start, end).mean() for start, end, factor in step]
+        photos = np.concatenate([np.arange(start, end) for start, end, _ in step])
+        assert np.mean(means) == pytest.approx(photos.mean())
+
+
+def test_a_single_photo_joins_the_step_before():
+    def sizes(*arguments, **options):
+        return [end - start for start, end, _ in dataset.bounds(*arguments, smallest=2, **options)]
+
+    assert sizes(17, 8) == [8, 9] and sizes(18, 8) == [8, 8, 2] and sizes(1, 8) == [1]
+    assert sizes(9, 4, parts=2) == [4, 5]

@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders import DROPOUT_HEAD, ONE_EPOCH, SHORT_STAGES, kept_weights, make_photos, make_settings
+from builders import (
+    DROPOUT_HEAD,
+    ONE_EPOCH,
+    SHORT_STAGES,
+    kept_weights,
+    make_photos,
+    make_settings,
+    pretrained,
+)
 
 from lib.clean import manifest, photoset
 from lib.core import files, progress
@@ -510,6 +518,42 @@ def test_half_the_batch_size_has_the_result_of_the_whole_batch(tmp_path, memory)
     np.testing.assert_allclose(narrow.history[columns], roomy.history[columns], rtol=1e-5)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("train", [12, 20, 13, 14])
+@pytest.mark.parametrize("embedding", [False, True])
+def test_a_last_batch_that_is_divided_too_has_the_result_of_the_whole_batch(
+    tmp_path, memory, embedded, train, embedding
+):
+    """Halves of the batches are an odd number of batches, or unequal."""
+    _, photos, _ = embedded
+    stages = {"head": {**ONE_STAGE["all"], "trainable": "none", "epochs": 4, "augment": not embedding}}
+    model = {**pretrained(tmp_path, "inference"), "head": PLAIN_HEAD}
+    settings = make_settings(stages if embedding else ONE_STAGE, model=model, optimizer={"kind": "adam"})
+    photos = dataclasses.replace(make_photos(train=train, val=4, count=24), folder=photos.folder)
+    roomy = training.fit(settings, photos, folder=tmp_path / "roomy")
+    memory(7, after=math.ceil(train / 8) + 1)
+    narrow = training.fit(settings, photos, folder=tmp_path / "narrow")
+    assert narrow.batch_size == 4
+    columns = ["val_loss", "learning_rate"]
+    # The loss on train is the mean over batches: it differs if the parts of a step are unequal.
+    columns += ["loss"] if train % 2 == 0 else []
+    np.testing.assert_allclose(narrow.history[columns], roomy.history[columns], rtol=1e-5)
+
+
+def test_batch_normalization_never_gets_a_single_photo(tmp_path, memory):
+    head = {"pool": DROPOUT_HEAD["pool"], "norm": {"layer": "batch_normalization"}, **PLAIN_HEAD}
+    settings = make_settings(ONE_STAGE, model={"head": head}, batch_size=4)
+    steps = memory(99)
+    training.fit(settings, make_photos(train=13), folder=tmp_path / "all")
+    assert steps[:3] == [4, 4, 5]
+    memory(1)
+    with pytest.raises(ValueError, match="out of memory with a batch size of 2 and Tiny"):
+        training.fit(settings, make_photos(), folder=tmp_path / "few")
+    with pytest.raises(ValueError, match="`train.batch_size` must be at least 2 if `model.head` contains"):
+        make_settings(ONE_STAGE, model={"head": head}, batch_size=1)
+    assert make_settings(ONE_STAGE, batch_size=1).train.batch_size == 1
+
+
 def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
@@ -597,12 +641,6 @@ def statistics(network):
     return [np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)]
 
 
-def pretrained(tmp_path, mode):
-    weights = tmp_path / "weights.bin"
-    weights.write_bytes(b"weights")
-    return {"weights": str(weights), "batch_normalization": mode}
-
-
 def test_a_pretrained_backbone_keeps_its_statistics_in_every_stage(tmp_path, eager):
     settings, photos = make_settings(SHORT_STAGES, model=pretrained(tmp_path, "inference")), make_photos()
     seen = []
@@ -665,8 +703,11 @@ def embedded(tmp_path, monkeypatch):
     return settings, dataclasses.replace(make_photos(), folder=tmp_path / "cache"), calls
 
 
-def test_training_a_head_on_embeddings_has_the_same_result_as_on_photos(embedded, tmp_path, eager):
+@pytest.mark.parametrize("pool", ["average_pooling", "max_pooling", "flatten"])
+def test_training_a_head_on_embeddings_has_the_same_result_as_on_photos(embedded, tmp_path, eager, pool):
     settings, photos, calls = embedded
+    head = {**DROPOUT_HEAD, "pool": {"layer": pool}}
+    settings = make_settings(PLAIN_STAGES, model={**pretrained(tmp_path, "inference"), "head": head})
     fast = training.fit(settings, photos, folder=tmp_path / "fast")
     assert calls == [24]  # all photos, once
     slow = training.fit(settings, dataclasses.replace(photos, folder=None), folder=tmp_path / "slow")
@@ -703,7 +744,13 @@ def test_an_interrupted_training_on_embeddings_continues(embedded, tmp_path, mon
         "no weights": {"model": {"weights": None}},
         "measured scaling": {"model": {"scaling": "measured"}},
         "another head": {
-            "model": {"head": {"pool": {"layer": "max_pooling"}, "classes": {"layer": "dense"}}}
+            "model": {
+                "head": {
+                    "normalization": {"layer": "batch_normalization"},
+                    "pool": {"layer": "max_pooling"},
+                    "classes": {"layer": "dense"},
+                }
+            }
         },
     }.items(),
 )
@@ -713,6 +760,21 @@ def test_no_embeddings_are_computed_if(why, change, embedded, tmp_path, eager):
     settings = make_settings(change.get("stages", {"head": PLAIN_STAGES["head"]}), model=model)
     trained = training.fit(settings, photos, folder=tmp_path / "training")
     assert not calls and len(trained.history), why
+
+
+def test_no_embeddings_are_computed_if_they_are_far_larger_than_the_photos(
+    embedded, tmp_path, eager, monkeypatch
+):
+    settings, photos, calls = embedded
+    model = pretrained(tmp_path, "inference") | {"head": STEADY_HEAD}
+    settings = make_settings({"head": PLAIN_STAGES["head"]}, model=model)
+    # 16 * 16 * 4 numbers of 4 bytes, and photos of 3,072 bytes.
+    monkeypatch.setattr(trainer, "LARGEST", 1.3)
+    training.fit(settings, photos, folder=tmp_path / "large")
+    assert not calls
+    monkeypatch.setattr(trainer, "LARGEST", 1.4)
+    training.fit(settings, photos, folder=tmp_path / "small")
+    assert calls == [24]
 
 
 # Several devices

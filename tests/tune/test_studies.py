@@ -328,6 +328,27 @@ def test_a_database_that_cannot_be_used_is_an_error_without_its_password(tmp_pat
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("damage", ["another file", "the beginning", "the middle"])
+def test_a_damaged_database_is_named(tmp_path, damage):
+    with opened(tmp_path) as study:
+        study.optimize(objective, n_trials=1)
+    path = tmp_path / "tune/study.db"
+    content = path.read_bytes()
+    page = 4096
+    damaged = {
+        "another file": b"name: demo\n" * 100,
+        "the beginning": content[:page],
+        "the middle": content[:page] + b"x" * (2 * page) + content[3 * page :],
+    }[damage]
+    path.write_bytes(damaged)
+    with (
+        pytest.raises(ValueError, match="tune/study.db, the database of the search, is damaged: .*remove it"),
+        opened(tmp_path),
+    ):
+        pass
+    assert path.read_bytes() == damaged
+
+
 @pytest.mark.parametrize("url", ["sqlite:///~/x.db", "sqlite:///x.db"])
 def test_the_path_of_a_shared_file_is_relative_to_the_home_folder_or_the_project(tmp_path, monkeypatch, url):
     monkeypatch.setenv("HOME", str(tmp_path))
