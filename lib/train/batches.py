@@ -1,4 +1,4 @@
-"""The batches of a training, of photos or of their embeddings, in equal parts for several devices."""
+"""The batches of a training, of photos or embeddings, in equal parts for several devices and processes."""
 
 import math
 
@@ -8,6 +8,8 @@ from lib.clean import photoset
 from lib.core.schema import Params, Stage
 from lib.networks import backend
 from lib.train import dataset
+
+PART = (backend.PROCESS, backend.PROCESSES)
 
 
 def training(
@@ -31,7 +33,8 @@ def training(
         first_epoch: the epoch of the first batch, from 0 over all stages.
 
     Returns:
-        Batches as those of `dataset.training`, padded to one size if several devices divide them.
+        Batches as those of `dataset.training`, padded to one size if several devices divide them. Each of
+        several processes makes and returns only its part of a batch.
     """
     targets, classes = photos.targets("train"), len(photos.classes)
     images = photos.full if stage.augment else photos.images
@@ -48,7 +51,7 @@ def training(
         first_epoch=first_epoch,
     )
     size = _shared_size(len(targets), batch_size)
-    return dataset.filled(made, size) if size else made
+    return dataset.filled(made, size, part=PART) if size else made
 
 
 def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_size: int) -> dataset.Batches:
@@ -66,7 +69,7 @@ def validation(photos: photoset.Photos, *, embeddings: np.ndarray | None, batch_
         return made
     # Keras averages over all rows of the batches, padding included: this weight makes each photo count once.
     padded = math.ceil(len(rows) / size) * size
-    return dataset.filled(made, size, weight=padded / len(rows))
+    return dataset.filled(made, size, weight=padded / len(rows), part=PART)
 
 
 def _shared_size(count: int, batch_size: int) -> int | None:
