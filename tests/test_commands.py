@@ -77,7 +77,9 @@ def test_each_command_runs_its_steps(place, started):
 
 
 def test_train_needs_cleaned_photos_and_a_launcher(place, monkeypatch):
-    with pytest.raises(ValueError, match="01_download is out of date: not executed yet. Run `chrysalis clean"):
+    with pytest.raises(
+        ValueError, match="01_download is out of date: not executed yet. Run `chrysalis clean"
+    ):
         commands.train("demo")
     monkeypatch.setattr(pipeline.Runner, "reasons", lambda self, step: [])
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")

@@ -10,7 +10,19 @@ from lib import commands, pipeline
 def called(monkeypatch):
     """The calls of commands, which do nothing."""
     calls = []
-    for name in ("run", "clean", "train", "resume", "evaluate", "tune", "compare", "predict", "why", "report", "remove"):
+    for name in (
+        "run",
+        "clean",
+        "train",
+        "resume",
+        "evaluate",
+        "tune",
+        "compare",
+        "predict",
+        "why",
+        "report",
+        "remove",
+    ):
         monkeypatch.setattr(
             commands, name, lambda *words, name=name, **options: calls.append((name, *words, options))
         )

@@ -1,5 +1,6 @@
 """The engine under Keras that `KERAS_BACKEND` chooses, known before Keras is imported."""
 
+import importlib
 import importlib.util
 import os
 
@@ -28,8 +29,8 @@ def name() -> str:
         raise ValueError(f"KERAS_BACKEND: expected {', '.join(ENGINES)}. Received: {chosen}")
     if importlib.util.find_spec(chosen) is None:
         raise ValueError(
-            f"KERAS_BACKEND={chosen}: this backend is not installed. Install it into the environment of "
-            "the project, or unset KERAS_BACKEND for TensorFlow"
+            f"KERAS_BACKEND={chosen}: this backend is not installed. Install it into the environment of the "
+            f"project, as in `python -m pip install {chosen}`, or unset KERAS_BACKEND for TensorFlow"
         )
     os.environ["KERAS_BACKEND"] = chosen
     return chosen
@@ -50,10 +51,9 @@ def join() -> None:
         raise ValueError(f"expected {', '.join(JOIN)}, or none of them under Slurm. Missing: {missing[0]}")
     # JAX would ignore the signal by which Slurm and other programs end a process.
     os.environ.setdefault("JAX_ENABLE_PREEMPTION_SERVICE", "0")
-    import jax
-
+    distributed = importlib.import_module("jax.distributed")
     try:
-        jax.distributed.initialize(
+        distributed.initialize(
             values.get(ADDRESS),
             int(values[COUNT]) if values else None,
             int(values[NUMBER]) if values else None,

@@ -195,10 +195,9 @@ def synchronize(name: str) -> None:
     """
     if PROCESSES == 1:
         return
-    from jax.experimental import multihost_utils
-
+    multihost = importlib.import_module("jax.experimental.multihost_utils")
     try:
-        multihost_utils.sync_global_devices(name)
+        multihost.sync_global_devices(name)
     except AssertionError as error:
         raise ValueError(
             f"the processes of a training must do the same. Received: {name} in process {PROCESS}, "

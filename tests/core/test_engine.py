@@ -44,7 +44,7 @@ def joined(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setenv("JAX_ENABLE_PREEMPTION_SERVICE", "")
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(distributed=SimpleNamespace(initialize=initialize)))
+    monkeypatch.setitem(sys.modules, "jax.distributed", SimpleNamespace(initialize=initialize))
     for variable in (*engine.JOIN, "SLURM_JOB_ID"):
         monkeypatch.delenv(variable, raising=False)
     return calls

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -54,10 +55,26 @@ SETTINGS = (
 )
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port(first=1024, last=65535):
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randint(first, last)))
+            return probe.getsockname()[1]
+
+
+def variables(count):
+    """Return Keras's variables for each of some processes."""
+    address = f"127.0.0.1:{free_port()}"
+    return [
+        dict(zip(engine.JOIN, (address, str(count), str(number)), strict=True)) for number in range(count)
+    ]
+
+
+def slurm(count):
+    """Return the variables that srun sets, from which JAX derives a port at the end of the range."""
+    job = {"SLURM_JOB_ID": str(free_port(2**16 - 2**12) % 2**12), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    tasks = [{"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)} for number in range(count)]
+    return [job | task | {"SLURM_NTASKS": str(count)} for task in tasks]
 
 
 def end(processes):
@@ -68,23 +85,21 @@ def end(processes):
         process.wait(30)
 
 
-def train(folder, *settings, photos=12, killed=None):
+def train(folder, *settings, photos=12, killed=None, launcher=variables):
     """Run the command in a process for each of the settings, one of which kills itself, and then the others.
 
     Return the exit codes and the output of each process.
     """
     command = [sys.executable, "-c", textwrap.dedent(COMMAND), str(Path(__file__).parent), str(photos)]
-    address, count, processes = f"127.0.0.1:{free_port()}", len(settings), []
+    others = {"KERAS_BACKEND": "jax", "CHRYSALIS_OUTPUTS": str(folder), "KILLED": str(killed)}
     folder.mkdir(exist_ok=True)
-    logs = [folder / f"{number}.log" for number in range(count)]
+    logs, processes = [folder / f"{number}.log" for number in range(len(settings))], []
     try:
-        for number, log in enumerate(logs):
-            joined = dict(zip(engine.JOIN, (address, str(count), str(number)), strict=True))
-            others = {"KERAS_BACKEND": "jax", "CHRYSALIS_OUTPUTS": str(folder), "KILLED": str(killed)}
+        for own, log, joined in zip(settings, logs, launcher(len(settings)), strict=True):
             with log.open("w") as file:
                 processes.append(
                     subprocess.Popen(
-                        [*command, settings[number]],
+                        [*command, own],
                         env=os.environ | joined | others,
                         stdout=file,
                         stderr=file,
@@ -134,7 +149,7 @@ def test_two_processes_have_the_result_of_one_for_any_number_of_photos(tmp_path)
     # Batches of 6, 6 and 1: of the last, the second process has no photo.
     settings = f"{SETTINGS}1 model.backbone=SimpleCNN model.simple_cnn.blocks=2"
     for name, count in (("one", 1), ("two", 2)):
-        codes, outputs = train(tmp_path / name, *[settings] * count, photos=13)
+        codes, outputs = train(tmp_path / name, *[settings] * count, photos=13, launcher=slurm)
         assert codes == [0] * count, outputs
     # In the loss on train, the last batch has another weight.
     assert_equal(tmp_path / "two", tmp_path / "one", columns=slice(3, -1))
