@@ -520,6 +520,15 @@ def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     assert steps == [4, 2, 1]
 
 
+def test_several_processes_do_not_halve_the_batch_size(tmp_path, memory, monkeypatch):
+    monkeypatch.setattr(backend, "PROCESSES", 2)
+    monkeypatch.setattr(backend, "synchronize", lambda name: None)
+    steps = memory(3)
+    with pytest.raises(ValueError, match="batch size of 4 in 2 processes.*Lower `train.batch_size`, or start"):
+        training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
+    assert steps == [4]
+
+
 LIMITED = """
     import resource, sys
     from pathlib import Path
