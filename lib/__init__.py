@@ -12,7 +12,7 @@ A module imports only from those below it. `tests/test_packages.py` checks this 
     compare/    07_compare: runs side by side, ensembles
     tune/       06_tune: the search space, the study, the search
     evaluate/   04_evaluate and 05_gradcam: predictions, mistakes, Grad-CAM
-    train/      03_train: augmentation, batches, the training
+    train/      03_train: augmentation, batches, the training in a process or several
     clean/      02_clean: the manifest, duplicates, label issues, splits, the review
     figures/    the figures of all steps, and their style
     download/   01_download: sources of photos, archives, the synthetic sample

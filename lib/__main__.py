@@ -23,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
     add = functools.partial(_add, main.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     add("check", text="print what would be read, in seconds, before anything runs")
     add("run", text="run the pipeline, from the photos to the report")
+    add("clean", text="run the pipeline up to 02_clean")
+    add("train", text="train in this process and others, on several machines: docs/machines.md")
     resume = add("resume", text="continue the training of a finished run")
     resume.add_argument(
         "--epochs",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import pipeline
-from lib.core import cache, files, locks, params, privacy, schema, steps, tables
+from lib.core import cache, engine, files, locks, params, privacy, schema, steps, tables
 from lib.networks import cards
 
 # Maximum number of characters before the fingerprint in the name of a run. The name has at most 64.
@@ -44,6 +44,42 @@ def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
     runner = _runner(name, assignments=assignments, run_name=run_name)
     print(_check(runner.settings, brief=True), flush=True)
     return runner.run()
+
+
+def clean(name: str, *, assignments: str = "", run_name: str = "") -> Path:
+    """Execute 01_download and 02_clean of a run.
+
+    Args:
+        name, assignments, run_name: see `run`.
+
+    Returns, Raises:
+        See `run`.
+    """
+    return _runner(name, assignments=assignments, run_name=run_name, run_steps=steps.PREPARATION).run()
+
+
+def train(name: str, *, assignments: str = "", run_name: str = "") -> None:
+    """Train the network of a run in this process and in others, on the same or other machines.
+
+    A launcher such as srun starts this command several times, see `engine.join`. Each process reads its part
+    of each batch from the folder of the run, which all of them share, and the first writes the results to it.
+    03_train then finds the finished training.
+
+    Args:
+        name, assignments, run_name: see `run`.
+
+    Raises:
+        ValueError, FileNotFoundError: see `run`; also if 01_download or 02_clean is out of date.
+    """
+    runner = _runner(name, assignments=assignments, run_name=run_name)
+    for step in steps.PREPARATION:
+        if reasons := runner.reasons(step):
+            raise ValueError(f"{step.name} is out of date: {reasons[0]}. Run `chrysalis clean {name}` first")
+    engine.join()
+    # Imported here because it imports the backend.
+    from lib.train import processes
+
+    processes.train(runner.settings)
 
 
 def resume(

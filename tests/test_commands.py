@@ -64,14 +64,27 @@ def test_each_command_runs_its_steps(place, started):
     commands.evaluate("demo")
     commands.tune("demo")
     commands.compare()
+    commands.clean("demo")
     assert [names(runner)[0] for runner in started] == [
         "01_download",
         "04_evaluate",
         "01_download",
         "07_compare",
+        "01_download",
     ]
-    assert [len(runner.sequence) for runner in started] == [5, 2, 3, 1]
+    assert [len(runner.sequence) for runner in started] == [5, 2, 3, 1, 2]
     assert started[3].folder == place / "outputs/compare"
+
+
+def test_train_needs_cleaned_photos_and_a_launcher(place, monkeypatch):
+    with pytest.raises(
+        ValueError, match="01_download is out of date: not executed yet. Run `chrysalis clean"
+    ):
+        commands.train("demo")
+    monkeypatch.setattr(pipeline.Runner, "reasons", lambda self, step: [])
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    with pytest.raises(ValueError, match="expected KERAS_BACKEND=jax to train in several processes"):
+        commands.train("demo")
 
 
 def test_evaluate_needs_a_trained_model(place, started):

@@ -10,7 +10,19 @@ from lib import commands, pipeline
 def called(monkeypatch):
     """The calls of commands, which do nothing."""
     calls = []
-    for name in ("run", "resume", "evaluate", "tune", "compare", "predict", "why", "report", "remove"):
+    for name in (
+        "run",
+        "clean",
+        "train",
+        "resume",
+        "evaluate",
+        "tune",
+        "compare",
+        "predict",
+        "why",
+        "report",
+        "remove",
+    ):
         monkeypatch.setattr(
             commands, name, lambda *words, name=name, **options: calls.append((name, *words, options))
         )
@@ -38,6 +50,8 @@ CHANGE = {"assignments": "", "run_name": ""}
             ["resume", "demo", "--epochs=", "--lr="],
             ("resume", "demo", CHANGE | {"epochs": None, "learning_rate": None}),
         ),
+        (["clean", "demo"], ("clean", "demo", CHANGE)),
+        (["train", "demo", "--run=mine"], ("train", "demo", CHANGE | {"run_name": "mine"})),
         (["evaluate", "demo"], ("evaluate", "demo", CHANGE)),
         (["tune", "demo"], ("tune", "demo", CHANGE)),
         (["compare"], ("compare", {"assignments": ""})),

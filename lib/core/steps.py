@@ -136,6 +136,7 @@ RUNNER = "CHRYSALIS_RUNNER"
 # Locks of this kernel, by the folder of the run.
 _locks: dict[Path, contextlib.ExitStack] = {}
 ALL = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM, TUNE, COMPARE)
+PREPARATION = (DOWNLOAD, CLEAN)
 PIPELINE = (DOWNLOAD, CLEAN, TRAIN, EVALUATE, GRADCAM)
 SEARCH = (DOWNLOAD, CLEAN, TUNE)
 

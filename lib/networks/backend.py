@@ -57,9 +57,12 @@ __all__ = [
     "ENGINE",
     "GPUS",
     "JIT_COMPILE",
+    "PROCESS",
+    "PROCESSES",
     "describe",
     "device_count",
     "distribution",
+    "first_process_first",
     "gradient",
     "grouped_convolution",
     "is_out_of_memory",
@@ -68,6 +71,7 @@ __all__ = [
     "prepare",
     "quiet",
     "set_seed",
+    "synchronize",
 ]
 
 
@@ -84,6 +88,8 @@ def _gpus() -> list[str]:
 
 with quiet():
     GPUS = _gpus()
+    # The number of this process and the number of all, which `engine.join` has connected.
+    PROCESS, PROCESSES = (native.process_index(), native.process_count()) if ENGINE == "jax" else (0, 1)
 
 # On a CPU XLA makes TensorFlow slower; JAX computes nothing without it.
 JIT_COMPILE: str | bool = "auto" if GPUS or ENGINE == "jax" else False
@@ -164,20 +170,49 @@ def _strategy() -> Any:
 def distribution() -> contextlib.AbstractContextManager:
     """Return the context in which a network is built, compiled and fitted, so that all GPUs train it.
 
-    PyTorch trains on one GPU.
+    With JAX, these are the devices of all processes. PyTorch trains on one GPU.
     """
     if ENGINE == "tensorflow" and len(GPUS) > 1:
         return _strategy().scope()
-    if ENGINE == "jax" and native.local_device_count() > 1:
-        return keras.distribution.DataParallel().scope()
+    if ENGINE == "jax" and native.device_count() > 1:
+        # Each process makes its part of the batches itself.
+        return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
     return contextlib.nullcontext()
 
 
 def device_count() -> int:
-    """Return how many devices divide a batch between them."""
+    """Return how many devices, of all processes, divide a batch between them."""
     if ENGINE == "tensorflow":
         return max(len(GPUS), 1)
-    return native.local_device_count() if ENGINE == "jax" else 1
+    return native.device_count() if ENGINE == "jax" else 1
+
+
+def synchronize(name: str) -> None:
+    """Wait until all processes have reached this call with the same name.
+
+    Raises:
+        ValueError: if another process has reached a call with another name.
+    """
+    if PROCESSES == 1:
+        return
+    multihost = importlib.import_module("jax.experimental.multihost_utils")
+    try:
+        multihost.sync_global_devices(name)
+    except AssertionError as error:
+        raise ValueError(
+            f"the processes of a training must do the same. Received: {name} in process {PROCESS}, "
+            "something else in another. Start all with the same command, files and version of the project"
+        ) from error
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Run a block in the first process, then in the others, which find the files that the first wrote."""
+    if PROCESS:
+        synchronize("files")
+    yield
+    if not PROCESS:
+        synchronize("files")
 
 
 def outputs(network: keras.Model, batch: np.ndarray) -> Any:
@@ -229,8 +264,9 @@ def is_out_of_memory(error: Exception) -> bool:
         message = str(error).lower()
         exhausted = "out of memory" in message or "resource_exhausted" in message
         return isinstance(error, native.errors.JaxRuntimeError) and exhausted
-    # PyTorch's allocator on a CPU raises a plain RuntimeError.
-    return isinstance(error, native.OutOfMemoryError) or "not enough memory" in str(error)
+    # PyTorch's allocators for CPUs, of which Windows has another, raise a plain RuntimeError.
+    exhausted = any(text in str(error) for text in ("can't allocate memory", "not enough memory"))
+    return isinstance(error, native.OutOfMemoryError) or exhausted
 
 
 def grouped_convolution(layer: keras.layers.Conv2D) -> Callable[[Any, Any], Any] | None:

@@ -1,4 +1,4 @@
-"""The batches of a training, of photos or of their embeddings, in equal parts for several devices."""
+"""The batches of a training, of photos or embeddings, in equal parts for several devices and processes."""
 
 import math
 
@@ -8,6 +8,8 @@ from lib.clean import photoset
 from lib.core.schema import Params, Stage
 from lib.networks import backend
 from lib.train import dataset, views
+
+PART = (backend.PROCESS, backend.PROCESSES)
 
 
 def training(
@@ -32,7 +34,8 @@ def training(
         first_epoch: the epoch of the first batch, from 0 over all stages.
 
     Returns:
-        Batches as those of `dataset.training`, padded to one size if several devices divide them.
+        Batches as those of `dataset.training`, padded to one size if several devices divide them. Each of
+        several processes makes and returns only its part of a batch.
     """
     targets, classes = photos.targets("train"), len(photos.classes)
     images = photos.full if stage.augment else photos.images
@@ -63,10 +66,8 @@ def training(
             seed=settings.seed,
             first_epoch=first_epoch,
         )
-    slices = dataset.bounds(len(targets), batch_size, parts=parts, smallest=settings.smallest_batch)
-    largest = max(end - start for start, end, _ in slices)
-    size = _shared_size(len(targets), largest)
-    return dataset.filled(made, size) if size else made
+    size = _shared_size(len(targets), max(made.sizes))
+    return dataset.filled(made, size, part=PART) if size else made
 
 
 def validation(
@@ -88,7 +89,7 @@ def validation(
         return made
     # Keras averages over all rows of the batches, padding included: this weight makes each photo count once.
     padded = math.ceil(len(rows) / size) * size
-    return dataset.filled(made, size, weight=padded / len(rows))
+    return dataset.filled(made, size, weight=padded / len(rows), part=PART)
 
 
 def _shared_size(count: int, batch_size: int) -> int | None:

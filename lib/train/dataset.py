@@ -6,7 +6,6 @@ Threads prepare the next batches with NumPy and OpenCV while the network compute
 import contextlib
 import functools
 import itertools
-import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from lib.train import augmentation
 from lib.train.draws import Draws
 
 THREADS = min(os.cpu_count() or 1, 8)
+ALL = slice(None)
 
 
 class Batches(keras.utils.PyDataset):
@@ -34,12 +34,21 @@ class Batches(keras.utils.PyDataset):
     Args:
         make: returns the batch of a number from 0 up; called in several threads.
         count: the number of batches; `None` if they never end.
+        sizes: for `filled`, the number of photos in each batch of an epoch. `make` then takes the positions
+            of photos in the batch as a second argument, and returns only these.
         threads: the number of threads.
     """
 
-    def __init__(self, make: Callable[[int], Any], *, count: int | None = None, threads: int = THREADS):
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        *,
+        count: int | None = None,
+        sizes: Sequence[int] = (),
+        threads: int = THREADS,
+    ):
         super().__init__()
-        self.make, self.count, self.threads = make, count, threads
+        self.make, self.count, self.sizes, self.threads = make, count, sizes, threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         self._prepared: dict[int, Future] = {}
         self._lock, self._exits = threading.Lock(), contextlib.ExitStack()
@@ -128,19 +137,22 @@ def training(
     """
     # A plain view: the rows of a memory map are slow to make.
     images, rows, targets = np.asarray(images), np.asarray(rows), np.asarray(targets)
-    weights, slices = (
-        np.asarray(class_weights, np.float32),
-        bounds(len(rows), batch_size, parts=parts, smallest=smallest),
-    )
+    weights = np.asarray(class_weights, np.float32)
+    slices = bounds(len(rows), batch_size, parts=parts, smallest=smallest)
     pairs = settings is not None and settings.mixup > 0
 
     order_of = functools.lru_cache(2)(functools.partial(order, seed, rows))
 
-    def make(number: int) -> tuple[np.ndarray, ...]:
+    def make(number: int, chosen: np.ndarray | slice = ALL) -> tuple[np.ndarray, ...]:
         epoch, (start, end, factor) = first_epoch + number // len(slices), slices[number % len(slices)]
-        # A batch that begins or ends within a pair needs its other photo too.
-        first, last = (start - start % 2, min(end + end % 2, len(rows))) if pairs else (start, end)
-        picks = order_of(epoch)[first:last]
+        needed = np.arange(start, end)[chosen]
+        own: np.ndarray | slice = ALL
+        if pairs:
+            # The other photo of a pair is needed too, even if it is in another batch or process.
+            positions, needed = needed, np.unique([needed & ~1, needed | 1])
+            needed = needed[needed < len(rows)]
+            own = np.searchsorted(needed, positions)
+        picks = order_of(epoch)[needed]
         labels = one_hot(targets[picks], len(weights))
         if settings is None:
             photos = images[rows[picks]].astype(np.float32, copy=False)
@@ -149,10 +161,9 @@ def training(
             photos = augmentation.images(images, rows[picks], settings=settings, draws=draws, size=size)
             if pairs:
                 photos, labels = augmentation.mixup(photos, labels, alpha=settings.mixup, draws=draws)
-        own = slice(start - first, end - first)
         return photos[own], labels[own], factor * (labels[own] @ weights)
 
-    return Batches(make, threads=threads)
+    return Batches(make, sizes=[end - start for start, end, _ in slices], threads=threads)
 
 
 def bounds(
@@ -203,15 +214,18 @@ def evaluation(
     """
     images, rows = np.asarray(images), np.asarray(rows, np.int64)
 
-    def make(number: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        part = slice(number * batch_size, (number + 1) * batch_size)
+    def make(number: int, chosen: np.ndarray | slice = ALL) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        part = np.arange(len(rows))[number * batch_size : (number + 1) * batch_size][chosen]
         photos = images[rows[part]].astype(np.float32, copy=False)
-        return photos if targets is None else (photos, one_hot(np.asarray(targets[part]), classes))
+        return photos if targets is None else (photos, one_hot(np.asarray(targets)[part], classes))
 
-    return Batches(make, count=math.ceil(len(rows) / batch_size))
+    sizes = [end - start for start, end, _ in bounds(len(rows), batch_size)]
+    return Batches(make, count=len(sizes), sizes=sizes)
 
 
-def filled(batches: Batches, size: int, *, weight: float | None = None) -> Batches:
+def filled(
+    batches: Batches, size: int, *, weight: float | None = None, part: tuple[int, int] = (0, 1)
+) -> Batches:
     """Pad every batch to one size with photos that do not count, as several devices that divide it need.
 
     Args:
@@ -219,16 +233,21 @@ def filled(batches: Batches, size: int, *, weight: float | None = None) -> Batch
             `training` and `evaluation`, none larger than `size`.
         size: the batch size, a multiple of the number of devices.
         weight: factor of the weights; by default the one that keeps the mean of each batch as it was.
+        part: the number of this process and the number of processes, which divide `size`. Only the rows of
+            this process are made and returned.
 
     Returns:
         Batches `(photos, labels, weights)` of that size. The padding repeats photos of the batch, with labels
         that are 0 for every class and weight 0.
     """
+    process, processes = part
+    rows = np.split(np.arange(size), processes)[process]
 
     def make(number: int) -> tuple[np.ndarray, ...]:
-        photos, labels, *weights = batches.make(number)
-        count, picks = len(photos), np.arange(size) % len(photos)
-        own = (np.arange(size) < count).astype(np.float32)
+        count = batches.sizes[number % len(batches.sizes)]
+        chosen, picks = np.unique(rows % count, return_inverse=True)
+        photos, labels, *weights = batches.make(number, chosen)
+        own = (rows < count).astype(np.float32)
         factor = own * np.float32(size / count if weight is None else weight)
         return photos[picks], labels[picks] * own[:, None], weights[0][picks] * factor if weights else factor
 

@@ -1,7 +1,8 @@
 """The state of a training on disk, from which it can be resumed, and the weights of its best epoch.
 
 `state.npz` names the file of the best weights, `best-<epoch>.npz`. If the process is killed after writing
-the weights and before writing the state, the old state still refers to the old weights.
+the weights and before writing the state, the old state still refers to the old weights. Of several processes,
+the first writes.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from lib.core import cache, files
+from lib.networks import backend
 
 FINISHED = "finished.json"
 
@@ -47,7 +49,8 @@ class Finished:
 
     def save(self, folder: Path) -> None:
         """Write the record."""
-        files.write_json(folder / FINISHED, dataclasses.asdict(self))
+        if not backend.PROCESS:
+            files.write_json(folder / FINISHED, dataclasses.asdict(self))
 
 
 @dataclass
@@ -98,6 +101,8 @@ class State:
 
     def save(self, folder: Path, variables: Sequence[np.ndarray]) -> None:
         """Write the state and the values of all variables atomically, and remove earlier best weights."""
+        if backend.PROCESS:
+            return
         text = np.array(json.dumps(dataclasses.asdict(self)))
         files.write(_file(folder), lambda partial: np.savez(partial, text, *variables))
         for path in folder.glob("best-*.npz"):
@@ -106,7 +111,8 @@ class State:
 
     def keep(self, folder: Path, weights: Sequence[np.ndarray]) -> None:
         """Write the weights of the epoch `kept`."""
-        files.write(self._best(folder), lambda partial: np.savez(partial, *weights))
+        if not backend.PROCESS:
+            files.write(self._best(folder), lambda partial: np.savez(partial, *weights))
 
     def best_weights(self, folder: Path) -> list[np.ndarray]:
         """Read the weights of the epoch `kept`."""

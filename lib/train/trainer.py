@@ -69,7 +69,7 @@ class Trainer:
         elif parent:
             self._inherit(parent)
         for row in self.state.history:
-            self.bar.line(_sentence(self._named(row)))
+            self.bar.line(sentence(self._named(row)))
         self._show_progress()
         while self.state.stage < len(self.stages):
             if not self._run_stage(list(self.stages)[self.state.stage]):
@@ -114,6 +114,12 @@ class Trainer:
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
+            if backend.PROCESSES > 1:
+                # The other processes wait for this batch: they cannot agree on another.
+                raise ValueError(
+                    f"out of memory with a batch size of {self.state.batch_size} in {backend.PROCESSES} "
+                    "processes, which do not halve it. Lower `train.batch_size`, or start more processes"
+                ) from error
             return False
         self.state.stopped, self.state.callbacks = False, []
         self._save(stage=self.state.stage + 1, epoch=0)
@@ -181,6 +187,7 @@ class Trainer:
         for variable, value in self.seeds:
             variable.assign(value)
         if self.state.kept:
+            backend.synchronize(f"epoch {self.state.kept}")
             self.network.set_weights(self.state.best_weights(self.folder))
 
     def _compile(self, stage: Stage) -> None:
@@ -189,7 +196,8 @@ class Trainer:
         models.unfreeze(self.network, stage.trainable, settings=self.settings.model)
         head = self._head_only(stage)
         self.compiled = head or self.network
-        self.embeddings = self._embed(stage) if head else None
+        with backend.first_process_first():
+            self.embeddings = self._embed(stage) if head else None
         with backend.distribution():
             self.compiled.compile(
                 optimizer=schedules.optimizer(
@@ -309,7 +317,7 @@ class Trainer:
         self.state.callbacks = schedules.counters(callbacks)
         self.state.stopped = bool(self.compiled.stop_training)
         self._save(stage=list(self.stages).index(name), epoch=epoch)
-        self.bar.line(_sentence(self._named(row)))
+        self.bar.line(sentence(self._named(row)))
         if self.watch:
             self.watch(self._named(row), self.state.batch_size)
 
@@ -386,6 +394,7 @@ def stages(settings: Params) -> dict[str, Stage]:
     return {name: active[name] for name in settings.train.resume_stages if name in active}
 
 
-def _sentence(row: dict) -> str:
+def sentence(row: dict) -> str:
+    """Return a row of the history as a line of text."""
     measured = [f"{name} {row[name]:.3f}" for name in [*COLUMNS[2:6], *TOP_3] if name in row]
     return "  ".join([f"epoch {row['epoch']:>3}", f"{row['stage']:<10}", *measured])

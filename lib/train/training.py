@@ -71,20 +71,24 @@ def fit(
 
     Raises:
         ValueError: if train or val is empty, the loss is not a number, memory runs out with a batch size of
-            1, or the training to resume has another model or other photos.
+            1 or in one of several processes, the processes have other parameters, photos or versions of lib,
+            or the training to resume has another model or other photos.
     """
     if empty := [split for split in ("train", "val") if not len(photos.rows(split))]:
         raise ValueError(
             f"training needs photos in train and val. Received: no photos in {' and '.join(empty)}. "
             "Check the counts of 02_clean and the parameters of `split`"
         )
-    if finished:
-        state.remove_damaged(folder / finished)
-    parent = _parent(settings, photos, folder=folder, finished=finished)
-    own = folder / key(settings, photos, parent=parent)
-    state.remove_damaged(own)
+    with backend.first_process_first():
+        if finished:
+            state.remove_damaged(folder / finished)
+        parent = _parent(settings, photos, folder=folder, finished=finished)
+        own = folder / key(settings, photos, parent=parent)
+        state.remove_damaged(own)
+    backend.synchronize(f"training {own.name}")
     if state.Finished.load(own) is None:
         _train(settings, photos, folder=own, parent=folder / parent if parent else None, watch=watch)
+    backend.synchronize("end")
     return _load(settings, photos, folder=own)
 
 

@@ -98,13 +98,13 @@ def training(
         wide = own[:, None].astype(np.float32)
         return wide * labels + (1 - wide) * dataset.one_hot(targets[others], len(weights))
 
-    def make(number: int) -> tuple[np.ndarray, ...]:
+    def make(number: int, chosen: np.ndarray | slice = dataset.ALL) -> tuple[np.ndarray, ...]:
         epoch, (start, end, factor) = first_epoch + number // len(slices), slices[number % len(slices)]
-        view, picks = epoch % (settings.train.views or 1), order(epoch)[start:end]
+        view, picks = epoch % (settings.train.views or 1), order(epoch)[start:end][chosen]
         labels = labels_of(view, picks)
         return np.asarray(views[view])[positions(view)[picks]], labels, factor * (labels @ weights)
 
-    return dataset.Batches(make)
+    return dataset.Batches(make, sizes=[end - start for start, end, _ in slices])
 
 
 def _pool(settings: Params) -> str:

@@ -1,4 +1,4 @@
-"""The backend: the same answers from TensorFlow and JAX, nothing on the error stream, seeds that hold."""
+"""The backend: the same answers from TensorFlow, JAX and PyTorch, no output on stderr, seeds that hold."""
 
 import os
 import subprocess
@@ -122,3 +122,17 @@ def test_exhausted_memory_is_told_from_other_errors():
     if backend.ENGINE == "jax":
         message = "INTERNAL: Error dispatching computation: Out of memory allocating 2425360704 bytes."
         assert backend.is_out_of_memory(backend.native.errors.JaxRuntimeError(message))
+    if backend.ENGINE == "torch":
+        with pytest.raises(RuntimeError) as caught:
+            backend.native.empty(10**15)
+        assert backend.is_out_of_memory(caught.value)
+
+
+def test_the_first_process_runs_a_block_before_the_others(monkeypatch):
+    calls = []
+    monkeypatch.setattr(backend, "synchronize", calls.append)
+    for process in range(2):
+        monkeypatch.setattr(backend, "PROCESS", process)
+        with backend.first_process_first():
+            calls.append(f"block {process}")
+    assert calls == ["block 0", "files", "files", "block 1"]

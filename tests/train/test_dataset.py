@@ -376,6 +376,34 @@ def test_filling_can_give_every_photo_of_a_pass_the_same_weight():
     np.testing.assert_allclose(weights, [[8 / 3, 8 / 3, 0, 0], [8 / 3, 0, 0, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [NOTHING, EVERYTHING])
+def test_each_process_makes_its_part_of_the_filled_batches(settings, monkeypatch):
+    made, original = [], augmentation.images
+
+    def counting(photos, rows, **options):
+        made.append(len(rows))
+        return original(photos, rows, **options)
+
+    monkeypatch.setattr(augmentation, "images", counting)
+    stream = training(noise(), settings=settings, weights=(0.5, 1, 2))
+    for number in range(2 * STEPS):
+        whole = dataset.filled(stream, 6).make(number)
+        made.clear()
+        parts = [dataset.filled(stream, 6, part=(process, 3)).make(number) for process in range(3)]
+        assert_equal([np.concatenate(part) for part in zip(*parts, strict=True)], whole)
+        # Two photos, and with MixUp the others of their pairs.
+        assert max(made) <= (4 if settings.mixup else 2)
+
+
+def test_each_process_reads_its_part_of_a_pass():
+    pairs = dataset.evaluation(noise(), [9, 2, 7], targets=[2, 0, 1], classes=3, batch_size=2)
+    whole = dataset.filled(pairs, 4, weight=1)
+    for process in range(2):
+        for batch, values in zip(dataset.filled(pairs, 4, weight=1, part=(process, 2)), whole, strict=True):
+            for part, all_rows in zip(batch, values, strict=True):
+                np.testing.assert_array_equal(part, all_rows[2 * process : 2 * process + 2])
+
+
 def test_class_weights_solved_by_hand():
     # 4 photos of 3 classes: 4 / (3 * 2), 4 / (3 * 1), 4 / (3 * 1)
     weights = dataset.class_weights([0, 0, 1, 2], 3)

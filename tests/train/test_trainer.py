@@ -4,6 +4,7 @@ Most tests run eagerly: tracing takes seconds and changes no result that they ch
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -563,6 +564,17 @@ def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     assert steps == [4, 2, 1]
 
 
+def test_several_processes_do_not_halve_the_batch_size(tmp_path, memory, monkeypatch):
+    monkeypatch.setattr(backend, "PROCESSES", 2)
+    monkeypatch.setattr(backend, "synchronize", lambda name: None)
+    steps = memory(3)
+    with pytest.raises(
+        ValueError, match="batch size of 4 in 2 processes.*Lower `train.batch_size`, or start"
+    ):
+        training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
+    assert steps == [4]
+
+
 LIMITED = """
     import resource, sys
     from pathlib import Path
@@ -598,11 +610,14 @@ LIMITED = """
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is that of Linux")
-def test_the_batch_size_is_halved_if_memory_runs_out_for_real(tmp_path):
-    """On a CPU, TensorFlow ends the process if an allocation fails. JAX raises an error, as on a GPU."""
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_the_batch_size_is_halved_if_memory_runs_out_for_real(tmp_path, name):
+    """On a CPU, TensorFlow ends the process if an allocation fails. Others raise an error, as on a GPU."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
     command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(Path(__file__).parent), str(tmp_path)]
-    jax = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=jax)
+    other = {**os.environ, "KERAS_BACKEND": name}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=other)
     assert done.returncode == 0, done.stderr[-3000:]
     batch_size, epochs = map(int, done.stdout.split()[-2:])
     assert batch_size in (8, 16, 32) and epochs == 1
@@ -822,6 +837,7 @@ def uneven(folder):
 
 @pytest.mark.backend
 @pytest.mark.slow
+@pytest.mark.skipif(backend.ENGINE == "torch", reason="PyTorch trains on one device")
 def test_two_devices_have_the_result_of_one_for_any_number_of_photos(tmp_path):
     one = training.fit(*uneven(tmp_path), folder=tmp_path / "one").history
     command = [sys.executable, "-c", textwrap.dedent(TWO_DEVICES), str(Path(__file__).parent), str(tmp_path)]
