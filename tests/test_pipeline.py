@@ -1,6 +1,5 @@
 """The runner: it executes the steps that are out of date, and keeps the last results if a notebook fails."""
 
-import json
 import os
 import subprocess
 import sys
@@ -163,7 +162,7 @@ def test_published_files_contain_no_folder_of_this_machine(place, monkeypatch):
     assert not any(key in cell.metadata for cell in book.cells for key in ("papermill", "execution"))
 
 
-def test_files_of_the_user_are_compared_by_size_and_time(place, monkeypatch):
+def test_files_of_the_user_are_compared_by_content(place, monkeypatch):
     archive = place / "photos.zip"
     archive.write_bytes(b"zip")
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", str(archive))
@@ -176,6 +175,8 @@ def test_files_of_the_user_are_compared_by_size_and_time(place, monkeypatch):
 
     before = named()
     assert list(before) == ["the file or folder of source.archive"] and named() == before
+    os.utime(archive, (0, 0))
+    assert named() == before
     archive.write_bytes(b"another")
     assert named() != before
 
@@ -465,8 +466,25 @@ def test_lib_is_imported_if_the_current_folder_has_a_lib_of_its_own(tmp_path):
     assert not done.stdout.startswith(str(tmp_path))
 
 
-def test_an_up_to_date_run_needs_no_tensorflow():
-    heavy = "('tensorflow', 'papermill', 'nbconvert', 'optuna')"
-    code = f"import sys, json, lib.__main__; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert json.loads(done.stdout) == []
+def test_an_up_to_date_run_imports_no_backend_and_no_tables(place, kernel):
+    heavy = "('tensorflow', 'keras', 'papermill', 'nbconvert', 'optuna', 'sklearn', 'pandas', 'numpy')"
+    code = f"""
+import sys
+from pathlib import Path
+from lib import pipeline
+from lib.core import params, steps
+from lib.__main__ import main
+one = steps.Step("one", parameters=("seed", "source"), writes=("one.txt",))
+pipeline.Runner(params.load("demo"), {{}}, sequence=(one,), notebooks=Path("notebooks")).run()
+assert main(["why", "demo"]) == 0
+print([name for name in {heavy} if name in sys.modules])"""
+    runner(place, only=(ONE,)).run()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(params.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "one          up to date" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

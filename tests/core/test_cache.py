@@ -17,6 +17,7 @@ EXCLUDED_MODULES = {
     "lib.commands",
     "lib.core.cache",
     "lib.core.files",
+    "lib.core.hashes",
     "lib.core.locks",
     "lib.core.params",
     "lib.core.progress",
