@@ -27,6 +27,7 @@ EXCLUDED = (
     "core.hashes",
     "core.locks",
     "core.params",
+    "core.prefetch",
     "core.progress",
     "core.schema",
     "core.steps",

@@ -20,6 +20,7 @@ EXCLUDED_MODULES = {
     "lib.core.hashes",
     "lib.core.locks",
     "lib.core.params",
+    "lib.core.prefetch",
     "lib.core.progress",
     "lib.core.schema",
     "lib.core.steps",
@@ -141,7 +142,7 @@ MODULES = ("lib.photos.decoding", "lib.clean.embeddings", "lib.train.training", 
         ("photos/quality.py", [True, True, True, True]),
         # Imported by way of efficientnet_lite and backbones.
         ("networks/checkpoints.py", [False, True, True, True]),
-        ("train/augmentation.py", [False, False, True, True]),
+        ("train/augmentation.py", [False, False, True, False]),
         ("core/metrics.py", [False, False, False, True]),
         # Imported, but it decides no result.
         ("core/schema.py", [False, False, False, False]),
