@@ -12,7 +12,7 @@ import pytest
 
 from lib import pipeline
 from lib.clean import decisions
-from lib.core import files, params, schema, steps
+from lib.core import cache, files, params, schema, steps
 
 ONE = steps.Step("one", parameters=("seed", "source"), writes=("one.txt",))
 TWO = steps.Step("two", parameters=("evaluate",), reads=("one.txt",), writes=("two.txt",))
@@ -321,6 +321,33 @@ def test_a_step_depends_on_the_additional_files_that_it_wrote(place, kernel):
     assert this.reasons(ONE) == []
     (folder / "more.csv").unlink()
     assert this.reasons(ONE) == ["more.csv is missing"]
+
+
+def test_the_code_is_parsed_again_only_if_a_file_of_lib_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    (tmp_path / "lib").mkdir()
+    module = tmp_path / "lib/a.py"
+    parsed = []
+    code_of_files = cache.code_of_files
+    monkeypatch.setattr(cache, "code_of_files", lambda paths: parsed.append(1) or code_of_files(paths))
+
+    def fingerprint(text):
+        module.write_text(text)
+        pipeline._lib.cache_clear()
+        cache._parse.cache_clear()
+        return pipeline._lib(tmp_path / "run")
+
+    try:
+        first = fingerprint("A = 1\n")
+        assert fingerprint("A = 1\n") == first and len(parsed) == 1
+        assert fingerprint("A = 1  # a comment\n") == first and len(parsed) == 2
+        assert fingerprint("A = 2\n") != first and len(parsed) == 3
+        for damaged in ("", "[]", "{"):
+            (tmp_path / "run/.code.json").write_text(damaged)
+            assert fingerprint("A = 1\n") == first
+    finally:
+        pipeline._lib.cache_clear()
+        cache._parse.cache_clear()
 
 
 def test_images_are_published_unchanged(monkeypatch):
