@@ -14,7 +14,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-header --no-annotate --quiet
 
 # A value is taken as it was typed: make would expand each `$` in it, and run the command in `$(shell ...)`.
-VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR DATA
+VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR DATA ITEM QUICK
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 # Through the environment, so that it may hold spaces and quotes.
 export $(VARIABLES)
@@ -66,7 +66,8 @@ help:
 	@echo "  make docs                       write the generated pages of docs/ again"
 	@echo "  make notebooks                  execute the committed notebooks again, in place"
 	@echo "  make acceptance DATA=folder     train and check the butterfly recipe on real photos (docs/datasets.md)"
-	@echo "  make bench DATA=folder          accuracy and speed of the cleaning on real photos"
+	@echo "  make bench DATA=folder          accuracy and speed beside other programs: docs/benchmarks.md;"
+	@echo "                                  ITEM=name for one benchmark, QUICK=1 to check results in minutes"
 	@echo "  make gpu-check                  one mixed-precision step and the photos per second on the GPU"
 	@echo "  make setup, lock                install .venv, as every target does first; compile the locks (needs uv)"
 
@@ -191,13 +192,9 @@ acceptance: .data $(TOOLS)
 		--set="model.image_size=160 train.stages.head.epochs=15 train.stages.fine_tune.epochs=20"
 	@CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python tests/acceptance.py
 
-# They read DATA. All of them run, even if the first misses its target.
+# It reads DATA, WEIGHTS, ITEM and QUICK.
 bench: .data $(TOOLS)
-	@status=0; \
-	for benchmark in label_errors.py "near_duplicates.py --photos 12" cleaning.py; do \
-		echo "benchmarks/$$benchmark"; .venv/bin/python benchmarks/$$benchmark || status=1; \
-	done; \
-	exit $$status
+	@CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python benchmarks/run.py
 
 gpu-check: $(SETUP)
 	.venv/bin/python benchmarks/gpu.py

@@ -1,27 +1,25 @@
 """Measure 02_clean: throughput compared with cleanvision, and peak memory with many photos.
 
-Run by `python benchmarks/cleaning.py [folder]`: the folder with `flowers.zip`, by default the environment
-variable `DATA`; without both, synthetic photos are generated. cleanvision (`pip install cleanvision`) is the
-most similar library: it decodes every photo, measures its quality and finds duplicates. Both run alternately
-in the same process, on two cores and the same photos; the first round is a warm-up. Embeddings are disabled,
-because cleanvision has no embeddings. The exit code is 1 if a target is missed.
+Reads `flowers.zip`. cleanvision (`pip install cleanvision`) is the most similar library: it decodes every
+photo, measures its quality and finds duplicates. Both run in turn in the same process, on two cores and the
+same photos. Embeddings are disabled, because cleanvision has no embeddings.
 """
 
-import argparse
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import resource
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
+import measuring
 import numpy as np
 from data import archive
 
@@ -33,8 +31,6 @@ from lib.photos import labels
 CORES, ROUNDS = 2, 3
 # Targets: the ratio of the throughputs, and the growth of the peak memory in MB.
 LEAST_RATIO, MOST_GROWTH = 1.5, 300
-# Number and side in pixels of the synthetic photos for the throughput.
-DRAWN, SIDE = 3000, 227
 # Numbers and side in pixels of the synthetic photos for the peak memory.
 FEW, MANY, SMALL = 2000, 20_000, 64
 SETTINGS = schema.Params.model_validate(
@@ -42,30 +38,27 @@ SETTINGS = schema.Params.model_validate(
 )
 
 
-def main() -> int:
-    """Print the measurements and return the exit code."""
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("folder", type=Path, nargs="?", help="folder with flowers.zip; by default DATA")
-    folder = arguments.parse_args().folder
-    flowers = archive(folder, "flowers.zip") if folder or os.environ.get("DATA") else None
+def measure(data: Path | None, weights: Path | None, *, quick: bool = False) -> dict[str, Any]:
+    """Return the throughputs and the peak memory; `quick` measures fewer photos and once."""
+    flowers = archive(data, "flowers.zip")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     with tempfile.TemporaryDirectory() as scratch:
-        reached = [compare_memory(Path(scratch)), compare_speed(Path(scratch), flowers)]
-    return 0 if all(reached) else 1
+        speed = compare_speed(Path(scratch), flowers, rounds=1 if quick else ROUNDS)
+        return speed | ({} if quick else compare_memory(Path(scratch)))
 
 
-def compare_memory(folder: Path) -> bool:
-    """Print the peak memory with few and with many photos; return whether the growth is below the target."""
+def compare_memory(folder: Path) -> dict[str, Any]:
+    """Return the peak memory with few and with many photos."""
     peaks = {}
     for count in (FEW, MANY):
         draw(folder / str(count), count, SMALL)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             peaks[count] = pool.submit(peak, folder / str(count)).result()
-        print(f"{count:6,} photos of {SMALL} pixels: peak of {peaks[count]:,.0f} MB", flush=True)
-    growth = peaks[MANY] - peaks[FEW]
-    print(f"difference: {growth:,.0f} MB (expected: at most {MOST_GROWTH})", flush=True)
-    return growth <= MOST_GROWTH
+    return {
+        f"peak memory, {MANY:,} photos": measuring.row([peaks[MANY]], "MB"),
+        f"over that of {FEW:,} photos": measuring.row([peaks[MANY] - peaks[FEW]], "MB", at_most=MOST_GROWTH),
+    }
 
 
 def peak(data: Path) -> float:
@@ -75,42 +68,37 @@ def peak(data: Path) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def compare_speed(folder: Path, flowers: Path | None) -> bool:
-    """Print the median throughput of both libraries; return whether their ratio reaches the target."""
-    data = folder / "speed"
-    if flowers:
-        data.mkdir()
-        archives.extract(flowers, data / "raw")
-    else:
-        draw(data, DRAWN, SIDE)
-    count = len(labels.photos(data / "raw"))
-    libraries: dict[str, Callable[[int], None]] = {"02_clean": lambda number: clean(data, str(number))}
+def compare_speed(folder: Path, flowers: Path, *, rounds: int) -> dict[str, Any]:
+    """Return the throughput of both libraries, or of 02_clean if cleanvision is not installed."""
+    raw, numbers = folder / "speed/raw", itertools.count()
+    raw.parent.mkdir()
+    archives.extract(flowers, raw)
+    count = len(labels.photos(raw))
+    programs: dict[str, Callable[[], object]] = {"02_clean": lambda: clean(raw.parent, str(next(numbers)))}
     try:
         from cleanvision import Imagelab
     except ImportError:
-        print("cleanvision is not installed (pip install cleanvision): only 02_clean is measured")
+        rows: dict[str, Any] = {"cleanvision": "not installed (pip install cleanvision)"}
     else:
-        libraries["cleanvision"] = lambda number: find_issues(Imagelab, data / "raw")
-    rates: dict[str, list[float]] = {name: [] for name in libraries}
-    for number in range(ROUNDS + 1 if len(libraries) > 1 else 2):
-        for name, run in libraries.items():
-            start = time.perf_counter()
-            run(number)
-            rates[name].append(count / (time.perf_counter() - start))
-    medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
-    for name, median in medians.items():
-        rounds = ", ".join(f"{rate:.0f}" for rate in rates[name][1:])
-        print(f"{name}: {median:.0f} photos per second (median of {rounds}; {count:,} photos)")
-    if len(medians) < 2:
-        return True
-    ratio = medians["02_clean"] / medians["cleanvision"]
-    print(f"ratio: {ratio:.2f} (expected: at least {LEAST_RATIO})")
-    return ratio >= LEAST_RATIO
+        rows = {}
+        programs["cleanvision"] = lambda: find_issues(Imagelab, raw)
+    seconds = measuring.in_turn(programs, rounds=rounds, warm_up=rounds > 1)
+    rows |= {
+        f"{name}, {count:,} photos": measuring.row(measuring.rates(count, values), "photos/s")
+        for name, values in seconds.items()
+    }
+    if len(seconds) > 1:
+        ratios = measuring.ratios(seconds["cleanvision"], seconds["02_clean"])
+        rows["02_clean over cleanvision"] = measuring.row(ratios, at_least=LEAST_RATIO)
+    return rows
 
 
 def clean(data: Path, content: str) -> None:
     """Clean photos as in 02_clean, without embeddings. A new `content` prevents the use of the cache."""
-    manifest.build(data, SETTINGS, content=content)
+    table = manifest.build(data, SETTINGS, content=content).table
+    corrupt = int(table.status.eq("corrupt").sum())
+    found = len(labels.files(data / "raw"))
+    measuring.check(len(table) == found and not corrupt, f"{len(table)} of {found} photos, {corrupt} corrupt")
 
 
 def find_issues(imagelab: Callable, raw: Path) -> None:
@@ -129,7 +117,3 @@ def draw(data: Path, count: int, side: int) -> None:
         file.write_bytes(
             cv2.imencode(".jpg", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))[1]
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

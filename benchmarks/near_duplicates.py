@@ -1,28 +1,26 @@
 """Measure precision and recall of the search for near-duplicates on real photos and copies of them.
 
-Run by `python benchmarks/near_duplicates.py [folder] [--photos 100] [--choose]`: the folder with
-`flowers.zip`, `butterfly.zip` and `biology.zip`, by default the environment variable `DATA`. Photos are
-sampled from each archive and copied with 20 transforms; each copy is saved as a JPEG and decoded as in
-02_clean. For each transform, `duplicates.find` searches the photos and their copies: a pair of a photo and
-its copy is a true positive, any other pair is a false positive. The thresholds were chosen on flowers, with
-`--choose`; the exit code is 1 if an archive misses a target.
+Reads `flowers.zip`, `butterfly.zip` and `biology.zip`. Photos sampled from each archive are copied with 20
+transforms; each copy is saved as a JPEG and decoded as in 02_clean. For each transform, `duplicates.find`
+searches the photos and their copies: a pair of a photo and its copy is a true positive, any other pair is a
+false positive. The thresholds were chosen on flowers: `python benchmarks/near_duplicates.py` prints precision
+and recall by threshold.
 
 If two of the sampled photos are near-duplicates, they would count as false positives. The second is
 therefore removed, and its name is printed for inspection. Pairs that a person found to be unrelated are in
 `UNRELATED`; these photos are kept and count as errors.
 """
 
-import argparse
 import io
-import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
+import measuring
 import numpy as np
 import pandas as pd
 from data import archive
@@ -35,7 +33,7 @@ from lib.photos import decoding, listing
 
 # The thresholds were chosen on the first archive.
 ARCHIVES = ("flowers", "butterfly", "biology")
-SEED = 0
+SEED, SIZE, FIT = 0, 160, "crop"
 CLEAN = schema.Clean()
 # Thresholds of the two baselines, chosen on flowers for a precision of 0.98.
 ONLY_HASH, ONLY_COSINE = 10, 0.85
@@ -172,15 +170,15 @@ class Collection:
         return np.concatenate([np.arange(self.count) + kind * self.count for kind in kinds])
 
 
-def collect(path: Path, folder: Path, *, limit: int, size: int, fit: str) -> Collection:
+def collect(path: Path, folder: Path, *, limit: int) -> Collection:
     """Sample photos of an archive, copy them, and decode and embed photos and copies as in 02_clean."""
     random = np.random.default_rng(SEED)
     rows: list[tuple[int, str, str, str]] = []
     squares: list[np.ndarray] = []
 
     def add(name: str, kind: int, data: bytes) -> None:
-        image, _ = decoding.decode(data, side=size)
-        squares.append(decoding.resize(image, size=size, fit=fit))
+        image, _ = decoding.decode(data, side=SIZE)
+        squares.append(decoding.resize(image, size=SIZE, fit=FIT))
         rows.append((kind, name, f"{kind}:{name}", decoding.perceptual_hash(image)))
 
     with zipfile.ZipFile(path) as source:
@@ -194,7 +192,7 @@ def collect(path: Path, folder: Path, *, limit: int, size: int, fit: str) -> Col
     table = pd.DataFrame(rows, columns=["kind", "path", "sha1", "phash"])
     order = table.sort_values(["kind", "path"]).index.to_numpy()
     table, images = table.loc[order].reset_index(drop=True), np.stack(squares)[order]
-    vectors = embeddings.of_photos(table.sha1, images, fit=fit, folder=folder)
+    vectors = embeddings.of_photos(table.sha1, images, fit=FIT, folder=folder)
     return without_pairs(Collection(len(table) // (1 + len(COPIES)), table, images, vectors), folder)
 
 
@@ -294,55 +292,37 @@ def choose(photos: Collection, folder: Path) -> None:
             print(f"  {name} {threshold:5.2f}   precision {precision:.4f}   recall {recall:.4f}")
 
 
-def report(results: dict[str, pd.DataFrame]) -> bool:
-    """Print precision and recall on each archive by hash, by cosine, and by `lib.clean.duplicates`.
+def measure(data: Path | None, weights: Path | None, *, quick: bool = False) -> dict[str, Any]:
+    """Return precision and recall on each archive by hash, by cosine and by `lib.clean.duplicates`.
 
-    Returns:
-        Whether `lib.clean.duplicates` reaches its targets on each archive.
+    Args:
+        data: folder of the archives; if `None`, the environment variable `DATA`.
+        weights: not used.
+        quick: whether to sample 12 photos of the first archive instead of 100 photos of each.
     """
-    methods = {
+    methods: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
         f"only hash, {ONLY_HASH} bits": lambda pairs: pairs.bits <= ONLY_HASH,
         f"only cosine, {ONLY_COSINE}": lambda pairs: pairs.cosine >= ONLY_COSINE,
-        "lib.clean.duplicates": lambda pairs: pairs.predicted,
     }
-    print(f"\n{'':36}" + "".join(f"{name:>24}" for name in methods))
-    for name, pairs in results.items():
-        scores = [score(pairs, method(pairs)) for method in methods.values()]
-        print(f"{name + ', precision':36}" + "".join(f"{precision:24.4f}" for precision, _ in scores))
-        print(f"{name + ', recall':36}" + "".join(f"{recall:24.4f}" for _, recall in scores))
-    print("\nrecall of lib.clean.duplicates by copy    " + "".join(f"{name:>12}" for name in results))
-    for title in COPIES:
-        values = (pairs[pairs.true & pairs.kind.eq(title)].predicted.mean() for pairs in results.values())
-        print(f"  {title:40}" + "".join(f"{value:12.3f}" for value in values))
-    scores = [score(pairs, pairs.predicted) for pairs in results.values()]
-    return all(precision >= PRECISION and recall >= RECALL for precision, recall in scores)
-
-
-def main() -> int:
-    """Print the measurements and return the exit code."""
-    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("folder", type=Path, nargs="?", help="folder of the archives; by default DATA")
-    arguments.add_argument("--photos", type=int, default=100, help="photos drawn from each archive")
-    arguments.add_argument("--size", type=int, default=160, help="side of the resized photos, in pixels")
-    arguments.add_argument("--fit", default="crop", choices=["crop", "stretch", "pad"], help="fit")
-    arguments.add_argument("--choose", action="store_true", help="also print figures by threshold")
-    options = arguments.parse_args()
-    paths = {name: archive(options.folder, f"{name}.zip") for name in ARCHIVES}
-    results = {}
-    for name, path in paths.items():
+    rows: dict[str, Any] = {}
+    for name in ARCHIVES[:1] if quick else ARCHIVES:
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            photos = collect(path, Path(folder), limit=options.photos, size=options.size, fit=options.fit)
-            if options.choose and name == ARCHIVES[0]:
-                choose(photos, Path(folder))
-            results[name] = compare(photos, Path(folder))
-            seconds = time.perf_counter() - start
-            print(
-                f"{name}: {photos.count} photos, {len(photos.table):,} with copies, {seconds:.0f} s",
-                flush=True,
-            )
-    return 0 if report(results) else 1
+            photos = collect(archive(data, f"{name}.zip"), Path(folder), limit=12 if quick else 100)
+            pairs = compare(photos, Path(folder))
+        precision, recall = score(pairs, pairs.predicted)
+        measuring.check(precision > 0.9 and recall > 0.8, f"precision {precision:.2f}, recall {recall:.2f}")
+        rows[f"{name}, {photos.count} photos"] = {
+            "precision": measuring.row([precision], at_least=PRECISION),
+            "recall": measuring.row([recall], at_least=RECALL),
+        } | {
+            method: "precision {:.3f}, recall {:.3f}".format(*score(pairs, predict(pairs)))
+            for method, predict in methods.items()
+        }
+        by_copy = pairs[pairs.true].groupby("kind").predicted.mean()
+        rows[f"{name}, {photos.count} photos"]["lowest recall"] = f"{by_copy.min():.2f}, {by_copy.idxmin()}"
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with tempfile.TemporaryDirectory() as scratch:
+        choose(collect(archive(None, f"{ARCHIVES[0]}.zip"), Path(scratch), limit=100), Path(scratch))

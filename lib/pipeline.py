@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import prerequisites
-from lib.core import cache, engine, files, locks, params, privacy, schema, steps
+from lib.core import cache, engine, files, hashes, locks, params, privacy, schema, steps
 from lib.photos import listing
 
 NOTEBOOKS = params.ROOT / "notebooks"
@@ -91,7 +91,7 @@ class Runner:
     def inputs(self, step: steps.Step) -> dict[str, str]:
         """Return the fingerprint of each dependency of a step by name."""
         run = self._run_of(step)
-        values = {"the notebook": _cells(self.notebooks / f"{step.name}.ipynb"), "lib": _lib()}
+        values = {"the notebook": _cells(self.notebooks / f"{step.name}.ipynb"), "lib": _lib(run.folder)}
         for key in step.parameters:
             values[f"parameter {key}"] = cache.fingerprint(params.pick(self.settings, key))
         if "train" in step.parameters:
@@ -99,9 +99,12 @@ class Runner:
             values["KERAS_BACKEND"] = engine.name()
         values |= dict.fromkeys(step.reads, "missing") | run.sha256(step.reads)
         for key, path in self._user_files(step):
-            values[f"the file or folder of {key}"] = _listing(path, self.settings.source.ignore)
+            names = _names(path, self.settings.source.ignore)
+            values[f"the file or folder of {key}"] = hashes.of_folder(path, names, tables=run.data)
         for name in step.reads_of_runs:
-            values |= {f"{name} of {path.parent.name}": steps.sha256(path) for path in steps.of_runs(name)}
+            paths = [path.relative_to(steps.outputs()).as_posix() for path in steps.of_runs(name)]
+            digests = hashes.of_files(steps.outputs(), paths, table=run.folder / hashes.TABLE)
+            values |= {f"{name} of {Path(path).parent}": digest for path, digest in digests.items()}
         return values
 
     def write_report(self) -> Path:
@@ -214,8 +217,9 @@ class Runner:
 
     def _executed(self) -> dict[str, str]:
         """Return the SHA-256 of the executed notebooks of the run by name, in order."""
-        paths = sorted(self.folder.glob("*.ipynb"))
-        return {path.stem: steps.sha256(path) for path in paths if path.suffixes == [".ipynb"]}
+        names = sorted(path.name for path in self.folder.glob("*.ipynb") if path.suffixes == [".ipynb"])
+        digests = hashes.of_files(self.folder, names, table=self.folder / hashes.TABLE)
+        return {Path(name).stem: digest for name, digest in digests.items()}
 
     def _report_is_stale(self) -> bool:
         reported = steps.provenance(self.folder)["report"]
@@ -229,19 +233,26 @@ def _cells(notebook: Path) -> str:
     return cache.fingerprint(["".join(cell["source"]) for cell in others])
 
 
+def _names(path: Path, ignore: list[str]) -> list[str]:
+    """Return the relative paths of the files in a folder, without hidden folders; empty for a file."""
+    if not path.is_dir():
+        return []
+    contents = listing.Folder(path, ignore=ignore)
+    return [contents.on_disk(name) for name in contents.paths]
+
+
 @functools.cache
-def _lib() -> str:
-    return cache.code_of_files(sorted((params.ROOT / "lib").rglob("*.py")))
-
-
-def _listing(path: Path, ignore: list[str]) -> str:
-    """Return a fingerprint of the names, sizes and modification times of a file or folder."""
-    paths = {"": path} if path.is_file() else {}
-    if path.is_dir():
-        contents = listing.Folder(path, ignore=ignore)
-        paths = {name: contents.path(name) for name in contents.paths}
-    stats = [(name, file.stat()) for name, file in paths.items()]
-    return cache.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+def _lib(folder: Path) -> str:
+    """Return the fingerprint of the executable code of lib, stored in a folder because it takes long."""
+    paths, stored = sorted((params.ROOT / "lib").rglob("*.py")), folder / ".code.json"
+    content = cache.fingerprint(sys.version, [files.file_sha256(path) for path in paths])
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if code := files.read_json(stored).get(content):
+            return code
+    code = cache.code_of_files(paths)
+    with contextlib.suppress(OSError):
+        files.write_json(stored, {content: code})
+    return code
 
 
 def _remove_record(run: steps.Run) -> None:

@@ -110,11 +110,16 @@ def test_a_target_that_needs_real_photos_names_the_folder_that_it_expects(projec
     assert message.endswith("docs/datasets.md describes where to get them")
 
 
-def test_every_benchmark_is_run_although_the_first_misses_its_target(project):
+@pytest.mark.parametrize("value", VALUES)
+def test_the_benchmarks_get_their_variables_as_they_were_typed(project, value):
     python = project / ".venv/bin/python"
-    python.write_text("#!/bin/sh\nexit 1\n")
-    done, _ = make(project, "bench", "DATA=params")
-    assert done.returncode == 2 and done.stdout.count("benchmarks/") == 3
+    python.write_text(
+        '#!/bin/sh\nprintf "%s|%s|%s|%s" "$ITEM" "$QUICK" "$WEIGHTS" "$CHRYSALIS_OUTPUTS"\nexit 1\n'
+    )
+    words = [f"{name}={value}" for name in ("ITEM", "QUICK", "WEIGHTS", "OUTPUTS")]
+    done, _ = make(project, "bench", "DATA=params", *words)
+    assert done.returncode == 2 and done.stdout == "|".join([value] * 4)
+    assert not list(project.rglob("pwned"))
 
 
 @pytest.mark.parametrize(

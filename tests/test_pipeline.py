@@ -1,6 +1,5 @@
 """The runner: it executes the steps that are out of date, and keeps the last results if a notebook fails."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from lib import pipeline
 from lib.clean import decisions
-from lib.core import files, params, schema, steps
+from lib.core import cache, files, params, schema, steps
 
 ONE = steps.Step("one", parameters=("seed", "source"), writes=("one.txt",))
 TWO = steps.Step("two", parameters=("evaluate",), reads=("one.txt",), writes=("two.txt",))
@@ -163,7 +162,7 @@ def test_published_files_contain_no_folder_of_this_machine(place, monkeypatch):
     assert not any(key in cell.metadata for cell in book.cells for key in ("papermill", "execution"))
 
 
-def test_files_of_the_user_are_compared_by_size_and_time(place, monkeypatch):
+def test_files_of_the_user_are_compared_by_content(place, monkeypatch):
     archive = place / "photos.zip"
     archive.write_bytes(b"zip")
     monkeypatch.setenv("CHRYSALIS_ARCHIVE", str(archive))
@@ -176,6 +175,8 @@ def test_files_of_the_user_are_compared_by_size_and_time(place, monkeypatch):
 
     before = named()
     assert list(before) == ["the file or folder of source.archive"] and named() == before
+    os.utime(archive, (0, 0))
+    assert named() == before
     archive.write_bytes(b"another")
     assert named() != before
 
@@ -351,6 +352,33 @@ def test_pictures_are_published_unchanged(place, monkeypatch):
     assert str(place) not in shown.data["text/html"] and printed.text == "~/x /tmpx\n"
 
 
+def test_the_code_is_parsed_again_only_if_a_file_of_lib_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    (tmp_path / "lib").mkdir()
+    module = tmp_path / "lib/a.py"
+    parsed = []
+    code_of_files = cache.code_of_files
+    monkeypatch.setattr(cache, "code_of_files", lambda paths: parsed.append(1) or code_of_files(paths))
+
+    def fingerprint(text):
+        module.write_text(text)
+        pipeline._lib.cache_clear()
+        cache._parse.cache_clear()
+        return pipeline._lib(tmp_path / "run")
+
+    try:
+        first = fingerprint("A = 1\n")
+        assert fingerprint("A = 1\n") == first and len(parsed) == 1
+        assert fingerprint("A = 1  # a comment\n") == first and len(parsed) == 2
+        assert fingerprint("A = 2\n") != first and len(parsed) == 3
+        for damaged in ("", "[]", "{"):
+            (tmp_path / "run/.code.json").write_text(damaged)
+            assert fingerprint("A = 1\n") == first
+    finally:
+        pipeline._lib.cache_clear()
+        cache._parse.cache_clear()
+
+
 def test_a_step_depends_on_masks_in_the_source(place):
     step = replace(THREE, user_files=("gradcam.masks",))
     this = runner(place, {"gradcam": {"masks": "masks"}}, only=(step,))
@@ -487,8 +515,25 @@ def test_lib_is_imported_if_the_current_folder_has_a_lib_of_its_own(tmp_path):
     assert not done.stdout.startswith(str(tmp_path))
 
 
-def test_an_up_to_date_run_needs_no_tensorflow():
-    heavy = "('tensorflow', 'papermill', 'nbconvert', 'optuna')"
-    code = f"import sys, json, lib.__main__; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert json.loads(done.stdout) == []
+def test_an_up_to_date_run_imports_no_backend_and_no_tables(place, kernel):
+    heavy = "('tensorflow', 'keras', 'papermill', 'nbconvert', 'optuna', 'sklearn', 'pandas', 'numpy')"
+    code = f"""
+import sys
+from pathlib import Path
+from lib import pipeline
+from lib.core import params, steps
+from lib.__main__ import main
+one = steps.Step("one", parameters=("seed", "source"), writes=("one.txt",))
+pipeline.Runner(params.load("demo"), {{}}, sequence=(one,), notebooks=Path("notebooks")).run()
+assert main(["why", "demo"]) == 0
+print([name for name in {heavy} if name in sys.modules])"""
+    runner(place, only=(ONE,)).run()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(params.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "one          up to date" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

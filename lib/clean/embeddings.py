@@ -4,6 +4,8 @@ Near-duplicates, outliers, label issues and nearest neighbours use the same embe
 embedded only once. They are resized to the same side first, so that distances are comparable in all runs.
 """
 
+import contextlib
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
-from lib.core import cache, progress, schema
+from lib.core import cache, prefetch, progress, schema
 from lib.networks import backbones, backend, models
 from lib.networks.backend import keras
 from lib.photos import decoding
@@ -122,15 +124,33 @@ def network(settings: schema.Model, pool: str = "average_pooling") -> keras.Mode
 
 def _embed(images: np.ndarray, settings: schema.Model, path: Path, *, pool: str) -> None:
     """Write the embeddings of photos to an `.npy` file, a batch at a time."""
-    size, model = settings.image_size, network(settings, pool)
-    with path.open("wb") as file, progress.Bar(len(images), "embed") as bar:
+    weights = backbones.weights_identity(settings.weights)
+    model = _last_network(settings.model_dump_json(), weights, pool)
+    starts, batch_size = range(0, len(images), BATCH_SIZE), min(BATCH_SIZE, len(images))
+
+    def resized(start: int) -> np.ndarray:
+        batch = images[start : start + BATCH_SIZE]
+        batch = np.stack([decoding.resize(image, size=settings.image_size, fit="stretch") for image in batch])
+        return prefetch.padded(batch.astype(np.float32), batch_size)
+
+    with (
+        path.open("wb") as file,
+        progress.Bar(len(images), "embed") as bar,
+        decoding.single_thread(),
+        contextlib.closing(prefetch.in_order(resized, starts)) as batches,
+    ):
         cache.begin_array(file, (len(images), *model.output_shape[1:]), dtype=np.float32)
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = images[start : start + BATCH_SIZE]
-            batch = np.stack([decoding.resize(image, size=size, fit="stretch") for image in batch])
-            file.write(backend.outputs(model, batch).tobytes())
+        for start, batch in zip(starts, batches, strict=True):
+            count = min(BATCH_SIZE, len(images) - start)
+            file.write(backend.outputs(model, batch)[:count].tobytes())
             decoding.release(images)
-            bar.step(len(batch))
+            bar.step(count)
+
+
+@functools.lru_cache(maxsize=1)
+def _last_network(settings: str, weights: str | None, pool: str) -> keras.Model:
+    """Return the network of the last call, which is traced already, if settings and weights are the same."""
+    return network(schema.Model.model_validate_json(settings), pool)
 
 
 def neighbours(embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

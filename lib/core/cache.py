@@ -10,11 +10,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO
 
 from lib.core import files
+
+if TYPE_CHECKING:
+    # Imported in the functions that need it: a run that is up to date starts faster without it.
+    import numpy as np
 
 PACKAGE = Path(__file__).parents[1]
 # Packages and modules of lib whose code is not part of the keys, because it does not change cached results:
@@ -22,8 +24,10 @@ PACKAGE = Path(__file__).parents[1]
 EXCLUDED = (
     "core.cache",
     "core.files",
+    "core.hashes",
     "core.locks",
     "core.params",
+    "core.prefetch",
     "core.progress",
     "core.schema",
     "core.steps",
@@ -125,13 +129,15 @@ class _Executable(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def arrays(path: Path, compute: Callable[[], "dict[str, np.ndarray]"]) -> "dict[str, np.ndarray]":
     """Return the arrays in an `.npz` file. If it is missing or damaged, compute the arrays and write it.
 
     Args:
         path: path of the file, whose name contains the key of the content.
         compute: function that returns the arrays by name.
     """
+    import numpy as np
+
     stored = load_arrays(path)
     if stored is None:
         computed = stored = compute()
@@ -140,11 +146,13 @@ def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
     return stored
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+def load_arrays(path: Path) -> "dict[str, np.ndarray] | None":
     """Return the arrays of an `.npz` file by name, or None if it is missing or damaged.
 
     A damaged file is removed, and a message with its name is printed.
     """
+    import numpy as np
+
     if not path.is_file():
         return None
     try:
@@ -227,7 +235,7 @@ def _remove_damaged(path: Path) -> None:
     files.remove(path)
 
 
-def begin_array(file: BinaryIO, shape: tuple[int, ...], *, dtype: type[np.generic]) -> None:
+def begin_array(file: BinaryIO, shape: tuple[int, ...], *, dtype: "type[np.generic]") -> None:
     """Write the header of an `.npy` file. The caller then writes the bytes of the array in C order.
 
     Unlike a writable memory map, the file does not count as memory of the process, and a full disk raises an
@@ -241,6 +249,8 @@ def begin_array(file: BinaryIO, shape: tuple[int, ...], *, dtype: type[np.generi
     Raises:
         NoSpace: if the array does not fit on the disk.
     """
+    import numpy as np
+
     element = np.dtype(dtype)
     path = Path(file.name)
     files.require_space(path.parent, math.prod(shape) * element.itemsize, action=f"writing {path.name}")

@@ -12,15 +12,17 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pydantic
 import yaml
 from pydantic_core import to_jsonable_python
 
 from lib.core import privacy, problems, reference
 from lib.core.schema import BACKBONES, HEAD, NAME, RESERVED, STAGES, Params, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
@@ -220,7 +222,7 @@ def pick(params: Params, key: str) -> Any:
     return privacy.public(to_jsonable_python(value))
 
 
-def table(params: Params, *keys: str) -> pd.DataFrame:
+def table(params: Params, *keys: str) -> "pd.DataFrame":
     """Return a table of the resolved values of sections or keys, without null and empty values.
 
     Args:
@@ -230,6 +232,9 @@ def table(params: Params, *keys: str) -> pd.DataFrame:
     Returns:
         A table with the index `parameter` (dotted key) and the columns `value` and `meaning`.
     """
+    # Imported here because the import takes a third of a second.
+    import pandas as pd
+
     rows = [row for key in keys for row in _rows(key, pick(params, key))]
     return pd.DataFrame(rows, columns=["parameter", "value", "meaning"]).set_index("parameter")
 

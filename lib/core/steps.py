@@ -1,7 +1,6 @@
 """The steps of the pipeline, the run that a step belongs to, and the record of its execution."""
 
 import contextlib
-import functools
 import os
 import platform
 import subprocess
@@ -12,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-import pandas as pd
+from lib.core import engine, files, hashes, locks, params, schema
 
-from lib.core import engine, files, locks, params, schema
+if TYPE_CHECKING:
+    # A run that is up to date needs no tables.
+    import pandas as pd
 
 PACKAGES = (
     "keras",
@@ -269,7 +270,9 @@ class Run:
 
     def sha256(self, names: Iterable[str]) -> dict[str, str]:
         """Return the SHA-256 of the existing files of the run by name."""
-        return {name: sha256(self.path(name)) for name in names if self.path(name).is_file()}
+        paths = {name: os.path.relpath(self.path(name), self.folder) for name in names}
+        digests = hashes.of_files(self.folder, paths.values(), table=self.folder / hashes.TABLE)
+        return {name: digests[path] for name, path in paths.items() if path in digests}
 
 
 def start(settings: schema.Params, step: Step) -> Run:
@@ -291,7 +294,7 @@ def start(settings: schema.Params, step: Step) -> Run:
     return run
 
 
-def parameters(run: Run) -> pd.DataFrame:
+def parameters(run: Run) -> "pd.DataFrame":
     """Return a table of the resolved parameters that the step uses, for its notebook."""
     return params.table(run.settings, *run.step.parameters)
 
@@ -305,17 +308,6 @@ def provenance(folder: Path) -> Provenance:
     if not isinstance(record, dict) or not isinstance(record.get("steps"), dict):
         return {"steps": {}, "report": {}}
     return {"steps": record["steps"], "report": record.get("report", {})}
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, cached until its size or modification time changes."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1000)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    return files.file_sha256(path)
 
 
 def _hardware() -> dict[str, Any]:

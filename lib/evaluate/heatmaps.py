@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from lib.core import files
+from lib.core import files, prefetch
 from lib.networks import backend, models
 from lib.networks.backend import keras
 from lib.photos import decoding
@@ -43,10 +43,12 @@ def compute(network: keras.Model, images: np.ndarray, *, targets: np.ndarray) ->
     """
     below, above = _parts(network)
     size = images.shape[1:3][::-1]
-    result = []
+    batch_size, result = min(BATCH_SIZE, len(images)), []
     for start in range(0, len(images), BATCH_SIZE):
-        part = slice(start, start + BATCH_SIZE)
-        coarse = _coarse(backend.outputs(below, images[part]), above, targets=targets[part])
+        batch = images[start : start + BATCH_SIZE]
+        classes = prefetch.padded(targets[start : start + BATCH_SIZE], batch_size)
+        features = backend.outputs(below, prefetch.padded(batch, batch_size))
+        coarse = _coarse(features, above, targets=classes)[: len(batch)]
         result += [cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR) for heatmap in coarse]
     maps = np.stack(result) if result else np.empty((0, *images.shape[1:3]), np.float32)
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-9)

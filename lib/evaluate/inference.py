@@ -1,8 +1,10 @@
 """Predict the photos of a run, or of a folder, with a trained network."""
 
+import contextlib
+import functools
+import itertools
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from lib.clean import photoset
-from lib.core import cache, files, metrics, progress
+from lib.core import cache, files, metrics, prefetch, progress
 from lib.networks import backend, cards, models
 from lib.networks.backend import keras
 from lib.photos import decoding, labels
-from lib.train import dataset
 
 # Photos of a folder that are in memory at a time.
 BATCH_SIZE = 32
@@ -85,9 +86,8 @@ def of_rows(
     )
 
     def compute() -> dict[str, np.ndarray]:
-        return {
-            "probabilities": _predict(network, photos.images, rows=rows, batch_size=batch_size, views=views)
-        }
+        size = min(batch_size, len(rows))
+        return {"probabilities": _predict(network, photos.images, rows=rows, batch_size=size, views=views)}
 
     return cache.arrays(folder / f"predictions-{key}.npz", compute)["probabilities"]
 
@@ -105,15 +105,24 @@ def _predict(
     batch_size: int,
     views: Sequence[tuple[float, bool]],
 ) -> np.ndarray:
-    """Predict rows of photos; halve the batch size when memory is exhausted, and continue with that batch."""
-    parts: list[np.ndarray] = []
+    """Predict rows of photos; halve the batch size when memory is exhausted, and continue with that batch.
+
+    Threads prepare the views of the next batches while the network computes.
+    """
+    # A plain view: the rows of a memory map are slow to make.
+    images, parts = np.asarray(images), list[np.ndarray]()
     done = 0
     while done < len(rows):
+        batches = [rows[start : start + batch_size] for start in range(done, len(rows), batch_size)]
+        make = functools.partial(_views_of_batch, images, size=batch_size, views=views)
         try:
-            with dataset.evaluation(images, rows[done:], batch_size=batch_size) as batches:
-                for batch in batches:
-                    parts.append(_mean(network, batch, views=views))
-                    done += len(parts[-1])
+            with (
+                decoding.single_thread(),
+                contextlib.closing(prefetch.in_order(make, batches)) as prepared,
+            ):
+                for batch, viewed in zip(batches, prepared, strict=True):
+                    parts.append(_mean(network, viewed)[: len(batch)])
+                    done += len(batch)
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
@@ -126,11 +135,17 @@ def _predict(
     return np.concatenate(parts)
 
 
-def _mean(network: keras.Model, batch: np.ndarray, *, views: Sequence[tuple[float, bool]]) -> np.ndarray:
-    """Return the mean probabilities over the views, `float32` of shape `(len(batch), classes)`."""
-    probabilities = [
-        backend.outputs(network, _view(batch, fraction, mirrored=mirrored)) for fraction, mirrored in views
-    ]
+def _views_of_batch(
+    images: np.ndarray, rows: np.ndarray, *, size: int, views: Sequence[tuple[float, bool]]
+) -> list[np.ndarray]:
+    """Return the views of rows of photos, `float32` each of shape `(size, side, side, 3)`."""
+    batch = prefetch.padded(images[rows].astype(np.float32, copy=False), size)
+    return [np.ascontiguousarray(_view(batch, fraction, mirrored=mirrored)) for fraction, mirrored in views]
+
+
+def _mean(network: keras.Model, views: list[np.ndarray]) -> np.ndarray:
+    """Return the mean probabilities over the views of a batch, `float32` of shape `(size, classes)`."""
+    probabilities = [backend.outputs(network, view) for view in views]
     return np.asarray(np.mean(probabilities, axis=0, dtype=np.float32))
 
 
@@ -177,9 +192,14 @@ def of_folder(run: Path, folder: Path, *, replaces: Path | None = None) -> pd.Da
     network = models.load(run / "model.keras", card)
     views, parts = views_of(run), []
     minimum = files.read_json(run / "params.json").get("clean", {}).get("minimum_side", 1)
-    with progress.Bar(len(paths), "predict") as bar:
-        for photos in _read_parts([folder / path for path in paths], card, minimum=minimum):
-            parts.append(_part(photos, card, network=network, views=views))
+    size = min(BATCH_SIZE, len(paths))
+    read = functools.partial(_read, card=card, minimum=minimum)
+    reading = prefetch.in_order(
+        read, [folder / path for path in paths], threads=os.cpu_count() or 1, ahead=2 * size
+    )
+    with progress.Bar(len(paths), "predict") as bar, contextlib.closing(reading), decoding.single_thread():
+        while photos := list(itertools.islice(reading, size)):
+            parts.append(_part(photos, card, network=network, views=views, size=size))
             bar.step(len(photos))
     rows = pd.concat(parts, ignore_index=True)
     rows.insert(0, "filename", names)
@@ -197,14 +217,6 @@ class _Photo(NamedTuple):
 
     pixels: np.ndarray | None
     problem: str
-
-
-def _read_parts(paths: list[Path], card: cards.ModelCard, *, minimum: int) -> Iterator[list[_Photo]]:
-    """Read files in parallel, a batch at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), BATCH_SIZE):
-            part = paths[start : start + BATCH_SIZE]
-            yield list(pool.map(lambda path: _read(path, card, minimum=minimum), part))
 
 
 def _read(path: Path, card: cards.ModelCard, *, minimum: int) -> _Photo:
@@ -230,7 +242,12 @@ def _remarks(photo: decoding.Decoded, card: cards.ModelCard, *, minimum: int) ->
 
 
 def _part(
-    photos: list[_Photo], card: cards.ModelCard, *, network: keras.Model, views: Sequence[tuple[float, bool]]
+    photos: list[_Photo],
+    card: cards.ModelCard,
+    *,
+    network: keras.Model,
+    views: Sequence[tuple[float, bool]],
+    size: int,
 ) -> pd.DataFrame:
     """Return the rows of a batch of files, with empty labels for those that could not be read."""
     part = pd.DataFrame({"label": "", "confidence": 0.0, "problem": [photo.problem for photo in photos]})
@@ -238,7 +255,7 @@ def _part(
     if any(read):
         images = np.stack([photo.pixels for photo in photos if photo.pixels is not None])
         rows = np.arange(len(images))
-        probabilities = _predict(network, images, rows=rows, batch_size=BATCH_SIZE, views=views)
+        probabilities = _predict(network, images, rows=rows, batch_size=size, views=views)
         probabilities = metrics.apply_temperature(probabilities, card["temperature"])
         part.loc[read, "label"] = np.take(card["classes"], probabilities.argmax(axis=1))
         part.loc[read, "confidence"] = probabilities.max(axis=1).round(4)

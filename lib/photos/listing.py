@@ -71,9 +71,13 @@ class Folder:
             pending += self._list(pending.pop())
         self.paths.sort()
 
+    def on_disk(self, path: str) -> str:
+        """Return a path as it is on the disk, which may not be UTF-8."""
+        return self._on_disk.get(path, path)
+
     def path(self, path: str) -> Path:
         """Return the path of a file on the disk."""
-        return self.root / self._on_disk.get(path, path)
+        return self.root / self.on_disk(path)
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         with self.path(path).open("rb") as file:

@@ -12,6 +12,12 @@ from lib.networks import backend, efficientnet_lite
 SETTINGS = schema.Model(image_size=32)
 
 
+@pytest.fixture(autouse=True)
+def no_network():
+    """No network of an earlier test."""
+    embeddings._last_network.cache_clear()
+
+
 class Means:
     """Stands for the network: the mean colour of each photo."""
 

@@ -160,13 +160,14 @@ def test_a_record_that_is_missing_damaged_or_of_an_earlier_version_is_empty(tmp_
     assert steps.provenance(tmp_path) == {"steps": {}, "report": {}}
 
 
-def test_a_hash_is_read_again_when_size_or_time_has_changed(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("one")
-    before = steps.sha256(path)
-    assert before == files.file_sha256(path)
-    path.write_text("other")
-    assert steps.sha256(path) == files.file_sha256(path) != before
+def test_hashes_of_a_run_are_those_of_its_files_and_of_its_source(outputs):
+    run = steps.start(settings(), steps.TRAIN)
+    fill(run)
+    names = ("source.json", "model.json")
+    for content in ("one", "other"):
+        for name in names:
+            run.path(name).write_text(f"{name} {content}")
+        assert run.sha256((*names, "gone")) == {name: files.file_sha256(run.path(name)) for name in names}
 
 
 def test_no_record_holds_a_path_of_this_machine(outputs):
