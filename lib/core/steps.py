@@ -18,10 +18,13 @@ import pandas as pd
 
 from lib.core import engine, files, locks, params, schema
 
+# OpenCV has several distributions.
 PACKAGES = (
     "keras",
     "numpy",
     "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
     "pillow",
     "scikit-learn",
     "pandas",
@@ -241,7 +244,7 @@ class Run:
             "outputs": self.sha256((*self.step.writes, *more)),
             "git": _git(),
             "python": platform.python_version(),
-            "packages": {name: metadata.version(name) for name in (engine.name(), *PACKAGES)},
+            "packages": _versions((engine.name(), *PACKAGES)),
             "hardware": _hardware(),
         }
 
@@ -298,6 +301,15 @@ def sha256(path: Path) -> str:
 @functools.lru_cache(maxsize=1000)
 def _sha256(path: Path, size: int, modified: int) -> str:
     return files.file_sha256(path)
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the installed packages by name."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _hardware() -> dict[str, Any]:

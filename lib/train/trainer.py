@@ -255,8 +255,11 @@ class Trainer:
             variables = [variable for variable in variables if "gradient_accumulator" not in variable.path]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        # The optimizer counts batches, of which an epoch has more since then.
-        self.compiled.optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
+        if self.state.batch_sizes[-1]["from_epoch"] == len(self.state.history) + 1:
+            # The optimizer counts batches, of which an epoch has more since then. With 16-bit floats, it is
+            # the inner optimizer that counts, and it skips batches with infinite gradients.
+            optimizer = getattr(self.compiled.optimizer, "inner_optimizer", self.compiled.optimizer)
+            optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
 
     def _save(self, *, stage: int, epoch: int) -> None:
         self.state.stage, self.state.epoch = stage, epoch
