@@ -129,7 +129,9 @@ def part_environment(part: str, setting: str, environment: Mapping[str, str]) ->
     if setting == "small":
         flags = f"{environment.get('XLA_FLAGS', '')} {QUICK_COMPILATION}".strip()
         return {**environment, "XLA_FLAGS": flags}
-    return {**environment, "XLA_PYTHON_CLIENT_MEM_FRACTION": FRACTION} if part == "memory" else {**environment}
+    return (
+        {**environment, "XLA_PYTHON_CLIENT_MEM_FRACTION": FRACTION} if part == "memory" else {**environment}
+    )
 
 
 def run(part: str, setting: str, environment: Mapping[str, str], scratch: Path) -> list[Row]:

@@ -295,7 +295,9 @@ def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager
     """The scale of the loss belongs to the state. Steps with infinite gradients are skipped."""
     scaled = partial(keras.optimizers.LossScaleOptimizer, initial_scale=scale)
     optimizer = trainer.schedules.optimizer
-    monkeypatch.setattr(trainer.schedules, "optimizer", lambda *args, **options: scaled(optimizer(*args, **options)))
+    monkeypatch.setattr(
+        trainer.schedules, "optimizer", lambda *args, **options: scaled(optimizer(*args, **options))
+    )
     settings, photos = make_settings(ONE_STAGE), make_photos()
     whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
     interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=3)
@@ -547,7 +549,9 @@ def test_half_the_batch_size_has_the_rates_of_the_whole_batch_in_float16(tmp_pat
     narrow = training.fit(settings, photos, folder=tmp_path / "narrow")
     assert narrow.batch_size == 4
     np.testing.assert_allclose(narrow.history.learning_rate, roomy.history.learning_rate, rtol=1e-5)
-    np.testing.assert_allclose(narrow.history[["loss", "val_loss"]], roomy.history[["loss", "val_loss"]], atol=0.02)
+    np.testing.assert_allclose(
+        narrow.history[["loss", "val_loss"]], roomy.history[["loss", "val_loss"]], atol=0.02
+    )
 
 
 def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
