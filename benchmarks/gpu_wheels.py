@@ -100,8 +100,8 @@ def pinned(lock: str, names: set[str]) -> dict[str, str]:
             lines[name] = f"{name}{requirement.specifier} {hashes}"
     if missing := sorted(names - lines.keys()):
         raise ValueError(
-            f"requirements.txt: expected a version of {', '.join(missing)}. Received: none. Run `make lock`, or "
-            "add the package to MACHINE or UNUSED in benchmarks/gpu_wheels.py"
+            f"requirements.txt: expected a version of {', '.join(missing)}. Received: none. Run `make lock`, "
+            "or add the package to MACHINE or UNUSED in benchmarks/gpu_wheels.py"
         )
     return lines
 
