@@ -199,4 +199,6 @@ def write(folder: Path, rows: list[Row], setting: str) -> None:
 
 
 if __name__ == "__main__":
+    # An exception, so that the part that runs is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

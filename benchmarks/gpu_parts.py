@@ -33,8 +33,9 @@ from lib.train import batches, dataset, trainer, training
 RECIPES = {"butterfly": 75, "flowers": 5, "biology": 100, "imagenet100": 100}
 # What makes the demo, and the steps of a recipe, small enough for a CPU.
 SMALL_DEMO = (
-    "source.photos_per_class=8 clean.embeddings=false model.image_size=64 train.stages.head.epochs=2 "
-    "train.stages.fine_tune.epochs=1 evaluate.min_top_1=0 gradcam.examples=1 gradcam.masks=null"
+    "source.photos_per_class=8 clean.embeddings=false model.backbone=SimpleCNN model.weights=null "
+    "model.image_size=64 train.stages.head.epochs=1 train.stages.fine_tune.epochs=1 "
+    "train.stages.fine_tune.trainable=all evaluate.min_top_1=0 gradcam.examples=1 gradcam.masks=null"
 )
 SMALL_SIDE, SMALL_BATCH = 48, 8
 # The recipes' own backbones take minutes to compile on a CPU.
