@@ -14,7 +14,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-header --no-annotate --quiet
 
 # A value is taken as it was typed: make would expand each `$` in it, and run the command in `$(shell ...)`.
-VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR DATA ITEM QUICK
+VARIABLES := ARCHIVE WEIGHTS OUTPUTS SET RUN PHOTOS OUTPUT EPOCHS LR DATA WHEELS ITEM QUICK
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 # Through the environment, so that it may hold spaces and quotes.
 export $(VARIABLES)
@@ -26,7 +26,7 @@ ifneq ($(UNKNOWN),)
 $(error unknown variable $(firstword $(UNKNOWN)). Expected: $(VARIABLES), PYTHON or GPU)
 endif
 
-COMMANDS := help setup demo compare lab test test-fast test-slow coverage lint format docs notebooks acceptance bench gpu-check lock
+COMMANDS := help setup demo compare lab test test-fast test-slow coverage lint format docs notebooks acceptance bench gpu-check gpu-wheels lock
 TARGETS := $(sort $(COMMANDS) $(NAMES) $(foreach verb,$(VERBS),$(NAMES:%=$(verb)-%)))
 # Such a parameter file would take the place of a command.
 CLASH := $(filter $(filter-out demo,$(COMMANDS)) $(VERBS:%=%-%),$(NAMES))
@@ -68,7 +68,8 @@ help:
 	@echo "  make acceptance DATA=folder     train and check the butterfly recipe on real photos (docs/datasets.md)"
 	@echo "  make bench DATA=folder          accuracy and speed beside other programs: docs/benchmarks.md;"
 	@echo "                                  ITEM=name for one benchmark, QUICK=1 to check results in minutes"
-	@echo "  make gpu-check                  one mixed-precision step and the photos per second on the GPU"
+	@echo "  make gpu-check                  the demo and steps of four recipes on the GPU; WHEELS=folder without .venv"
+	@echo "  make gpu-wheels                 download what gpu-check needs without a network; WHEELS=folder"
 	@echo "  make setup, lock                install .venv, as every target does first; compile the locks (needs uv)"
 
 # A name that is no target gets a message of our own. It is read from the environment: a shell must not see it.
@@ -196,8 +197,12 @@ acceptance: .data $(TOOLS)
 bench: .data $(TOOLS)
 	@CHRYSALIS_OUTPUTS="$${OUTPUTS:-$$CHRYSALIS_OUTPUTS}" .venv/bin/python benchmarks/run.py
 
-gpu-check: $(SETUP)
-	.venv/bin/python benchmarks/gpu.py
+# With WHEELS, the packages of PYTHON and those wheels take the place of .venv.
+gpu-check: $(if $(WHEELS),,$(SETUP))
+	@$(if $(WHEELS),$(PYTHON),.venv/bin/python) benchmarks/gpu.py
+
+gpu-wheels: $(SETUP)
+	@.venv/bin/python benchmarks/gpu_wheels.py
 
 # The two others take the versions of the first. It keeps those in requirements-dev.txt: delete that for newer ones.
 lock:

@@ -98,6 +98,28 @@ def test_the_folder_of_real_photos_is_taken_as_it_was_typed(project, value):
     assert not list(project.rglob("pwned"))
 
 
+@pytest.mark.parametrize("value", VALUES)
+def test_the_gpu_check_with_wheels_needs_no_venv(project, value):
+    """A shell takes the path of Python apart; only the wheels may be any text."""
+    program = project / "python"
+    program.write_text('#!/bin/sh\nprintf "%s\\0" "$@" "$WHEELS" > words.bin\n')
+    program.chmod(0o755)
+    shutil.rmtree(project / ".venv")
+    for words, environment in (([f"WHEELS={value}"], {}), ([], {"WHEELS": value})):
+        done, _ = make(project, "gpu-check", f"PYTHON={program}", *words, **environment)
+        assert done.returncode == 0, done.stderr
+        assert (project / "words.bin").read_bytes().decode().split("\0")[:2] == ["benchmarks/gpu.py", value]
+        assert not (project / ".venv").exists()
+    assert not list(project.rglob("pwned"))
+
+
+@pytest.mark.parametrize("target", ["gpu-check", "gpu-wheels"])
+def test_without_wheels_the_gpu_targets_use_the_venv(project, target):
+    done, called = make(project, target)
+    assert done.returncode == 0, done.stderr
+    assert called[0] == ("benchmarks/gpu.py" if target == "gpu-check" else "benchmarks/gpu_wheels.py")
+
+
 @pytest.mark.parametrize("target", ["acceptance", "bench"])
 @pytest.mark.parametrize("words", [[], ["DATA="], ["DATA=no such folder"], ["DATA=Makefile"]], ids=str)
 def test_a_target_that_needs_real_photos_names_the_folder_that_it_expects(project, target, words):

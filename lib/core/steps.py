@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     # A run that is up to date needs no tables.
     import pandas as pd
 
+# OpenCV has several distributions.
 PACKAGES = (
     "keras",
     "numpy",
     "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
     "pillow",
     "scikit-learn",
     "pandas",
@@ -260,7 +263,7 @@ class Run:
             "outputs": self.sha256((*self.step.writes, *more)),
             "git": _git(),
             "python": platform.python_version(),
-            "packages": {name: metadata.version(name) for name in (engine.name(), *PACKAGES)},
+            "packages": _versions((engine.name(), *PACKAGES)),
             "hardware": _hardware(),
         }
 
@@ -308,6 +311,15 @@ def provenance(folder: Path) -> Provenance:
     if not isinstance(record, dict) or not isinstance(record.get("steps"), dict):
         return {"steps": {}, "report": {}}
     return {"steps": record["steps"], "report": record.get("report", {})}
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the installed packages by name."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _hardware() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,8 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)
 # An open notebook must not take the whole memory of a GPU from the next run.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# Without it, PyTorch's products of matrices on a GPU are not deterministic, and warn of it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @contextlib.contextmanager
@@ -103,9 +106,9 @@ def prepare(seed: int) -> str:
     16-bit floats and weights 32-bit ones: `bfloat16` if the hardware has it, else `float16`.
 
     These may still vary: the last digits of all results with another processor, number of cores, GPU,
-    number of GPUs, backend or version of it; the first weights with the backend; the batch size, which is
-    halved if memory is exhausted; Python's order of sets of strings (`PYTHONHASHSEED`); and generators that
-    code makes for itself.
+    number of GPUs, backend or version of it, and between runs of JAX on a GPU; the first weights with the
+    backend; the batch size, which is halved if memory is exhausted; Python's order of sets of strings
+    (`PYTHONHASHSEED`); and generators that code makes for itself.
 
     Args:
         seed: a whole number from 0 up.
@@ -148,7 +151,9 @@ def _compute_capability() -> tuple[int, ...]:
         details = native.config.experimental.get_device_details(native.config.list_physical_devices("GPU")[0])
         return details.get("compute_capability", (0, 0))
     if ENGINE == "jax":
-        return tuple(map(int, str(native.devices("gpu")[0].compute_capability).split(".")))
+        # That of an AMD GPU is the name of its architecture.
+        capability = re.fullmatch(r"(\d+)\.(\d+)", str(native.devices("gpu")[0].compute_capability))
+        return tuple(map(int, capability.groups())) if capability else (0, 0)
     return native.cuda.get_device_capability(0)
 
 
@@ -262,8 +267,9 @@ def is_out_of_memory(error: Exception) -> bool:
         return isinstance(error, native.errors.ResourceExhaustedError)
     if ENGINE == "jax":
         message = str(error).lower()
-        exhausted = "out of memory" in message or "resource_exhausted" in message
-        return isinstance(error, native.errors.JaxRuntimeError) and exhausted
+        # The last is the answer of XLA's library for CPUs if it cannot allocate.
+        signs = ("out of memory", "resource_exhausted", "ynnpack operation failed: error")
+        return isinstance(error, native.errors.JaxRuntimeError) and any(sign in message for sign in signs)
     # PyTorch's allocators for CPUs, of which Windows has another, raise a plain RuntimeError.
     exhausted = any(text in str(error) for text in ("can't allocate memory", "not enough memory"))
     return isinstance(error, native.OutOfMemoryError) or exhausted

@@ -284,9 +284,12 @@ class Trainer:
             variables = [variable for variable in variables if "gradient_accumulator" not in variable.path]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        # The optimizer counts batches, of which an epoch has more since then. No step contains batches of two
-        # epochs, so that the gradients of all earlier batches have been applied.
-        self.compiled.optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
+        if self.state.batch_sizes[-1]["from_epoch"] == len(self.state.history) + 1:
+            # The optimizer counts batches, of which an epoch has more since then. No step contains batches of
+            # two epochs, so that the gradients of all earlier batches have been applied. With 16-bit floats,
+            # the inner optimizer counts, and it skips batches with infinite gradients.
+            optimizer = getattr(self.compiled.optimizer, "inner_optimizer", self.compiled.optimizer)
+            optimizer._iterations.assign(self.state.epoch * self._batches_per_epoch())
 
     def _save(self, *, stage: int, epoch: int) -> None:
         self.state.stage, self.state.epoch = stage, epoch

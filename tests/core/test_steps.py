@@ -124,7 +124,9 @@ def test_finish_records_how_the_results_were_made():
     assert entry["read"] == {
         name: files.file_sha256(run.path(name)) for name in ("source.json", "manifest.csv")
     }
-    assert set(entry["packages"]) == {engine.name(), *steps.PACKAGES} and entry["python"].count(".") == 2
+    assert {engine.name(), "keras", "numpy", "pandas"} < set(entry["packages"]) and entry["python"].count(
+        "."
+    ) == 2
     assert entry["hardware"]["cores"] == os.cpu_count() and "device" in entry["hardware"]
 
 

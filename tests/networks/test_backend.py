@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +123,8 @@ def test_exhausted_memory_is_told_from_other_errors():
     if backend.ENGINE == "jax":
         message = "INTERNAL: Error dispatching computation: Out of memory allocating 2425360704 bytes."
         assert backend.is_out_of_memory(backend.native.errors.JaxRuntimeError(message))
+        message = "INTERNAL: Error dispatching computation: YNNPACK operation failed: error"
+        assert backend.is_out_of_memory(backend.native.errors.JaxRuntimeError(message))
     if backend.ENGINE == "torch":
         with pytest.raises(RuntimeError) as caught:
             backend.native.empty(10**15)
@@ -136,3 +139,49 @@ def test_the_first_process_runs_a_block_before_the_others(monkeypatch):
         with backend.first_process_first():
             calls.append(f"block {process}")
     assert calls == ["block 0", "files", "files", "block 1"]
+
+
+def a_gpu(engine, capability):
+    """Return a stand-in for the package of an engine on a machine with one GPU."""
+    major, _, minor = capability.partition(".")
+    pair = (int(major), int(minor)) if minor else None
+    devices = [SimpleNamespace(platform="gpu", device_kind="Some GPU", compute_capability=capability)]
+    details = {"device_name": "Some GPU"} | ({"compute_capability": pair} if pair else {})
+    config = SimpleNamespace(
+        list_physical_devices=lambda kind: ["GPU:0"],
+        experimental=SimpleNamespace(get_device_details=lambda device: details),
+    )
+    cuda = SimpleNamespace(
+        device_count=lambda: 1,
+        get_device_name=lambda number: "Some GPU",
+        get_device_capability=lambda number: pair,
+    )
+    packages = {
+        "tensorflow": SimpleNamespace(config=config),
+        "jax": SimpleNamespace(devices=lambda *kind: devices),
+        "torch": SimpleNamespace(cuda=cuda),
+    }
+    return packages[engine]
+
+
+@pytest.mark.parametrize(
+    ("engine", "capability", "policy"),
+    [
+        *((engine, "9.0", "mixed_bfloat16") for engine in ("tensorflow", "jax", "torch")),
+        *((engine, "8.0", "mixed_bfloat16") for engine in ("tensorflow", "jax", "torch")),
+        *((engine, "7.5", "mixed_float16") for engine in ("tensorflow", "jax", "torch")),
+        # An AMD GPU has the name of an architecture instead, or nothing.
+        *((engine, "gfx942", "mixed_float16") for engine in ("tensorflow", "jax")),
+    ],
+)
+def test_the_precision_follows_from_the_hardware_on_each_backend(monkeypatch, engine, capability, policy):
+    monkeypatch.setattr(backend, "ENGINE", engine)
+    monkeypatch.setattr(backend, "native", a_gpu(engine, capability))
+    monkeypatch.setattr(backend, "GPUS", backend._gpus())
+    assert backend.GPUS == ["Some GPU"]
+    assert backend._precision() == policy
+
+
+def test_memory_is_not_taken_at_once():
+    names = ("XLA_PYTHON_CLIENT_PREALLOCATE", "TF_FORCE_GPU_ALLOW_GROWTH")
+    assert [os.environ[name] for name in names] == ["false", "true"]

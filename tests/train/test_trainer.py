@@ -289,17 +289,45 @@ def test_a_kill_between_the_best_weights_and_the_state_changes_nothing(
     assert_same(uninterrupted("steady", settings, photos), (tmp_path, resumed))
 
 
-def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager):
-    """With 16-bit floats, the scale of the loss belongs to the state."""
-    settings, photos = make_settings(ONE_STAGE), make_photos()
+@pytest.fixture
+def float16():
+    """The precision of a GPU without `bfloat16`, in which Keras scales the loss."""
     policy = keras.mixed_precision.global_policy()
-    try:
-        keras.mixed_precision.set_global_policy("mixed_float16")
-        whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
-        interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=3)
-        assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
-    finally:
-        keras.mixed_precision.set_global_policy(policy)
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy(policy)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("scale", [2.0**15, 2.0**40], ids=["a usual scale", "a scale that is too large"])
+def test_a_gpu_s_precision_survives_an_interruption(tmp_path, monkeypatch, eager, float16, scale):
+    """The scale of the loss belongs to the state. Steps with infinite gradients are skipped."""
+    scaled = partial(keras.optimizers.LossScaleOptimizer, initial_scale=scale)
+    optimizer = trainer.schedules.optimizer
+    monkeypatch.setattr(
+        trainer.schedules, "optimizer", lambda *args, **options: scaled(optimizer(*args, **options))
+    )
+    settings, photos = make_settings(ONE_STAGE), make_photos()
+    whole = tmp_path / "whole", training.fit(settings, photos, folder=tmp_path / "whole")
+    interrupt(settings, photos, tmp_path / "part", monkeypatch, at_step=3)
+    assert_same(whole, (tmp_path / "part", training.fit(settings, photos, folder=tmp_path / "part")))
+    rates = whole[1].history.learning_rate
+    # Skipped steps do not advance the schedule.
+    assert rates[2] == pytest.approx(0.01 if scale > 2.0**15 else 0.0025)
+
+
+def test_the_loss_is_scaled_in_float16(tmp_path, eager, float16):
+    settings, photos = make_settings(ONE_EPOCH), make_photos()
+    loop = trainer.Trainer(
+        settings,
+        photos,
+        folder=tmp_path,
+        build=lambda: training.network(settings, photos),
+        bar=progress.Bar(None, ""),
+        watch=None,
+    )
+    loop.train(None)
+    assert isinstance(loop.compiled.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 # Resuming a finished training
@@ -553,6 +581,22 @@ def test_batch_normalization_never_gets_a_single_photo(tmp_path, memory):
     with pytest.raises(ValueError, match="`train.batch_size` must be at least 2 if `model.head` contains"):
         make_settings(ONE_STAGE, model={"head": head}, batch_size=1)
     assert make_settings(ONE_STAGE, batch_size=1).train.batch_size == 1
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_half_the_batch_size_has_the_rates_of_the_whole_batch_in_float16(tmp_path, memory, float16, kind):
+    """The optimizer that counts the batches is within that which scales the loss."""
+    model = {**pretrained(tmp_path, "inference"), "head": PLAIN_HEAD}
+    settings = make_settings(ONE_STAGE, model=model, batch_size=8, optimizer={"kind": kind})
+    photos = make_photos(train=16, val=6)
+    roomy = training.fit(settings, photos, folder=tmp_path / "roomy")
+    memory(4, after=3)  # in the second epoch
+    narrow = training.fit(settings, photos, folder=tmp_path / "narrow")
+    assert narrow.batch_size == 4
+    np.testing.assert_allclose(narrow.history.learning_rate, roomy.history.learning_rate, rtol=1e-5)
+    np.testing.assert_allclose(
+        narrow.history[["loss", "val_loss"]], roomy.history[["loss", "val_loss"]], atol=0.02
+    )
 
 
 def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
