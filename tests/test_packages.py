@@ -88,6 +88,8 @@ def test_every_package_has_two_modules_or_more():
 def test_the_tests_mirror_the_packages():
     tests = params.ROOT / "tests"
     tested = {Path(path.parent.name, path.stem.removeprefix("test_")) for path in tests.glob("*/test_*.py")}
+    # Data sets as people have them, for several modules at once.
+    tested = {module for module in tested if module.parts[0] != "cases"}
     assert tested == {module for module in MODULES if len(module.parts) > 1}
 
 
