@@ -294,7 +294,7 @@ def hostile(raw):
     return raw.folder, build(raw, "\n".join(["filename,label", *lines]).encode())
 
 
-def test_names_in_the_outputs_of_the_notebooks(hostile, capsys):
+def test_names_in_the_outputs_of_the_notebooks(hostile):
     folder, table = hostile
     listed = labels.find(folder, tables_of())
     names = class_names.of_source(folder, schema.Sample(kind="sample"), classes=labels.classes(table.label))
@@ -308,11 +308,8 @@ def test_names_in_the_outputs_of_the_notebooks(hostile, capsys):
         tables.printable(rows),
     ]
     outputs = [frame.to_string() for frame in shown] + [frame.to_html() for frame in shown]
-    outputs.append(
-        classification_report(
-            rows.label, rows.predicted, labels=list(names), target_names=list(names.values()), zero_division=0
-        )
-    )
+    titles = {"labels": list(names), "target_names": list(names.values())}
+    outputs.append(classification_report(rows.label, rows.predicted, **titles, zero_division=0))
     outputs += manifest.summary(table)["notes"] + listed.attrs["notes"]
     assert any("onerror" in output for output in outputs)
     for output in outputs:
@@ -329,7 +326,7 @@ def test_names_in_the_report(hostile, tmp_path):
     printed = nbformat.v4.new_output("stream", text=f"{HOSTILE}\n")
     cell = nbformat.v4.new_code_cell("x", outputs=[display, printed], execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "02_clean.ipynb")
-    report.write([tmp_path / "02_clean.ipynb"], tmp_path / "report.html")
+    report.write(tmp_path, ["02_clean"])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img src=x" not in page and "\x1b" not in page
 
@@ -352,9 +349,8 @@ def test_names_in_an_error_on_the_terminal(monkeypatch, capsys):
 
     monkeypatch.setattr(__main__, "_call", fail)
     assert __main__.main(["why", "demo"]) == 1
-    assert capsys.readouterr().err.startswith(
-        "\nfirst line\nlabels: <img src=x onerror=alert(1)>\\x1b[31m\\u202e\n"
-    )
+    shown = "\nfirst line\nlabels: <img src=x onerror=alert(1)>\\x1b[31m\\u202e\n"
+    assert capsys.readouterr().err.startswith(shown)
 
 
 # Parameters

@@ -37,6 +37,8 @@ MANY_PIXELS = 20_000_000
 LARGEST_ASPECT_RATIO = 8
 # Number of files that are decoded before their pixels are written.
 AT_ONCE = 256
+# Problem of a file that a table of labels lists, but that the source does not have.
+MISSING = "a table lists it, but there is no such file"
 # EXIF tag of the orientation.
 ORIENTATION = 0x0112
 # Brands in the header of the format that iPhones write.
@@ -334,7 +336,7 @@ def _scan(
 
 def _missing(path: str, *, size: int) -> tuple[dict[str, object], np.ndarray]:
     """Return the row and the black photo of a file that does not exist."""
-    row = {"path": path, "sha1": "", "phash": "", "width": 0, "height": 0, "problem": "there is no such file"}
+    row = {"path": path, "sha1": "", "phash": "", "width": 0, "height": 0, "problem": MISSING}
     return row, np.zeros((size, size, 3), np.uint8)
 
 

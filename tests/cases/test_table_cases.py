@@ -67,7 +67,7 @@ def test_a_name_of_two_files_is_refused_with_both(tmp_path):
 
 def test_the_photo_of_another_folder_does_not_take_the_place_of_a_missing_photo(tmp_path):
     message = refusal(tmp_path, table_cases.a_folder_that_is_not_there)
-    assert "lists 4 of 8 files that are not in the source/: yak/0.jpg, yak/1.jpg, yak/2.jpg ..." in message
+    assert "lists 4 of 8 files that are not in the source: yak/0.jpg, yak/1.jpg, yak/2.jpg ..." in message
 
 
 def test_a_few_missing_files_have_a_problem(tmp_path):
