@@ -110,9 +110,7 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
             for path, same in found.items()
         }
     merged = [_merged(same) for same in found.values()]
-    index = matching.Index(
-        listing.paths, [folder for table in tables.values() for folder in table.photos or [""]]
-    )
+    index = matching.Index((), [folder for table in tables.values() for folder in table.photos or [""]])
     for path in filter(matching.is_photo, listing.paths):
         if path not in found and index.contains(path):
             merged.append(Row(path, "", "", "no table lists it", ""))
