@@ -15,15 +15,21 @@ import tarfile
 import tracemalloc
 import zipfile
 
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from shared import encoded, scene
+from sklearn.metrics import classification_report
 
-from lib.clean import manifest
+from lib import __main__, report
+from lib.clean import manifest, review
 from lib.core import params, schema, tables
 from lib.download import archives, sources
+from lib.evaluate import mistakes
 from lib.networks import models
 from lib.networks.backend import keras
+from lib.photos import class_names, labels
 
 PHOTO = encoded(scene(0))
 
@@ -237,12 +243,16 @@ TABLES = {
 NAMES = {"Latin-1": "Bär", "a formula": "=HYPERLINK(A1)", "a command": "=cmd|' /C calc'!A0"}
 
 
+def tables_of():
+    tables = {"t": {"file": "labels.csv", "photos": "photos", "label": "label"}}
+    return schema.Sample(kind="sample", name="mine", tables=tables)
+
+
 def build(raw, table):
     for number, (name, _) in enumerate(ROWS):
         raw.photo(f"photos/{name}", number)
     raw.put("labels.csv", table)
-    tables = {"t": {"file": "labels.csv", "photos": "photos", "label": "label"}}
-    source = {"kind": "sample", "name": "mine", "tables": tables}
+    source = tables_of().model_dump()
     sections = {"source": source, "model": {"image_size": 32}, "clean": {"embeddings": False}}
     settings = schema.Params.model_validate({"name": "mine", **sections})
     return manifest.build(raw.folder.parent, settings, content="hostile").table
@@ -267,6 +277,80 @@ def test_a_table_that_names_a_file_outside(raw, name):
         build(raw, f"{TABLE}\n{name},cat\n".encode())
     assert f"labels.csv lists {name!r}. Expected: the path of a file inside photos" in str(caught.value)
     assert not (raw.folder.parent / "cache").exists()
+
+
+# Names
+
+HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m\u202e\n'\"&"
+
+
+@pytest.fixture
+def hostile(raw):
+    """The manifest of photos whose class and file names are HTML and control a terminal."""
+    for number in range(6):
+        raw.photo(f"photos/{number}<b>\x1b[2J.png", number)
+    cell = '"' + HOSTILE.replace('"', '""') + '"'
+    lines = [f"{number}<b>\x1b[2J.png,{[cell, 'dog'][number % 2]}" for number in range(6)]
+    return raw.folder, build(raw, "\n".join(["filename,label", *lines]).encode())
+
+
+def test_names_in_the_outputs_of_the_notebooks(hostile):
+    folder, table = hostile
+    listed = labels.find(folder, tables_of())
+    names = class_names.of_source(folder, schema.Sample(kind="sample"), classes=labels.classes(table.label))
+    rows = pd.DataFrame({"path": table.path, "split": "test", "label": table.label, "predicted": HOSTILE})
+    report = {name: {"n": 3, "recall": 0.5} for name in names}
+    shown = [
+        tables.printable(listed),
+        tables.printable(table[["path", "label", "status", "reason"]]),
+        class_names.rename(mistakes.classes(report, 5), names),
+        class_names.rename(mistakes.confused(rows, 5, similarities=None), names),
+        tables.printable(rows),
+    ]
+    outputs = [frame.to_string() for frame in shown] + [frame.to_html() for frame in shown]
+    titles = {"labels": list(names), "target_names": list(names.values())}
+    outputs.append(classification_report(rows.label, rows.predicted, **titles, zero_division=0))
+    outputs += manifest.summary(table)["notes"] + listed.attrs["notes"]
+    assert any("onerror" in output for output in outputs)
+    for output in outputs:
+        assert not set(output) & {"\x1b", "\u202e"}
+    for frame in shown:
+        assert "<img" not in frame.to_html() and "<b>" not in frame.to_html()
+
+
+def test_names_in_the_report(hostile, tmp_path):
+    _, table = hostile
+    display = nbformat.v4.new_output(
+        "execute_result", {"text/html": tables.printable(table).to_html(), "text/plain": "x"}
+    )
+    printed = nbformat.v4.new_output("stream", text=f"{HOSTILE}\n")
+    cell = nbformat.v4.new_code_cell("x", outputs=[display, printed], execution_count=1)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "02_clean.ipynb")
+    report.write(tmp_path, ["02_clean"])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img src=x" not in page and "\x1b" not in page
+
+
+def test_names_in_the_review(hostile, monkeypatch):
+    folder, table = hostile
+    monkeypatch.setattr(review, "interactive", lambda: True)
+    names = class_names.of_source(folder, schema.Sample(kind="sample"), classes=labels.classes(table.label))
+    images = np.zeros((len(table), 8, 8, 3), np.uint8)
+    gallery = review.clusters([[0, 1, 2]], table, images=images, folder=folder.parent, names=names)
+    gallery.move(0, HOSTILE)
+    texts = [gallery.head.value, *(card.state.value for card in gallery.cards.values())]
+    assert any("&lt;img" in text for text in texts)
+    assert not any("<img" in text or "<b>\x1b" in text for text in texts)
+
+
+def test_names_in_an_error_on_the_terminal(monkeypatch, capsys):
+    def fail(_):
+        raise ValueError(f"first line\nlabels: {HOSTILE}")
+
+    monkeypatch.setattr(__main__, "_call", fail)
+    assert __main__.main(["why", "demo"]) == 1
+    shown = "\nfirst line\nlabels: <img src=x onerror=alert(1)>\\x1b[31m\\u202e\n"
+    assert capsys.readouterr().err.startswith(shown)
 
 
 # Parameters

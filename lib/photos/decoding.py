@@ -32,6 +32,8 @@ MANY_PIXELS = 20_000_000
 LARGEST_ASPECT_RATIO = 8
 # Number of files that are decoded before their pixels are written.
 AT_ONCE = 256
+# Problem of a file that a table of labels lists, but that the source does not have.
+MISSING = "a table lists it, but there is no such file"
 # EXIF tag of the orientation.
 ORIENTATION = 0x0112
 # Minimum number of levels of an image of more than 8 bits; with fewer, it is black to the eye.
@@ -454,7 +456,7 @@ def _read(
         data = files.read_bytes(file)
     except FileNotFoundError:
         # A table of the source lists it.
-        return row | {"sha1": "", "problem": "there is no such file"}, black
+        return row | {"sha1": "", "problem": MISSING}, black
     except OSError as error:
         raise ValueError(
             f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and "

@@ -111,9 +111,7 @@ def rows(listing: Listing, tables: dict[str, Table], *, group: str | None = None
             for path, same in found.items()
         }
     merged = [_merged(same) for same in found.values()]
-    index = matching.Index(
-        listing.paths, [folder for table in tables.values() for folder in table.photos or [""]]
-    )
+    index = matching.Index((), [folder for table in tables.values() for folder in table.photos or [""]])
     for path in filter(matching.is_photo, listing.paths):
         if path not in found and index.contains(path):
             merged.append(Row(path, "", "", "no table lists it", ""))
@@ -342,17 +340,19 @@ def _paths(
     """Return the path of the file of each name, and whether the file exists."""
     index = matching.Index(listing.paths, table.photos)
     matches = {name: index.find(name) for name in dict.fromkeys(names)}
-    folders = ", ".join(folder for folder in table.photos if folder) or "the source"
+    folders = ", ".join(f"{folder.strip('/')}/" for folder in table.photos if folder) or "the source"
     _refuse_ambiguous(table, matches)
     unmatched = [name for name, match in matches.items() if not match.paths]
     parsed = {name: matching.parse(name) for name in unmatched}
     is_wrong = 2 * len(unmatched) >= len(matches) > 0
     for name, parts in parsed.items():
         if not parts.parts or (parts.is_foreign and not _any_foreign(matches)):
-            raise ValueError(f"{table.file} lists {name!r}. Expected: the path of a file inside {folders}")
+            raise ValueError(
+                f"{table.file} lists {name!r}. Expected: the path of a file inside {folders.rstrip('/')}"
+            )
     if unmatched:
         message = (
-            f"{table.file} lists {len(unmatched)} of {len(matches)} files that are not in {folders}/: "
+            f"{table.file} lists {len(unmatched)} of {len(matches)} files that are not in {folders}: "
             f"{_listed(unmatched, len(unmatched))}"
         )
         if is_wrong:

@@ -53,7 +53,7 @@ class Index:
         for path in sorted(self.paths):
             self.composed[_composed(path)].append(path)
             if is_photo(path):
-                for key in {_key(path), _key(str(PurePosixPath(path).with_suffix("")))}:
+                for key in {_key(path), _key(path.rpartition(".")[0])}:
                     self.by_name[key].append(path)
 
     def contains(self, path: str) -> bool:
@@ -69,8 +69,8 @@ class Index:
         then those with the most similar spelling are returned.
         """
         name = parse(text)
-        for parts in ([text], [] if name.is_foreign else name.parts):
-            relative = {str(PurePosixPath(folder, *parts)) for folder in self.folders if parts}
+        for relative_name in (text, "" if name.is_foreign else "/".join(name.parts)):
+            relative = {f"{folder}/{relative_name}".removeprefix("/") for folder in self.folders}
             composed = {path for each in relative for path in self.composed.get(_composed(each), ())}
             if exact := relative & self.paths or composed:
                 return Match(sorted(exact), is_exact=True)
@@ -90,13 +90,14 @@ class Index:
         The rank consists of whether the paths are as long as one another, the number of equal parts, and the
         similarity of the spelling.
         """
-        file = PurePosixPath(_composed(path))
-        similarity = _similarity(file.name, name.parts[-1])
+        file = _composed(path)
+        similarity = _similarity(file.rpartition("/")[2], name.parts[-1])
         wanted = _backwards(name.parts)
         ranks = []
         for folder in self.folders:
-            if file.is_relative_to(folder) and similarity is not None:
-                received = _backwards(file.relative_to(folder).parts)
+            prefix = f"{folder}/" if folder else ""
+            if file.startswith(prefix) and similarity is not None:
+                received = _backwards(file.removeprefix(prefix).split("/"))
                 pairs = zip(wanted, received, strict=False)
                 equal = 1 + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
                 if name.is_foreign or equal in (len(name.parts), len(received) + 1):
@@ -117,10 +118,13 @@ def parse(text: str) -> Name:
 
 def is_photo(path: str) -> bool:
     """Return whether a file has the suffix of a photo and is not hidden."""
-    file = PurePosixPath(path)
-    return file.suffix.lower() in listing.SUFFIXES and not any(
-        part.startswith((".", "__MACOSX")) for part in file.parts
-    )
+    return _suffix(path) in listing.SUFFIXES and not listing.is_hidden(path)
+
+
+def _suffix(path: str) -> str:
+    """Return the suffix of a file in lower case; empty if it has none. `pathlib` takes ten times as long."""
+    stem, stop, suffix = path.rpartition("/")[2].rpartition(".")
+    return (stop + suffix).lower() if stem else ""
 
 
 def _composed(text: str) -> str:
@@ -140,8 +144,8 @@ def _backwards(parts: Sequence[str]) -> list[str]:
 
 def _key(path: str) -> str:
     """Return the name of a file without regard to case and to the spelling of its suffix."""
-    name = PurePosixPath(_composed(path).casefold()).name
-    suffix = PurePosixPath(name).suffix
+    name = _composed(path).casefold().rpartition("/")[2]
+    suffix = _suffix(name)
     return name.removesuffix(suffix) + _SAME_FORMAT.get(suffix, suffix)
 
 
@@ -151,4 +155,4 @@ def _similarity(stored: str, name: str) -> int | None:
         return 2
     if _key(stored) == _key(name):
         return 1
-    return None if PurePosixPath(name).suffix.lower() in listing.SUFFIXES else 0
+    return None if _suffix(name) in listing.SUFFIXES else 0

@@ -322,7 +322,11 @@ def test_an_empty_file_decides_nothing(tmp_path, content):
             "path,label\na,\nb,cat\n",
             r"relabels.csv has no label for 1 photo \(a\).*exclusions.csv",
         ),
-        ("exclusions.csv", "path,reason\na,b,c\n", "exclusions.csv, row 2: expected 2 columns. Received: 3"),
+        (
+            "exclusions.csv",
+            "path,reason\na,b,c\n",
+            "exclusions.csv, line 2: expected 2 columns, as in the line with",
+        ),
         (
             "exclusions.csv",
             "path\n../a.jpg\n",

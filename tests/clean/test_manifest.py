@@ -171,6 +171,34 @@ def test_rows_that_a_table_does_not_settle_are_mislabelled(raw):
 # Splits that the source fixes
 
 
+def test_missing_files_of_a_table_have_a_row_and_never_become_photos(raw, tmp_path):
+    lines = ["filename,label", "gone.png,cat", "link.png,cat"]
+    for number in range(12):
+        raw.photo(f"{number}.png", number)
+        lines.append(f"{number}.png,{['cat', 'dog'][number % 2]}")
+    (raw.folder / "link.png").symlink_to(raw.photo("../secret.png", 99))
+    raw.put("labels.csv", "\n".join(lines).encode())
+    (raw.folder.parent / "relabels.csv").write_text("path,label\ngone.png,dog\n")
+    given = settings(source={"kind": "sample", "tables": {"t": {"file": "labels.csv", "label": "label"}}})
+    cleaned = manifest.build(raw.folder.parent, given, content="abc")
+    table = cleaned.table.set_index("path")
+    assert list(table.status[["gone.png", "link.png"]]) == ["corrupt", "corrupt"]
+    assert set(table.reason[["gone.png", "link.png"]]) == {"a table lists it, but there is no such file"}
+    assert table.status.value_counts().to_dict() == {"kept": 12, "corrupt": 2}
+    missing = manifest.missing(cleaned.table)
+    assert missing == ["gone.png", "link.png"]
+    assert cleaned.notes[0].endswith("lists 2 of 14 files that are not in the source: gone.png, link.png")
+    # the same photos are found in the cache
+    again, images = manifest.resized(
+        raw.folder.parent,
+        given,
+        content="abc",
+        paths=list(table.index),
+        missing=missing,
+    )
+    assert list(again.sha1) == list(table.sha1) and (images == cleaned.images).all()
+
+
 def put_splits(raw):
     for number in range(4):
         for label, start in (("cat", 0), ("dog", 500)):

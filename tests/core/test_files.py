@@ -178,3 +178,23 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch,
     monkeypatch.setattr(files.os, "fstat", changed)
     with pytest.raises(OSError, match="The file changed while it was read"):
         files.read_bytes(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Éléphant d'Asie, 猫 🐈 \u00a0\u3000x", "Éléphant d'Asie, 猫 🐈 \u00a0\u3000x"),
+        ("\x1b[2J\x07\x9b31m", "\\x1b[2J\\x07\\x9b31m"),
+        ("a\nb\rc\td\u2028e\x85f", "a\\nb\\rc\\td\\u2028e\\x85f"),
+        ("\u202egpj.exe\u2066\u200b\ufeff", "\\u202egpj.exe\\u2066\\u200b\\ufeff"),
+        ("\ud800x\udce4", "\\ud800x\\udce4"),
+        ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
+    ],
+)
+def test_characters_that_control_a_terminal_are_escaped(text, shown):
+    assert files.printable(text) == shown
+
+
+@pytest.mark.parametrize(("path", "inside"), [("a/b", True), ("", True), ("/a", False), ("a/../b", False)])
+def test_paths_that_stay_inside(path, inside):
+    assert files.stays_inside(path) == inside

@@ -5,7 +5,9 @@ import os
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
+import zlib
 from collections import namedtuple
 
 import pytest
@@ -76,6 +78,135 @@ def test_a_name_that_is_not_utf_8_is_read_as_latin_1(tmp_path):
     archive = make_tar(tmp_path / "a.tar", [("B\udce4r/1.jpg", PHOTO), ("Bär/2.jpg", PHOTO)])
     assert archives.extract(archive, tmp_path / "raw") == ["Bär/1.jpg", "Bär/2.jpg"]
     assert (tmp_path / "raw/Bär/1.jpg").read_bytes() == PHOTO
+
+
+class RawName(zipfile.ZipInfo):
+    """A member of a zip whose name is written as it is, without the flag of UTF-8."""
+
+    def __init__(self, name, extra=b""):
+        super().__init__(name.hex())
+        self.raw, self.extra = name, extra
+
+    def _encodeFilenameFlags(self):
+        return self.raw, self.flag_bits
+
+
+def names_in(tmp_path, *names, **options):
+    """Return the unpacked names of a zip whose names are bytes, and the notes."""
+    notes = []
+    archive = make_zip(tmp_path / "a.zip", [(name, PHOTO) for name in names])
+    return archives.extract(archive, tmp_path / "raw", notes=notes, **options), notes
+
+
+def raw_names(encoding, *names):
+    return [RawName(name.encode(encoding)) for name in names]
+
+
+def test_names_of_macos_are_composed(tmp_path):
+    decomposed = [
+        unicodedata.normalize("NFD", name) for name in ("Éléphant/1.jpg", "Bär/1.jpg", "chat/1.jpg")
+    ]
+    assert names_in(tmp_path, *raw_names("utf-8", *decomposed)) == (
+        ["Bär/1.jpg", "chat/1.jpg", "Éléphant/1.jpg"],
+        [],
+    )
+    assert (tmp_path / "raw/Éléphant/1.jpg").read_bytes() == PHOTO
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("cp932", "表/猫.jpg"), ("gb18030", "狗.jpg"), ("cp866", "кошка.jpg"), ("cp850", "Bär.jpg")],
+)
+def test_names_in_other_encodings_are_read_by_parameter(tmp_path, encoding, name):
+    # all names are decoded alike, although this one could be UTF-8
+    names = [*raw_names(encoding, name), RawName(b"a.jpg")]
+    assert names_in(tmp_path, *names, name_encoding=encoding) == (sorted(["a.jpg", name]), [])
+
+
+def test_the_assumed_encoding_of_names_is_stated(tmp_path):
+    names, notes = names_in(tmp_path, *raw_names("cp437", "Bär.jpg"), "猫.jpg")
+    assert names == ["Bär.jpg", "猫.jpg"]
+    (note,) = notes
+    assert (
+        "the names in a.zip are not in UTF-8 and were read as cp437 (the default of a zip): Bär.jpg." in note
+    )
+    assert "`source.name_encoding`" in note
+
+
+def test_names_that_the_parameter_cannot_decode_are_refused(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [(RawName(b"\xff\xff.jpg"), PHOTO)])
+    with pytest.raises(ValueError, match=r"a\.zip: expected names in gb18030, as `source\."):
+        archives.extract(archive, tmp_path / "raw", name_encoding="gb18030")
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+def test_the_field_with_a_name_in_utf_8_counts_if_it_is_current(tmp_path, is_current):
+    name, text = "Bär.jpg".encode("cp850"), "Bär.jpg".encode()
+    field = b"\x01" + (zlib.crc32(name) + (not is_current)).to_bytes(4, "little") + text
+    extra = struct.pack("<HH", archives.UNICODE_PATH, len(field)) + field
+    names, notes = names_in(tmp_path, RawName(name, extra), name_encoding="latin-1")
+    assert names == (["Bär.jpg"] if is_current else ["B\x84r.jpg"]) and notes == []
+
+
+def test_names_of_a_tar_are_decoded_by_parameter(tmp_path):
+    name = "表/猫.jpg".encode("cp932").decode(errors="surrogateescape")
+    decomposed = unicodedata.normalize("NFD", "Bär.jpg")
+    archive = make_tar(tmp_path / "a.tar", [(name, PHOTO), (decomposed, PHOTO)])
+    assert archives.extract(archive, tmp_path / "raw", name_encoding="cp932") == ["Bär.jpg", "表/猫.jpg"]
+    notes = []
+    archive = make_tar(tmp_path / "b.tar", [("B\udce4r.jpg", PHOTO)])
+    assert archives.extract(archive, tmp_path / "other", notes=notes) == ["Bär.jpg"]
+    assert "were read as Latin-1: Bär.jpg" in notes[0]
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_names_that_differ_by_their_unicode_form_are_refused(tmp_path, make):
+    names = [unicodedata.normalize(form, "Bär.jpg") for form in ("NFC", "NFD")]
+    archive = make(tmp_path / "a.bin", [(name, PHOTO) for name in names])
+    assert "expected unique names of members" in refusal(tmp_path, archive)
+
+
+@pytest.mark.parametrize(
+    "names", [["Cat/1.jpg", "cat/2.jpg"], ["a/B.jpg", "a/b.JPG"], ["STRASSE/1.jpg", "straße/1.jpg"]]
+)
+def test_names_that_differ_by_case_are_refused_if_the_disk_ignores_case(tmp_path, monkeypatch, names):
+    archive = make_zip(tmp_path / "a.zip", [(name, PHOTO) for name in names])
+    monkeypatch.setattr(archives, "_ignores_case", lambda folder: True)
+    message = refusal(tmp_path, archive)
+    assert (
+        "expected names that differ on this disk" in message and repr(names[1].split("/")[0])[:-1] in message
+    )
+    monkeypatch.undo()
+    assert archives.extract(archive, tmp_path / "raw") == sorted(names)
+
+
+def test_this_disk_is_asked_whether_it_ignores_case(tmp_path):
+    expected = (tmp_path.parent / tmp_path.name.upper()).exists()
+    assert archives._ignores_case(tmp_path) == expected and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("aux.jpg", "a name that Windows reserves for a device"),
+        ("CON/1.jpg", "a name that Windows reserves for a device"),
+        ("lpt1 .tar.jpg", "a name that Windows reserves for a device"),
+        ("cat /1.jpg", "which ends with a full stop or a space"),
+        ("cat./1.jpg", "which ends with a full stop or a space"),
+        ("what?.jpg", "with a character that Windows does not allow"),
+        ("a\x1b.jpg", "with a character that Windows does not allow"),
+        ("auxiliary.jpg", ""),
+        ("com.jpg", ""),
+    ],
+)
+def test_names_that_windows_cannot_store_are_refused_on_windows(tmp_path, monkeypatch, name, problem):
+    archive = make_zip(tmp_path / "a.zip", [(name, PHOTO)])
+    monkeypatch.setattr(archives, "WINDOWS", True)
+    if problem:
+        message = refusal(tmp_path, archive)
+        assert "expected names that Windows can store" in message and problem in message
+    monkeypatch.setattr(archives, "WINDOWS", not problem)
+    assert archives.extract(archive, tmp_path / "raw") == [name]
 
 
 def test_two_names_that_become_one_are_refused(tmp_path):

@@ -204,3 +204,10 @@ def test_a_swap_that_was_killed_is_made_good(folder, sample, monkeypatch):
         "source.json",
         "test_labels.csv",
     ]
+
+
+def test_the_encoding_of_the_names_belongs_to_the_source(folder, archive):
+    first = sources.fetch(source("archive", archive=str(archive)), folder)
+    with pytest.raises(ValueError, match="name_encoding cp932"):
+        sources.fetch(source("archive", archive=str(archive), name_encoding="cp932"), folder)
+    assert sources.fetch(source("archive", archive=str(archive)), folder) == first

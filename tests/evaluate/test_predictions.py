@@ -1,6 +1,7 @@
 """Predictions: the table of labelled photos, and the tables of unlabelled photos."""
 
 import csv
+import re
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,95 @@ def test_unlabelled_photos_and_those_of_a_folder_are_guarded_too(tmp_path):
     rows = predictions.unlabelled(photos, np.eye(3)[:1], columns=schema.Predictions())
     predictions.write(rows, tmp_path / "test_predictions.csv")
     assert (tmp_path / "test_predictions.csv").read_text().splitlines()[1] == "'=1+1.jpg,ant,1"
+
+
+# The template
+
+TO_PREDICT = make_photos(
+    [
+        ("x.jpg", "ant", "train"),
+        ("y.jpg", "bee", "train"),
+        ("z.jpg", "cat", "train"),
+        ("test/b.jpg", "", "predict"),
+        ("test/a.jpg", "", "predict"),
+        ("test/broken.jpg", "", ""),
+    ]
+)
+PROBABILITIES = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+
+
+def filled(raw, content, **options):
+    raw.put("deep/sample.csv", content.encode())
+    columns = schema.Predictions(template="deep/sample.csv", **options)
+    predictions.check_template(raw.folder, TO_PREDICT.table, columns)
+    return predictions.unlabelled(TO_PREDICT, PROBABILITIES, columns=columns, raw=raw.folder)
+
+
+def test_a_template_determines_the_rows_and_their_order(raw, tmp_path):
+    rows = filled(raw, "id,breed\na,ant\nb,ant\n")
+    predictions.write(rows, tmp_path / "submission.csv")
+    assert (tmp_path / "submission.csv").read_text().split() == ["id,breed", "a,cat", "b,ant"]
+    assert rows.attrs["notes"] == []
+
+
+def test_probabilities_are_in_the_columns_of_their_classes(raw):
+    rows = filled(raw, "cat,image,bee,ant\n0,test/b.jpg,0,0\n0,A.JPG,0,0\n", filename="image")
+    assert rows.to_dict("list") == {
+        "cat": [0.1, 0.7],
+        "image": ["test/b.jpg", "A.JPG"],
+        "bee": [0.3, 0.2],
+        "ant": [0.6, 0.1],
+    }
+
+
+def test_a_template_with_the_column_of_one_class_gets_its_probability(raw):
+    assert filled(raw, "id,cat\nb,0.5\n").cat.tolist() == [0.1]
+
+
+def test_a_template_with_the_columns_of_the_parameters(raw):
+    rows = filled(raw, "confidence,filename,label\n0,b,x\n")
+    assert rows.to_dict("list") == {"confidence": [0.6], "filename": ["b"], "label": ["ant"]}
+
+
+def test_photos_without_a_prediction_and_photos_that_are_not_in_the_template_are_noted(raw, tmp_path):
+    rows = filled(raw, "id,label\nbroken,x\nb,x\n")
+    predictions.write(rows, tmp_path / "submission.csv")
+    assert (tmp_path / "submission.csv").read_text().split() == ["id,label", "broken,", "b,ant"]
+    assert rows.attrs["notes"] == [
+        "1 photos of the template have no prediction: test/broken.jpg",
+        "1 photos without labels are not in the template: test/a.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("id,ant,bee,dog\nb,0,0,0\n", "1 columns of no class (dog), 1 classes without a column (cat)"),
+        ("id\nb\n", "3 classes without a column (ant, bee, cat)"),
+        (
+            "id,label\nb,x\nq,x\n",
+            "for each of its 2 rows. Received for 'q': none (1 such rows)",
+        ),
+        ("id,label\nx,x\n", "Received for 'x': none"),
+        ("", "sample.csv is empty"),
+    ],
+)
+def test_templates_that_cannot_be_filled(raw, content, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        filled(raw, content)
+    assert "sample.csv" in str(caught.value)
+
+
+def test_a_template_is_a_file_of_the_source(raw):
+    raw.put("sample_submission.csv")
+    raw.put("../secret.csv", b"id,label\n")
+    for name, error in (
+        ("../secret.csv", ValueError),
+        ("/etc/passwd", ValueError),
+        ("none.csv", FileNotFoundError),
+    ):
+        with pytest.raises(error, match="`evaluate.predictions.template`"):
+            predictions.check_template(raw.folder, TO_PREDICT.table, schema.Predictions(template=name))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

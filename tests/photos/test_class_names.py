@@ -105,6 +105,53 @@ def test_names_stand_for_labels_in_tables():
     assert class_names.rename(table[["label"]], {"1": "one"}).label.tolist() == ["one", "2"]
 
 
+def test_labels_without_a_name_are_shown_without_control_characters():
+    labels = ["a\x1b[31m", "b\u202e", "c\nd"]
+    names = class_names.of_source(None, Sample(kind="sample"), classes=labels)
+    assert list(names) == labels and list(names.values()) == ["a\\x1b[31m", "b\\u202e", "c\\nd"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Cat", "cat", "cat "],
+        ["red fox", "red_fox", "Red-Fox", "redfox"],
+        ["\uff21\uff22", "ab"],
+        ["owl\u200b", "owl"],
+        ["owl", "owls"],
+        ["class 1", "class1"],
+        ["1 ", "1"],
+        ["St. Bernard", "St Bernard"],
+    ],
+)
+def test_classes_that_differ_by_their_spelling_are_listed(names):
+    (sentence,) = class_names.look_alikes([*names, "yak"])
+    assert all(f"'{name}'" in sentence for name in names if name.isprintable()) and "yak" not in sentence
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat", "bat"],
+        ["1.5", "15"],
+        ["-1", "1"],
+        ["1-2", "12"],
+        ["class 1", "class 11"],
+        ["bas", "bass"],
+        ["+", "-"],
+        ["a", "as"],
+        ["Bär", "Bar"],
+    ],
+)
+def test_other_classes_are_not_listed(names):
+    assert class_names.look_alikes(names) == []
+
+
+def test_look_alikes_have_no_control_characters_and_long_lists_are_cut():
+    (sentence,) = class_names.look_alikes([f"a{'-' * count}b\x1b" for count in range(9)])
+    assert "\x1b" not in sentence and "and 3 more" in sentence
+
+
 def test_a_card_has_the_names_of_its_classes():
     assert class_names.of_card({"classes": ["1", "2"], "class_names": ["ox", "cat"]}) == {
         "1": "ox",
