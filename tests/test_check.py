@@ -40,8 +40,8 @@ def test_the_report_of_two_classes(raw):
         "",
         "The smallest class, rose, has 8 photos: about 6 in train, 1 in val, 1 in test. That is little "
         "to learn from: add photos, or leave the class out with source.classes.",
-        "With 4 photos in test, the 95 % interval of the headline, at an assumed accuracy of 0.90, is 0.42 to "
-        "0.99. It is 0.10 wide with about 141 photos in test: add photos, or raise split.test unless the "
+        "With 4 photos in test, the 95 % interval of the headline, at an assumed accuracy of 0.90, is 0.42 "
+        "to 0.99. It is 0.10 wide with about 141 photos in test: add photos, or raise split.test unless the "
         "source defines the splits; differences within it mean nothing.",
     ]
     assert report(raw, brief=True).splitlines() == report(raw).splitlines()[:2]

@@ -29,7 +29,7 @@ def _pairs(files: list[PurePosixPath]) -> list[str]:
     """Find pairs in a folder such as `x.png` and `x_mask.png`."""
     stems = {(file.parent, file.stem) for file in files}
     found: dict[str, list[PurePosixPath]] = defaultdict(list)
-    photos = {}
+    photos: dict[str, str] = {}
     for file in files:
         match = _ENDING.fullmatch(file.stem)
         if match and (file.parent, match["stem"]) in stems:
