@@ -119,7 +119,8 @@ def is_unlabelled(name: str) -> bool:
     """Return whether a name means photos without labels, such as `unknown` or `images to predict`."""
     split = split_of(name)
     rest = split.rest if split else tuple(meaningful(words(name)))
-    return "".join(rest) in UNLABELLED or split == SplitName("predict", ())
+    is_predicted = split is not None and split.split == "predict" and set(rest) <= {"to", "for"}
+    return is_predicted or "".join(rest) in UNLABELLED
 
 
 def is_mask(name: str) -> bool:
