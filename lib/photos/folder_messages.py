@@ -20,9 +20,10 @@ def reading(pattern: str, nodes: list[Node]) -> str:
 
 def refuse(readings: list[str], reason: str) -> NoReturn:
     """Raise the ValueError for folders that can be read in several ways."""
-    patterns = " or ".join(reading.partition(": ")[0] for reading in readings)
+    shown = readings[:SHOWN]
+    patterns = " or ".join(reading.partition(": ")[0] for reading in shown)
     raise ValueError(
-        f"the folders can be read in {len(readings)} ways, because {reason}. {'; '.join(readings)}. "
+        f"the folders can be read in {len(readings)} ways, because {reason}. {'; '.join(shown)}. "
         f"Set `source.layout` to {patterns}"
     )
 
