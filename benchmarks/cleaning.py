@@ -83,7 +83,7 @@ def compare_speed(folder: Path, flowers: Path | None) -> bool:
         archives.extract(flowers, data / "raw")
     else:
         draw(data, DRAWN, SIDE)
-    count = len(labels.photos(data / "raw"))
+    count = len(labels.files(data / "raw"))
     libraries: dict[str, Callable[[int], None]] = {"02_clean": lambda number: clean(data, str(number))}
     try:
         from cleanvision import Imagelab

@@ -225,7 +225,7 @@ def read(archive: Path) -> np.ndarray:
     """Read photos of an archive, spread over its classes, as squares."""
     with tempfile.TemporaryDirectory() as folder:
         archives.extract(archive, Path(folder) / "raw")
-        paths = [Path(folder) / "raw" / path for path in labels.photos(Path(folder) / "raw")]
+        paths = [Path(folder) / "raw" / path for path in labels.files(Path(folder) / "raw")]
         paths = paths[:: len(paths) // COUNT][:COUNT]
         photos = [decoding.decode(path.read_bytes())[0] for path in paths]
     return np.stack([decoding.resize(photo, size=SIZE, fit="squash") for photo in photos])

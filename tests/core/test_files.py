@@ -137,3 +137,7 @@ def test_the_message_for_a_full_disk_has_units_that_show_the_difference(
 def test_readable():
     assert files.readable("Bär.jpg") == "Bär.jpg"
     assert files.readable("B\udce4r.jpg") == "Bär.jpg"
+
+
+def test_printable():
+    assert files.printable("Bär 蝶\n\x1b[31m\x07\u202e") == "Bär 蝶\n\\x1b[31m\\x07\\u202e"
