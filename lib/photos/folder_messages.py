@@ -61,6 +61,8 @@ def variants(nodes: list[Node], classes: list[str], *, below: str, split_depth: 
     parts = list(nodes[0].path)
     if split_depth:
         parts[split_depth - 1] = "SPLIT"
+    # Folders that only repeat a level.
+    parts += ["*"] * (len(nodes[0].children[0].path) - len(parts) - 1 if nodes[0].children else 0)
     text = (
         f"{named(nodes)} contain the same class folders, such as `{classes[0]}`: they are read as "
         "variants of a data set, and the photos of all of them are used."

@@ -84,6 +84,7 @@ class Decision:
     def _next(self, groups: list[Group]) -> list[Group] | None:
         """Decide the level below folders; return the folders above the next level, None at the class."""
         self._set_aside_unlabelled(groups)
+        self._set_aside_masks(groups)
         children = _children(groups)
         if not children:
             return None
@@ -120,17 +121,26 @@ class Decision:
                     self.is_mapped = True
         if not self.reads_unlabelled:
             return
-        others = [
-            name for name in folder_tree.names(_children(groups)) if not folder_names.is_unlabelled(name)
-        ]
+        others = folder_tree.names(child for child in _children(groups) if not _is_unlabelled(child))
         can_descend = any(child.children for child in _children(groups))
         if len(others) < 2 and not can_descend and not any(group.split for group in groups):
             # For example `known` and `unknown`.
             return
         for group in groups:
             for child in list(group.node.children):
-                if folder_names.is_unlabelled(child.name) and not _is_class_of_splits(child.name, groups):
+                if _is_unlabelled(child) and not _is_class_of_splits(child.name, groups):
                     self._predict(child, group.node)
+
+    def _set_aside_masks(self, groups: list[Group]) -> None:
+        """Remove a folder of masks without class folders if all folders beside it have class folders."""
+        children = _children(groups)
+        masks = [child for child in children if folder_names.is_mask(child.name) and not child.children]
+        others = [child for child in children if child not in masks]
+        if others and all(len(child.children) > 1 for child in others):
+            for group in groups:
+                for child in [child for child in group.node.children if child in masks]:
+                    self._predict(child, group.node)
+                    self.roles[child.path] = Role(problem=f"it is in {child.shown()}, beside class folders")
 
     def _predict(self, child: Node, parent: Node) -> None:
         self.roles[child.path] = Role()
@@ -308,12 +318,15 @@ class Decision:
     # Classes
 
     def _assign_classes(self, groups: list[Group]) -> None:
-        nested = []
+        nested: list[Node] = []
+        doubtful: list[Node] = []
         for node, split, split_depth in groups:
             for child in node.children:
                 self.roles[child.path] = Role(child.name, split, "", len(child.path), split_depth)
                 nested += [inner for inner in child.children if not folder_tree.carry([inner.name])]
-                if child.name.casefold() in folder_names.DOUBTFUL:
+                is_new = all(other.name != child.name for other in doubtful)
+                if child.name.casefold() in folder_names.DOUBTFUL and is_new:
+                    doubtful.append(child)
                     self.notes.append(folder_messages.doubtful(child))
         nested = [node for node in nested if not folder_names.is_number(node.name)]
         if nested:
@@ -339,6 +352,10 @@ class Decision:
         carriers = self._group(list(tops)), folder_tree.carry(union)
         if len(union) < 2 or carriers == (False, True):
             return False
+        if carriers == (True, True):
+            # Groups of groups, such as the cameras of sites, may have classes below.
+            deeper = [inner for node in nodes for child in node.children for inner in child.children]
+            return len(folder_tree.names(deeper)) > 1 and not folder_tree.carry(folder_tree.names(deeper))
         if carriers == (True, False):
             if folder_tree.alike(inner):
                 self._note_variants(nodes, union, split_depth=groups[0].split_depth)
@@ -408,6 +425,12 @@ def _through_single(groups: list[Group]) -> list[Group] | None:
         group._replace(node=child) if child and child.name not in classes else group
         for group, child in zip(groups, only, strict=True)
     ]
+
+
+def _is_unlabelled(node: Node) -> bool:
+    """Return whether a folder, or each of its subfolders, has the name of photos without labels."""
+    inner = [folder_names.is_unlabelled(child.name) for child in node.children]
+    return folder_names.is_unlabelled(node.name) or (bool(inner) and all(inner) and not node.stems)
 
 
 def _is_class_of_splits(name: str, groups: list[Group]) -> bool:
