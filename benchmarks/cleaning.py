@@ -73,7 +73,7 @@ def compare_speed(folder: Path, flowers: Path, *, rounds: int) -> dict[str, Any]
     raw, numbers = folder / "speed/raw", itertools.count()
     raw.parent.mkdir()
     archives.extract(flowers, raw)
-    count = len(labels.photos(raw))
+    count = len(labels.files(raw))
     programs: dict[str, Callable[[], object]] = {"02_clean": lambda: clean(raw.parent, str(next(numbers)))}
     try:
         from cleanvision import Imagelab

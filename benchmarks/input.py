@@ -203,7 +203,7 @@ def read(path: Path) -> np.ndarray:
     """Read photos of an archive, spread over its classes, as squares."""
     with tempfile.TemporaryDirectory() as folder:
         archives.extract(path, Path(folder) / "raw")
-        paths = [Path(folder) / "raw" / path for path in labels.photos(Path(folder) / "raw")]
+        paths = [Path(folder) / "raw" / path for path in labels.files(Path(folder) / "raw")]
         paths = paths[:: len(paths) // COUNT][:COUNT]
         photos = [decoding.decode(path.read_bytes())[0] for path in paths]
     return np.stack([decoding.resize(photo, size=SIZE, fit="stretch") for photo in photos])

@@ -147,6 +147,7 @@ def test_the_benchmarks_get_their_variables_as_they_were_typed(project, value):
 @pytest.mark.parametrize(
     ("words", "call"),
     [
+        (["check-demo", "ARCHIVE=a b.zip"], ["check", "demo", "--archive=a b.zip"]),
         (["resume-demo", "EPOCHS=10", "LR=0.0001"], ["resume", "demo", "--epochs=10", "--lr=0.0001"]),
         (["evaluate-butterfly"], ["evaluate", "butterfly"]),
         (["tune-demo"], ["tune", "demo"]),
@@ -200,6 +201,15 @@ def test_a_parameter_file_of_an_odd_name_is_no_target(project):
     done, _ = make(project)
     assert done.returncode == 0 and "butterfly demo" in done.stdout
     assert not list(project.rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", ["test", "lock", "compare", "check-demo", "predict-new"])
+def test_the_name_of_a_target_is_reserved(project, name):
+    (project / f"params/{name}.yaml").write_text("")
+    done, called = make(project, "demo")
+    assert done.returncode == 2 and called is None
+    assert f"params/{name}.yaml: the name is reserved for a target of make. Rename the file" in done.stderr
+    assert " test-fast " in done.stderr and "check-" in done.stderr
 
 
 def test_make_alone_lists_every_target(project):

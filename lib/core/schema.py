@@ -194,8 +194,8 @@ class BaseSource(Section):
     classes: list[Label] = Field([], description="labels of the classes to use; if empty, all classes")
     layout: Annotated[str, AfterValidator(_is_layout)] | None = Field(
         None,
-        description="levels of the folders: SPLIT/CLASS, CLASS/SPLIT, */CLASS, CLASS or the like, from the "
-        "source's folder; * is any folder, another name a certain one; if null, decided from all paths",
+        description="levels of the folders, such as `SPLIT/CLASS`, `CLASS/SPLIT`, `*/CLASS` or `CLASS`, from "
+        "the source's folder; `*` is any folder; if null, decided from all paths together",
     )
     splits: SplitFolders | None = Field(
         None,
@@ -209,8 +209,8 @@ class BaseSource(Section):
     )
     ignore: list[Text] = Field(
         [],
-        description="files and folders to leave out, such as *_mask.png: a pattern without / matches a name "
-        "at any depth, with / a path in the source; ** is any number of folders",
+        description="files and folders to leave out, such as `*_mask.png`: a pattern without `/` matches a "
+        "name at any depth, with `/` a path in the source; `**` is any number of folders",
     )
 
 

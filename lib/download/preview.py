@@ -36,13 +36,16 @@ def contents(source: schema.Source, data: Path) -> Iterator[Found | None]:
     if isinstance(source, schema.Folder):
         local.original(source, data)
         yield Found(f"folder {privacy.public(source.folder)}", local.contents(source))
-    elif archive := _local_archive(source, data):
+        return
+    # Raises an error if the archive does not exist.
+    archive = _local_archive(source, data)
+    if _is_fetched(source, data):
+        yield Found(f"{data.parent.name}/{data.name}/raw", listing.Folder(data / "raw"))
+    elif archive:
         with packed.Packed(archive) as files:
             yield Found(f"archive {archive.name}", files)
     elif isinstance(source, schema.Kaggle) and not source.archive and (attached := kaggle.attached(source)):
         yield Found(f"attached data set {attached.name}", listing.Folder(attached))
-    elif _is_fetched(source, data):
-        yield Found(f"{data.parent.name}/{data.name}/raw", listing.Folder(data / "raw"))
     else:
         yield None
 

@@ -182,7 +182,7 @@ def of_folder(run: Path, folder: Path, *, replaces: Path | None = None) -> pd.Da
         raise FileNotFoundError(f"{run.name} has no model yet: run `make {run.name}` first")
     if not folder.is_dir():
         raise FileNotFoundError(f"PHOTOS must be a folder of photos. Received: {folder}")
-    paths = labels.photos(folder)
+    paths = labels.files(folder)
     if not paths:
         raise ValueError(f"{folder.name} contains no photo. Expected: files such as .jpg or .png")
     names = [files.readable(str(path)) for path in paths]

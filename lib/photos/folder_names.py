@@ -73,7 +73,6 @@ CARRIERS = (
         "zoom"
     )
 )
-# The class folders of ImageNet look like numbered groups.
 _WORDNET = re.compile(r"n\d{8}")
 _DATE = re.compile(r"(19|20)\d\d(\D?\d\d?){0,2}(\D?\d\d?){0,3}|\d\d?\D\d\d?\D(19|20)?\d\d")
 
@@ -118,9 +117,10 @@ def meaningful(all_words: list[str]) -> list[str]:
 
 def is_unlabelled(name: str) -> bool:
     """Return whether a name means photos without labels, such as `unknown` or `images to predict`."""
-    rest = meaningful(words(name))
     split = split_of(name)
-    return bool(rest) and ("".join(rest) in UNLABELLED or split == SplitName("predict", ()))
+    rest = split.rest if split else tuple(meaningful(words(name)))
+    is_predicted = split is not None and split.split == "predict" and set(rest) <= {"to", "for"}
+    return is_predicted or "".join(rest) in UNLABELLED
 
 
 def is_mask(name: str) -> bool:
@@ -134,11 +134,16 @@ def is_number(name: str) -> bool:
     return (name.isdecimal() or len(name) == 1) and not _DATE.fullmatch(name)
 
 
+def is_wordnet(name: str) -> bool:
+    """Return whether a name is the number of a class in WordNet, as in ImageNet."""
+    return _WORDNET.fullmatch(name) is not None
+
+
 def is_carrier(name: str) -> bool:
     """Return whether a name groups photos by anything but a class, such as `cam2`, `2023-05` or `P017`."""
     if _DATE.fullmatch(name) or is_mask(name):
         return True
-    if is_number(name) or _WORDNET.fullmatch(name):
+    if is_number(name) or is_wordnet(name):
         return False
     all_words = words(name)
     letters = [word for word in all_words if not word.isdecimal()]

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from lib.core import files
+from lib.core.files import printable
 from lib.core.schema import Source, Table
 from lib.photos import class_names, companions, groups, label_tables, layouts, listing
 
@@ -58,8 +58,8 @@ def find(contents: listing.Listing, source: Source, *, group: str | None = None)
         table["group"] = groups.of_photos(table, group)
     notes = [*notes, *layouts.unused(source.ignore, contents.paths, key="ignore"), *companions.notes(paths)]
     table.attrs |= {
-        "layout": files.printable(layout),
-        "notes": list(map(files.printable, notes)),
+        "layout": printable(layout),
+        "notes": list(map(printable, notes)),
         "ignore": source.ignore,
     }
     labels = sorted(set(table.loc[table.problem.eq(""), "label"]) - {""})
@@ -113,7 +113,7 @@ def targets(labels: Iterable[str], classes: list[str]) -> np.ndarray:
     return np.array([index[label] for label in labels], np.int64)
 
 
-def photos(folder: Path) -> list[PurePosixPath]:
+def files(folder: Path) -> list[PurePosixPath]:
     """List the photo files under a folder, sorted, as relative paths; hidden files and links are skipped."""
     contents = listing.Folder(folder)
     paths = (contents.path(path).relative_to(folder) for path in listing.photos(contents))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from lib.core.schema import Source
-from lib.photos import folder_names, folders, listing
+from lib.photos import folder_names, folder_tree, folders, listing
 from lib.photos.folders import Role
 
 # Patterns and folders in the sentence.
@@ -101,7 +101,7 @@ def _role(above: list[str], parts: list[str], *, splits: Mapping[str, str] | Non
 def split_of(name: str, splits: Mapping[str, str] | None) -> str | None:
     """Return the split of a folder, by `source.splits` if it is set, else by its name."""
     if splits:
-        return folders.mapped(name, splits)
+        return folder_tree.mapped(name, splits)
     known = folder_names.split_of(name)
     return known.split if known else None
 

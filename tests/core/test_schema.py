@@ -283,3 +283,30 @@ def test_values_that_fit_each_other_are_accepted(values):
 
 def test_labels_that_are_numbers_are_text():
     assert load({"source.classes": [7, "cat"]}).source.classes == ["7", "cat"]
+
+
+def sample(**keys):
+    return SOURCE.validate_python({"kind": "sample", **keys})
+
+
+@pytest.mark.parametrize("layout", ["CLASS", "SPLIT/CLASS", "CLASS/SPLIT", "*/CLASS", "in*/color/CLASS/*"])
+def test_layouts(layout):
+    assert sample(layout=layout).layout == layout
+
+
+@pytest.mark.parametrize("layout", ["", "SPLIT", "class", "CLASS/CLASS", "SPLIT/SPLIT/CLASS", "a//CLASS"])
+def test_other_layouts_are_refused(layout):
+    with pytest.raises(
+        pydantic.ValidationError, match="expected a pattern with CLASS once and SPLIT at most"
+    ):
+        sample(layout=layout)
+
+
+def test_no_splits_are_false():
+    assert sample().splits is None and sample(splits=False).splits == {}
+    assert sample(splits={"a": "train"}).splits == {"a": "train"}
+    assert params.load("demo", params.parse_assignments("source.splits=false")).source.splits == {}
+    with pytest.raises(
+        ValueError, match="`source.splits.a` is invalid: it should be 'train', 'val', 'test' or"
+    ):
+        params.load("demo", params.parse_assignments("source.splits.a=dev"))

@@ -125,7 +125,7 @@ def test_a_large_folder_of_other_files_is_not_copied(folder, photos, monkeypatch
     for number in range(25):
         (photos / f"{number}.txt").touch()
     message = refusal(ValueError, source("folder", folder=str(photos)), folder)
-    assert "with 26 files, 1 of them photos. All would be copied" in message
+    assert "with 26 files, few of them photos. All would be copied" in message
 
 
 def test_photos_without_a_suffix_are_fetched(folder, photos):

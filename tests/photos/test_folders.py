@@ -69,6 +69,10 @@ def read(paths, **keys):
         (["cat/2023-01", "cat/2023-02", "dog/2024-01"], "CLASS"),
         (["ill/patient01", "ill/patient02", "well/patient03", "well/patient04"], "CLASS"),
         (["ill/17", "ill/23", "well/41", "well/5"], "CLASS"),
+        (every(CLASSES, ["leaf 1", "leaf 2"]), "CLASS"),
+        (every(["site1", "site2"], ["cam1", "cam2"], CLASSES), "*/*/CLASS"),
+        (every(["2023", "2024"], CLASSES, ["cam1", "cam2"]), "*/CLASS"),
+        (every(["shelf 1", "shelf 2"], CLASSES), "*/CLASS"),
         (["cat", "dog/pug", "dog/boxer", "owl"], "CLASS"),
         (every(CLASSES, ["images"]), "CLASS"),
         (every(["valid", "invalid"]), "CLASS"),
@@ -119,6 +123,8 @@ def test_the_split_of_each_folder(names, splits):
         ([*CLASSES, "Unlabeled images/2023"], ["Unlabeled images/2023"]),
         ([*CLASSES, "unknown", "to predict"], ["unknown", "to predict"]),
         ([*CLASSES, "test"], ["test"]),
+        ([*CLASSES, "new photos/to predict"], ["new photos/to predict"]),
+        ([*every(["train", "test"], CLASSES), "test_unlabelled"], ["test_unlabelled"]),
         ([*every(["photos"], CLASSES), "todo"], ["todo"]),
     ],
     ids=lambda value: " ".join(value[:4]),
@@ -220,12 +226,23 @@ def test_the_names_of_files_are_evidence():
     assert {pattern for pattern, _, _ in read(outer).values()} == {"CLASS"}
 
 
+def test_a_folder_of_masks_beside_class_folders_is_no_class():
+    decision = decide(photos(*every(["images"], CLASSES), "masks"))
+    assert decision.of("images/cat/1.jpg").label == "cat"
+    assert decision.of("masks/1.jpg").problem == "it is in `masks`, beside class folders"
+    assert read(photos("mask", "no mask"))["mask"] == ("CLASS", "mask", "")
+
+
 def test_variants_and_doubtful_folders_are_noted():
     (note,) = decide(photos(*every(["plants"], ["color", "gray"], CLASSES))).notes
     assert "`color`, `gray` contain the same class folders, such as `cat`" in note
     assert "`source.layout: plants/color/CLASS`" in note
     (note,) = decide(photos(*every(["train", "test"], ["color", "gray"], CLASSES))).notes
     assert "`source.layout: SPLIT/color/CLASS`" in note
+    (note,) = decide(
+        photos(*every(["raw"], ["raw"], CLASSES), *every(["resized"], ["resized"], CLASSES))
+    ).notes
+    assert "`source.layout: raw/*/CLASS`" in note
     (note,) = decide(photos(*CLASSES, "misc")).notes
     assert "`misc` is read as a class" in note and "`source.unlabelled: [misc]`" in note
     (note,) = decide(photos("bus", "car", "train")).notes
