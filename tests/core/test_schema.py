@@ -283,3 +283,34 @@ def test_values_that_fit_each_other_are_accepted(values):
 
 def test_labels_that_are_numbers_are_text():
     assert load({"source.classes": [7, "cat"]}).source.classes == ["7", "cat"]
+
+
+# Groups
+
+
+def validate(**sections):
+    return schema.Params.model_validate({"name": "mine", "source": {"kind": "sample"}} | sections)
+
+
+@pytest.mark.parametrize("group", [r"patient(\d+)_", r"(?:a|b)(\d)", None])
+def test_a_pattern_of_groups_is_accepted(group):
+    assert validate(split={"group": group}).split.group == group
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (r"patient(\d+", "expected a column or a regular expression"),
+        (r"(\d+)_(\d+)", "one group in parentheses. Found: 2 groups"),
+        (r"patient\(", "one group in parentheses. Found: 0 groups"),
+        ("patient", "is the name of a column, but the source has no `tables`"),
+    ],
+)
+def test_a_pattern_of_groups_that_cannot_be_used_is_an_error(group, message):
+    with pytest.raises(ValueError, match=message):
+        validate(split={"group": group})
+
+
+def test_a_group_is_a_column_if_the_source_has_tables():
+    source = {"kind": "sample", "tables": {"t": {"file": "t.csv", "label": "label"}}}
+    assert validate(source=source, split={"group": "patient"}).split.group == "patient"
