@@ -30,9 +30,9 @@ OF_CLASS, OF_ALL = 100, 2000
 # Shrinkage of the covariance of the differences, 0 to 1.
 SHRINKAGE = 0.3
 # Thresholds of a pair of classes: maximum accuracy without the orientation, minimum fraction of photos in the
-# opposite direction, and maximum p-value. Arrows have 0.59, 0.78 and 1e-7; left and right halves of butterflies
-# 0.55, 0.66 and 3e-9. The smallest p-value of the pairs of butterfly, flowers, mammals, biology and imagenet100
-# is 0.007, at an accuracy of 1; among those with an accuracy of at most 0.8, it is 0.02.
+# opposite direction, and maximum p-value. Arrows have 0.59, 0.78 and 1e-7; left and right halves of
+# butterflies 0.55, 0.66 and 3e-9. Of the pairs of butterfly, flowers, mammals, biology and imagenet100, the
+# smallest p-value is 0.007, at an accuracy of 1; if the accuracy is at most 0.8, it is 0.02.
 ALIKE_AT_MOST, OPPOSITE_AT_LEAST, P_AT_MOST = 0.8, 0.6, 0.001
 COLUMNS = ["first", "second", "flip", "evidence", "accuracy", "opposite"]
 # Words whose parts may be in names, such as "turnleft", and words that are compared as a whole.
