@@ -373,9 +373,9 @@ def _left_out(given: dict[str, dict[str, int]]) -> list[str]:
         total = sum(counts.values())
         reasons = [f"{count} {status}" for status, count in counts.items() if status != "kept"]
         if reasons and split != "train":
-            fraction = 1 - counts.get("kept", 0) / total
+            percent = 100 - 100 * counts.get("kept", 0) / total
             notes.append(
-                f"{split}: {fraction:.1%} of the source's {total} photos are left out: {', '.join(reasons)}"
+                f"{split}: {percent:.1f} % of the source's {total} photos are left out: {', '.join(reasons)}"
             )
     return notes
 

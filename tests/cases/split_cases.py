@@ -1,4 +1,4 @@
-"""Generate small data sets in which photos depend on each other: specimens, arrows and frames of a film."""
+"""Generate small data sets in which photos depend on each other: specimens, arrows and a film."""
 
 from pathlib import Path
 
@@ -42,9 +42,8 @@ def arrows(folder: Path, *, of_class: int = 40) -> None:
             x, y = (int(value) for value in random.integers(28, 68, 2))
             head = [(x + 24 * direction, y), (x - 6 * direction, y - 20), (x - 6 * direction, y + 20)]
             draw.polygon(head, fill=(8, 8, 8))
-            draw.rectangle(
-                [min(x, x - 24 * direction), y - 7, max(x, x - 24 * direction), y + 7], fill=(8, 8, 8)
-            )
+            left, right = sorted((x, x - 24 * direction))
+            draw.rectangle([left, y - 7, right, y + 7], fill=(8, 8, 8))
             save(folder / label / f"{number}.png", np.asarray(image))
 
 

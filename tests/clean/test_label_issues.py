@@ -131,7 +131,7 @@ def test_the_kept_photos_of_a_manifest():
     vectors, labels = clusters()
     noisy, rows = flipped(labels)
     table = pd.DataFrame(
-        {"path": [f"{row}.jpg" for row in range(240)], "label": noisy, "cluster": range(240)}
+        {"path": [f"{row}.jpg" for row in range(240)], "label": noisy, "cluster": range(240), "group": ""}
     )
     table.loc[::10, "cluster"] = -1
     rows = sorted(set(rows) - set(range(0, 240, 10)))

@@ -1,4 +1,4 @@
-"""Mirror images: pairs that look alike but for the orientation, and differ from their mirrors oppositely."""
+"""Mirror images: classes that look alike without the orientation and have opposite sides."""
 
 import numpy as np
 import pytest

@@ -37,7 +37,7 @@ def embedded(monkeypatch):
 
 
 def table(**columns):
-    rows = {"sha1": [str(row) for row in range(COUNT)], "label": LABELS, "cluster": range(COUNT)}
+    rows = {"sha1": [str(row) for row in range(COUNT)], "label": LABELS, "cluster": range(COUNT), "group": ""}
     return pd.DataFrame(rows | columns)
 
 

@@ -706,7 +706,8 @@ def test_pick_and_table(folder):
     put(folder, text="model: {image_size: 96}\ntrain: {early_stopping: null}\n")
     loaded = params.load("mine")
     assert params.pick(loaded, "model.image_size") == 96
-    assert params.pick(loaded, "split") == {"val": 0.15, "test": 0.15, "on_leak": "drop"}
+    split = {"val": 0.15, "test": 0.15, "group": None, "on_leak": "drop"}
+    assert params.pick(loaded, "split") == split
     for key in ("model.size", "source.archive", "seed.x"):
         with pytest.raises((KeyError, TypeError)):
             params.pick(loaded, key)

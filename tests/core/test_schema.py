@@ -310,3 +310,34 @@ def test_no_splits_are_false():
         ValueError, match="`source.splits.a` is invalid: it should be 'train', 'val', 'test' or"
     ):
         params.load("demo", params.parse_assignments("source.splits.a=dev"))
+
+
+# Groups
+
+
+def validate(**sections):
+    return schema.Params.model_validate({"name": "mine", "source": {"kind": "sample"}} | sections)
+
+
+@pytest.mark.parametrize("group", [r"patient(\d+)_", r"(?:a|b)(\d)", None])
+def test_a_pattern_of_groups_is_accepted(group):
+    assert validate(split={"group": group}).split.group == group
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (r"patient(\d+", "expected a column or a regular expression"),
+        (r"(\d+)_(\d+)", "one group in parentheses. Found: 2 groups"),
+        (r"patient\(", "one group in parentheses. Found: 0 groups"),
+        ("patient", "is the name of a column, but the source has no `tables`"),
+    ],
+)
+def test_a_pattern_of_groups_that_cannot_be_used_is_an_error(group, message):
+    with pytest.raises(ValueError, match=message):
+        validate(split={"group": group})
+
+
+def test_a_group_is_a_column_if_the_source_has_tables():
+    source = {"kind": "sample", "tables": {"t": {"file": "t.csv", "label": "label"}}}
+    assert validate(source=source, split={"group": "patient"}).split.group == "patient"
