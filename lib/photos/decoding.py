@@ -174,7 +174,7 @@ def _clipping(maximum: int, bit_depth: int | None) -> str:
             f"its values, up to {maximum:,}, are black at the bit depth of the source, {bit_depth}: set "
             "`model.bit_depth`, or save the photo with 8 bits"
         )
-    return f"values up to {maximum:,} clipped at {bit_depth} bits" if maximum >= 2**bit_depth else ""
+    return f"values of more than {bit_depth} bits were clipped" if maximum >= 2**bit_depth else ""
 
 
 @functools.cache

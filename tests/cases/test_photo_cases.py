@@ -95,7 +95,10 @@ def test_the_bit_depth_can_be_chosen(tmp_path):
     for label, number, pixels in photo_cases.drawings(3):
         assert gap(photos[label, number], pixels[..., :1].repeat(3, axis=2)) < 1
     assert (photos["a", 3] == 255).all()
-    assert any("clipped at 8 bits (1 photo)" in note for note in result.notes)
+    assert result.notes == [
+        "values of more than 8 bits were clipped (2 photos)",
+        "8 bits scaled to 8 (8 photos with more than 8 bits)",
+    ]
 
 
 def test_photos_of_eight_bits_have_no_bit_depth(tmp_path):
@@ -172,7 +175,7 @@ def test_a_photo_beyond_the_bit_depth_of_the_training_has_a_problem(tmp_path, fi
     (tmp_path / "new/1.png").write_bytes(photo_cases.png16(np.full((30, 30), 5000, np.uint16)))
     (tmp_path / "new/2.png").write_bytes(photo_cases.png16(np.full((30, 30), 3, np.uint16)))
     predicted = inference.of_folder(run.folder, tmp_path / "new")
-    assert predicted.problem[0] == "values up to 5,000 clipped at 12 bits" and predicted.label[0]
+    assert predicted.problem[0] == "values of more than 12 bits were clipped" and predicted.label[0]
     assert predicted.problem[1].startswith("its values, up to 3, are black") and not predicted.label[1]
 
 
