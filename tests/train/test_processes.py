@@ -131,13 +131,14 @@ def assert_equal(two, one, *, columns):
 
 def test_processes_that_are_killed_and_started_again_have_the_result_of_one(tmp_path):
     # Pairs of MixUp are in both processes, and batch normalization has the statistics of the whole batch.
-    settings = f"{SETTINGS}3 model.backbone=Tiny augment.mixup=0.3"
+    # The gradient of a bias before it is 0 but for rounding errors, which Adam would enlarge.
+    settings = f"{SETTINGS}3 model.backbone=Tiny augment.mixup=0.3 train.optimizer.kind=sgd"
     one, two = tmp_path / "one", tmp_path / "two"
     codes, outputs = train(one, settings)
     assert codes == [0], outputs
     for epoch, killed in ((2, 1), (3, 0)):
         codes, outputs = train(two, settings, settings, killed=f"{killed} in epoch {epoch}")
-        assert codes == [-signal.SIGKILL] * 2, outputs
+        assert codes[killed] == -signal.SIGKILL and 0 not in codes, outputs
         assert len(state.State.load(folder_of(two)).history) == epoch - 1
     codes, outputs = train(two, settings, settings)
     assert codes == [0, 0] and "processes: 2; devices: 2;" in outputs[0], outputs
