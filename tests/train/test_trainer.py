@@ -612,13 +612,7 @@ def test_several_processes_do_not_halve_the_batch_size(tmp_path, memory, monkeyp
     monkeypatch.setattr(backend, "PROCESSES", 2)
     monkeypatch.setattr(backend, "synchronize", lambda name: None)
     steps = memory(3)
-<<<<<<< HEAD
-    with pytest.raises(
-        ValueError, match="batch size of 4 in 2 processes.*Lower `train.batch_size`, or start"
-    ):
-=======
     with pytest.raises(ValueError, match="batch size of 4 in 2 processes.*Lower `train.batch_size`"):
->>>>>>> h/machines
         training.fit(make_settings(ONE_STAGE, batch_size=4), make_photos(), folder=tmp_path)
     assert steps == [4]
 
