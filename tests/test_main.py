@@ -132,7 +132,7 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
         (["run", "demo", "--set", "evaluate.hardest"], "SET takes key=value pairs"),
         (["run", "nothing"], "there is no params/nothing.yaml"),
         (["resume", "demo", "--set", "train.stages.head.epochs=-1"], "`train.stages.head.epochs` is invalid"),
-        (["why", "demo", "--run", "data"], "the names data, bench, compare are reserved"),
+        (["why", "demo", "--run", "data"], "the names data, bench, compare, gpu_check are reserved"),
         (
             ["predict", "demo", "--photos", ""],
             "predict needs a folder of photos: make predict-demo PHOTOS=folder",

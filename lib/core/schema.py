@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-RESERVED = ("data", "bench", "compare")
+RESERVED = ("data", "bench", "compare", "gpu_check")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
 KINDS = "source of the photos: kaggle, archive, drive, folder or sample"
