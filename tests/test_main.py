@@ -148,7 +148,7 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
         (["resume", "demo", "--epochs=many"], "EPOCHS: expected a whole number, such as 10. Received: many"),
         (["resume", "demo", "--lr=fast"], "LR: expected a number, such as 0.0001. Received: fast"),
         (["run", "demo", "--set=image_size=96"], "Did you mean `model.image_size`?"),
-        (["why", "demo", "--run", "data"], "the names data, bench, compare are reserved"),
+        (["why", "demo", "--run", "data"], "the names data, bench, compare, gpu_check are reserved"),
         (
             ["predict", "demo", "--photos", ""],
             "predict needs a folder of photos: make predict-demo PHOTOS=folder",

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-RESERVED = ("data", "bench", "compare")
+RESERVED = ("data", "bench", "compare", "gpu_check")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 TRAINABLE = r"^(none|all|last [1-9]\d* layers|last \d+(\.\d+)? %)$"
 KINDS = "source of the photos: kaggle, archive, drive, folder or sample"

@@ -599,6 +599,28 @@ def test_half_the_batch_size_has_the_rates_of_the_whole_batch_in_float16(tmp_pat
     )
 
 
+@pytest.mark.backend
+def test_gradients_are_accumulated_in_float16(tmp_path, eager, float16):
+    model = {**pretrained(tmp_path, "inference"), "head": PLAIN_HEAD}
+    settings, photos = make_settings(ONE_STAGE, model=model, batch_size=8), make_photos(train=16, val=6)
+    histories = []
+    for size in (8, 4):
+        loop = trainer.Trainer(
+            settings,
+            photos,
+            folder=tmp_path / str(size),
+            build=lambda: training.network(settings, photos),
+            bar=progress.Bar(None, ""),
+            watch=None,
+        )
+        loop.state.choose_batch_size(size)
+        loop.train(None)
+        histories.append(pd.DataFrame(loop.state.history, columns=trainer.COLUMNS))
+    columns = ["loss", "val_loss", "learning_rate"]
+    assert histories[0].loss.nunique() == 3
+    np.testing.assert_allclose(histories[1][columns], histories[0][columns], atol=0.02)
+
+
 def test_memory_for_less_than_one_photo_is_an_error(tmp_path, memory):
     steps = memory(0)
     with pytest.raises(
