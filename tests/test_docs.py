@@ -71,7 +71,7 @@ def test_every_parameter_is_described_once() -> None:
         ("train.optimizer.kind", ["text", "one of `adamw`, `adam`, `sgd`", "`adamw`"]),
         ("train.stages.<name>.epochs", ["whole number", "0 to 10000", "*required*"]),
         ("compare.runs", ["list of text", "letters, digits, - and _", "`[]`"]),
-        ("source.tables.<name>.photos", ["text", "", '`""`']),
+        ("source.tables.<name>.photos", ["list of text", "", "`[]`"]),
         ("tune.changes", ["mapping", "", "`{}`"]),
     ],
 )

@@ -3,7 +3,7 @@
 import itertools
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
@@ -14,38 +14,9 @@ import pandas as pd
 from lib.core import files
 from lib.core.schema import Table
 from lib.core.tables import MAX_BYTES, parse
-from lib.photos import class_names, matching
+from lib.photos import class_names, matching, split_columns
 
 COLUMNS = ["path", "label", "split", "problem", "group"]
-# Names of splits in lower case without spaces and punctuation. FER2013 calls val and test public and private.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "trainset": "train",
-    "trainingset": "train",
-    "trainval": "train",
-    "tr": "train",
-    "val": "val",
-    "valid": "val",
-    "validate": "val",
-    "validation": "val",
-    "validationset": "val",
-    "dev": "val",
-    "development": "val",
-    "publictest": "val",
-    "test": "test",
-    "testing": "test",
-    "testset": "test",
-    "holdout": "test",
-    "heldout": "test",
-    "privatetest": "test",
-}
-# Names of a split that is the validation split, or the test split if there is another validation split.
-EVALUATION = ("eval", "evaluation")
-# Names of columns that may contain splits.
-_SPLIT_COLUMN = re.compile(
-    r"(data)?(split|set|subset|partition|fold|usage|phase)s?|(is)?(train|val|valid|validation|test)(ing)?"
-)
 _ZERO_ONE = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "false": 0, "true": 1}
 _WHOLE_NUMBER = re.compile(r"\d+(\.0+)?")
 # Maximum number of names in a message.
@@ -133,7 +104,7 @@ def _of_table(
     """Return the rows of a table; notes are appended to the list."""
     notes += data.attrs["notes"]
     labels, problems = _labels(data, table)
-    splits = _splits(data, table, notes=notes)
+    splits = split_columns.of_rows(data, table, notes=notes)
     paths, exists = _paths(listing, table, list(data[table.filename]), notes=notes)
     groups = data[group].str.strip() if group in data.columns else [""] * len(data)
     absent = f"{table.file} lists it, but there is no such file"
@@ -246,92 +217,6 @@ def _whole_numbers(labels: Iterable[str]) -> bool:
     """Return whether all labels are whole numbers, and some are written like 1.0."""
     texts = set(labels) - {""}
     return any("." in text for text in texts) and all(map(_WHOLE_NUMBER.fullmatch, texts))
-
-
-def _splits(data: pd.DataFrame, table: Table, *, notes: list[str]) -> list[str]:
-    """Return the split of each row; empty if the source does not define it."""
-    if table.label is None and not table.labels:
-        return ["predict"] * len(data)
-    if table.split or table.split_column == "":
-        return [table.split or ""] * len(data)
-    column, splits = table.split_column, {}
-    if column:
-        splits = _split_values(data[column], table)
-    else:
-        column, splits = _detected(data, table, notes=notes)
-    if not column:
-        return [""] * len(data)
-    result = [splits[_value(cell)] for cell in data[column]]
-    counts = Counter(split or "without a split" for split in result)
-    shown = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
-    notes.append(
-        f"{table.file}: the column {column!r} determines the splits ({shown}). `split_column: false` of the "
-        "table ignores it"
-    )
-    return result
-
-
-def _split_values(cells: pd.Series, table: Table) -> dict[str, str]:
-    """Return the split of each value of the column in the parameters."""
-    values = sorted({_value(cell) for cell in cells})
-    known = {_value(value): split for value, split in table.split_values.items()} or _known(values)
-    if unknown := [value for value in values if value and value not in known]:
-        raise ValueError(
-            f"{table.file}: expected names of splits in the column {table.split_column!r}, or values in "
-            f"`split_values`, such as {{{unknown[0]}: test}}. Received: {_listed(unknown, len(unknown))}"
-        )
-    return {"": "", **known}
-
-
-def _detected(data: pd.DataFrame, table: Table, *, notes: list[str]) -> tuple[str, dict[str, str]]:
-    """Return the only column whose values are names of splits, and their splits; empty if there is none."""
-    candidates: dict[str, dict[str, str]] = {}
-    for column in [
-        name for name in data.columns if name not in ("", table.filename, table.label, *table.labels)
-    ]:
-        named = bool(_SPLIT_COLUMN.fullmatch(_folded(column)))
-        values = (
-            sorted({_value(cell) for cell in data[column].unique()} - {""})
-            if named or _few(data[column])
-            else []
-        )
-        splits = _known(values)
-        distinct = {splits[value] for value in values if value in splits}
-        if values and len(splits) == len(values) and "train" in distinct and (named or len(distinct) > 1):
-            candidates[column] = {"": "", **splits}
-        elif named and 1 < len(values) <= 20:
-            notes.append(
-                f"{table.file}: the column {column!r} with the values {_listed(values, len(values))} is not "
-                "used. If it divides the photos into splits, set `split_column` and `split_values`"
-            )
-    if len(candidates) > 1:
-        notes.append(
-            f"{table.file}: several columns contain names of splits, and none is used: "
-            f"{', '.join(map(files.printable, candidates))}. Set `split_column` of the table"
-        )
-    return next(iter(candidates.items())) if len(candidates) == 1 else ("", {})
-
-
-def _few(cells: pd.Series) -> bool:
-    """Return whether a column has few values, in a sample of its rows."""
-    return cells.iloc[:1000].nunique() <= 12
-
-
-def _known(values: Iterable[str]) -> dict[str, str]:
-    """Return the splits of those values that are names of splits."""
-    known = {value: SPLITS[_folded(value)] for value in values if _folded(value) in SPLITS}
-    other = "test" if "val" in known.values() else "val"
-    return known | {value: other for value in values if _folded(value) in EVALUATION}
-
-
-def _value(cell: str) -> str:
-    """Return a cell of a split column in lower case, and a whole number without a decimal point."""
-    text = cell.strip().casefold()
-    return text.partition(".")[0] if _WHOLE_NUMBER.fullmatch(text) else text
-
-
-def _folded(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())
 
 
 def _paths(
