@@ -35,12 +35,14 @@ def test_no_patient_is_in_two_splits(patients):
     # A class of six patients has one in val, one in test and four in train.
     patients_of = table.drop_duplicates("group").groupby(["label", "split"]).size()
     assert patients_of.unstack().to_dict("list") == {"test": [1, 1], "train": [4, 4], "val": [1, 1]}
-    assert manifest.summary(table)["groups"] == {
+    counts = manifest.summary(table)["groups"]
+    assert counts == {
         "groups": 12,
         "largest": "ill_patient00",
         "photos_in_largest": 8,
         "photos_without": 0,
     }
+    assert manifest.describe_groups(counts).startswith("12 groups; the largest, ill_patient00, has 8 photos.")
 
 
 def test_patients_with_the_same_number_in_two_classes_stay_together(patients):
