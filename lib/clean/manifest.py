@@ -325,8 +325,8 @@ def describe_groups(counts: GroupCounts) -> str:
     if not counts["groups"]:
         return "`split.group` is not set: only near-duplicates are kept together."
     return (
-        f"{counts['groups']} groups; the largest, {counts['largest']}, has {counts['photos_in_largest']} photos. "
-        f"{counts['photos_without']} photos have no group."
+        f"{counts['groups']} groups; the largest, {counts['largest']}, has {counts['photos_in_largest']} "
+        f"photos. {counts['photos_without']} photos have no group."
     )
 
 
