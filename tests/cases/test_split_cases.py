@@ -126,7 +126,7 @@ def test_a_film_leaves_enough_of_the_other_photos_to_train(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("flip", ["horizontal", "both", "none"])
+@pytest.mark.parametrize("flip", ["horizontal", "none"])
 def test_arrows_are_noted_as_mirror_images_before_training(tmp_path, flip):
     split_cases.arrows(tmp_path / "raw")
     given = settings(clean={"embeddings": True}, augment={"flip": flip})
@@ -136,7 +136,8 @@ def test_arrows_are_noted_as_mirror_images_before_training(tmp_path, flip):
         table, cleaned.images, vectors=cleaned.vectors, settings=given, folder=tmp_path / "cache"
     )
     found = [("a", "z", "horizontal", "embeddings")] if flip != "none" else []
-    assert pairs[["first", "second", "flip", "evidence"]].apply(tuple, axis=1).tolist()[:1] == found
+    columns = pairs[["first", "second", "flip", "evidence"]]
+    assert list(columns.itertuples(index=False, name=None)) == found
     by_names = mirrors.find(
         cleaned.table, cleaned.images, vectors=None, settings=given, folder=tmp_path / "cache"
     )
