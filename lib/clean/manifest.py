@@ -311,7 +311,7 @@ def summary(table: pd.DataFrame) -> Summary:
         "moved": int(table.moved_from.ne("").sum()),
         "relabelled": int((table.relabelled_from.ne("") & kept).sum()),
         "classes": classes,
-        "notes": [*_notes(classes), *_large_units(table), *_left_out(given)],
+        "notes": [*_left_out(given), *_large_units(table), *_notes(classes)],
     }
 
 
@@ -347,6 +347,16 @@ def _notes(classes: dict[str, ClassCounts]) -> list[str]:
         for split in used
         if not counts[split]
     ]
+
+
+def describe_groups(counts: GroupCounts) -> str:
+    """Return a sentence on the number of groups and the largest of them."""
+    if not counts["groups"]:
+        return "`split.group` is not set: only near-duplicates are kept together."
+    return (
+        f"{counts['groups']} groups; the largest, {counts['largest']}, has {counts['photos_in_largest']} "
+        f"photos. {counts['photos_without']} photos have no group."
+    )
 
 
 def _large_units(table: pd.DataFrame) -> list[str]:

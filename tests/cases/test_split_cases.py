@@ -35,12 +35,14 @@ def test_no_patient_is_in_two_splits(patients):
     # A class of six patients has one in val, one in test and four in train.
     patients_of = table.drop_duplicates("group").groupby(["label", "split"]).size()
     assert patients_of.unstack().to_dict("list") == {"test": [1, 1], "train": [4, 4], "val": [1, 1]}
-    assert manifest.summary(table)["groups"] == {
+    counts = manifest.summary(table)["groups"]
+    assert counts == {
         "groups": 12,
         "largest": "ill_patient00",
         "photos_in_largest": 8,
         "photos_without": 0,
     }
+    assert manifest.describe_groups(counts).startswith("12 groups; the largest, ill_patient00, has 8 photos.")
 
 
 def test_patients_with_the_same_number_in_two_classes_stay_together(patients):
@@ -124,7 +126,7 @@ def test_a_film_leaves_enough_of_the_other_photos_to_train(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("flip", ["horizontal", "both", "none"])
+@pytest.mark.parametrize("flip", ["horizontal", "none"])
 def test_arrows_are_noted_as_mirror_images_before_training(tmp_path, flip):
     split_cases.arrows(tmp_path / "raw")
     given = settings(clean={"embeddings": True}, augment={"flip": flip})
@@ -134,7 +136,8 @@ def test_arrows_are_noted_as_mirror_images_before_training(tmp_path, flip):
         table, cleaned.images, vectors=cleaned.vectors, settings=given, folder=tmp_path / "cache"
     )
     found = [("a", "z", "horizontal", "embeddings")] if flip != "none" else []
-    assert pairs[["first", "second", "flip", "evidence"]].apply(tuple, axis=1).tolist()[:1] == found
+    columns = pairs[["first", "second", "flip", "evidence"]]
+    assert list(columns.itertuples(index=False, name=None)) == found
     by_names = mirrors.find(
         cleaned.table, cleaned.images, vectors=None, settings=given, folder=tmp_path / "cache"
     )

@@ -89,6 +89,38 @@ def test_a_cluster_that_a_new_photo_joins_across_splits_moves_and_is_listed(raw,
     assert second.moved_from[test] == "test" and (second.moved_from != "").sum() == 1
 
 
+def test_a_run_of_another_name_joins_the_division_and_keeps_it(raw):
+    two_classes(raw, 15)
+    first = build(raw)
+    two_classes(raw, 5, start=100)
+    for number in range(5):
+        raw.photo(f"cat/old {number}.png", number)
+        raw.photo(f"dog/old {number}.png", 500 + number)
+    second = build(raw, settings(run="other"), content="more").set_index("sha1").split
+    old = first.set_index("sha1").split
+    assert (second[old.index] == old).all() and len(second) == 40
+    third = build(raw, content="more").set_index("sha1").split
+    assert third.equals(second)
+
+
+def test_photos_that_come_back_are_in_the_same_split(raw):
+    two_classes(raw, 15)
+    first = build(raw).split
+    (raw.folder / "cat/3.png").unlink()
+    assert build(raw, content="less").split.equals(first.drop("cat/3.png"))
+    raw.photo("cat/3.png", 3)
+    assert build(raw, content="again").split.equals(first)
+
+
+def test_a_damaged_division_is_computed_again(raw, capsys):
+    two_classes(raw, 15)
+    first = build(raw)
+    (path,) = raw.folder.parent.glob("division-*.npz")
+    path.write_bytes(path.read_bytes()[:-9])
+    pd.testing.assert_frame_equal(build(raw), first)
+    assert f"{path.name} is damaged" in capsys.readouterr().out and path.is_file()
+
+
 # Statuses and reasons
 
 
@@ -211,6 +243,22 @@ def test_given_splits_are_kept(raw):
     put_splits(raw)
     table = build(raw)
     assert table.status.eq("kept").all() and (table.split == table.path.str.split("/").str[0]).all()
+
+
+def test_the_fraction_of_a_given_split_that_is_left_out_is_noted(raw):
+    put_splits(raw)
+    raw.put("test/dog/dark.png", encoded(scene(72) // 4))
+    raw.photo("test/cat/a copy.png", 0)
+    decide(raw, "exclusions.csv", "test/cat/0.png,,a sketch")
+    table = build(raw, settings(clean={"embeddings": False, "exclude": ["dark"]}))
+    summary = manifest.summary(table)
+    assert summary["given"] == {
+        "train": {"kept": 8},
+        "val": {"kept": 8},
+        "test": {"kept": 7, "excluded": 1, "flagged": 1, "leak": 1},
+    }
+    (note,) = summary["notes"]
+    assert note.startswith("test: 30.0 % of the source's 10 photos are left out: ") and "1 flagged" in note
 
 
 @pytest.mark.parametrize("on_leak", ["drop", "keep"])

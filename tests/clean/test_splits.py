@@ -327,3 +327,21 @@ def test_a_rare_class_within_large_groups_is_in_every_split():
     for seed in range(5):
         assigned = assign(pd.concat([common, rare], ignore_index=True), val=0.15, test=0.15, seed=seed)
         assert set(assigned[len(common) :]) == {"train", "val", "test"}, seed
+
+
+def test_units_of_any_size_are_never_divided_and_are_in_every_split():
+    for seed in range(30):
+        random = np.random.default_rng(80 + seed)
+        parts = []
+        for label in "abc":
+            sizes = np.minimum(1 + random.pareto(0.7, int(random.integers(3, 40))), 300).astype(int)
+            part = photos_of(*sizes, label=label)
+            parts.append(part.assign(unit=part.unit + 1000 * ord(label)))
+        photos = pd.concat(parts, ignore_index=True)
+        val, test = ((0.15, 0.15), (0.1, 0.3), (0.4, 0.4))[seed % 3]
+        assigned = assign(photos, val=val, test=test, seed=seed)
+        assert assigned.groupby(photos.unit).nunique().eq(1).all()
+        assert assigned.groupby(photos.label).nunique().eq(3).all(), seed
+        old = photos.unit % 3 > 0
+        earlier = assigned.where(old, "")
+        assert (assign(photos, val=val, test=test, seed=seed, earlier=earlier)[old] == assigned[old]).all()
