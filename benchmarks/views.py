@@ -108,7 +108,8 @@ def _photos(path: Path, settings: schema.Params, *, folder: Path) -> photoset.Ph
         folder.mkdir(parents=True, exist_ok=True)
         archives.extract(path, folder / "raw")
     table = labels.find(folder / "raw", settings.source)
-    table = table[table.label.notna()].reset_index(drop=True)
+    # The photos without labels have an empty label.
+    table = table[table.label.ne("")].reset_index(drop=True)
     scanned, full = decoding.scan(
         folder / "raw", list(table.path), content=path.name, folder=folder, size=SIZE, fit=settings.model.fit
     )

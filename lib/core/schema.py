@@ -625,14 +625,6 @@ class Train(Section):
         description="stages of training by name, in order; a file that does not define complete stages "
         "changes the default stages",
     )
-    views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        None,
-        description="number of augmented views of each photo in stages with a frozen, pretrained backbone, "
-        "which embeds each view only once: epoch e trains the head on the views that are drawn in epoch "
-        "e mod views, with their erasing and MixUp, in an order of its own; stages after one that trains the "
-        "backbone, and heads that do not begin with pooling or flatten, do not use views; if null, each "
-        "epoch draws new augmentation, and the backbone runs in each epoch",
-    )
     early_stopping: EarlyStopping | None = Field(
         EarlyStopping(), description="early stopping of a stage; null turns it off"
     )
@@ -643,6 +635,14 @@ class Train(Section):
     )
     resume_stages: list[str] = Field(
         [], description="stages to train again after a finished training; set by make resume-<name>"
+    )
+    views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="number of augmented views of each photo in stages with a frozen, pretrained backbone, "
+        "which embeds each view only once: epoch e trains the head on the views that are drawn in epoch "
+        "e mod views, with their erasing and MixUp, in an order of its own; stages after one that trains the "
+        "backbone, and heads that do not begin with pooling or flatten, do not use views; if null, each "
+        "epoch draws new augmentation, and the backbone runs in each epoch",
     )
 
     @model_validator(mode="after")
