@@ -86,7 +86,8 @@ def _unreadable(problems: dict[str, str]) -> list[str]:
 
 def _planned(usable: pd.DataFrame, fractions: schema.Split, *, seed: int) -> pd.Series:
     """Return the split of each photo if no photo were a duplicate."""
-    photos = usable.assign(sha1=usable.path, cluster=range(len(usable)))
+    units = ("group " + usable.group).where(usable.group.ne(""), usable.path)
+    photos = usable.assign(sha1=usable.path, unit=pd.factorize(units)[0])
     earlier = pd.Series("", usable.index)
     return splits.assign(photos, val=fractions.val, test=fractions.test, seed=seed, earlier=earlier)
 

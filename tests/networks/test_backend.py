@@ -1,4 +1,4 @@
-"""The backend: the same answers from TensorFlow, JAX and PyTorch, no output on stderr, seeds that hold."""
+"""The backend: the same answers from each, nothing on the error stream, seeds that hold."""
 
 import os
 import subprocess
