@@ -24,7 +24,7 @@ from lib.clean import embeddings, photoset
 from lib.core import params, progress, schema, steps
 from lib.download import archives
 from lib.networks import backend, models
-from lib.photos import decoding, labels
+from lib.photos import decoding, labels, listing
 from lib.train import trainer, training
 
 SIZE, EPOCHS, SEEDS = 160, 10, range(3)
@@ -107,7 +107,7 @@ def _photos(path: Path, settings: schema.Params, *, folder: Path) -> photoset.Ph
     if not (folder / "raw").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         archives.extract(path, folder / "raw")
-    table = labels.find(folder / "raw", settings.source)
+    table = labels.find(listing.Folder(folder / "raw"), settings.source)
     # The photos without labels have an empty label.
     table = table[table.label.ne("")].reset_index(drop=True)
     scanned, full = decoding.scan(

@@ -29,7 +29,7 @@ from lib.download import archives, sources
 from lib.evaluate import mistakes
 from lib.networks import models
 from lib.networks.backend import keras
-from lib.photos import class_names, labels
+from lib.photos import class_names, labels, listing
 
 PHOTO = encoded(scene(0))
 
@@ -296,7 +296,7 @@ def hostile(raw):
 
 def test_names_in_the_outputs_of_the_notebooks(hostile):
     folder, table = hostile
-    listed = labels.find(folder, tables_of())
+    listed = labels.find(listing.Folder(folder), tables_of())
     names = class_names.of_source(folder, schema.Sample(kind="sample"), classes=labels.classes(table.label))
     rows = pd.DataFrame({"path": table.path, "split": "test", "label": table.label, "predicted": HOSTILE})
     report = {name: {"n": 3, "recall": 0.5} for name in names}

@@ -4,6 +4,7 @@ A file whose content has changed while its size and modification time were resto
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -58,12 +59,24 @@ def of_folder(path: Path, names: Iterable[str], *, tables: Path) -> str:
     Args:
         path: file or folder.
         names: relative paths of the files in the folder.
-        tables: folder for the table of `of_files`, whose name contains no part of `path`.
+        tables: folder for the table of `of_files` and, so that it is seldom loaded, for the fingerprint by
+            names, sizes and times of all files. The names of both contain no part of `path`.
     """
     table = tables / f".sha256-{cache.fingerprint(path.resolve())}.json"
     if not path.is_dir():
         return cache.fingerprint(list(of_files(path.parent, [path.name], table=table).values()))
-    return cache.fingerprint(sorted(of_files(path, names, table=table).items()))
+    began, stats, whole = time.time_ns(), _stats(path, names), table.with_suffix(".whole.json")
+    listing = hashlib.sha256(repr(stats).encode(errors="surrogateescape")).hexdigest()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if content := files.read_json(whole).get(listing):
+            return content
+    digests = of_files(path, stats, table=table)
+    content = cache.fingerprint(sorted(digests.items()))
+    settled = all(modified < began - CLOCK_TICK_NS for _, modified in stats.values())
+    if settled and "unreadable" not in digests.values():
+        with contextlib.suppress(OSError):
+            files.write_json(whole, {listing: content})
+    return content
 
 
 def _stats(root: Path, names: Iterable[str]) -> dict[str, tuple[int, int]]:

@@ -334,9 +334,8 @@ class Split(Section):
     )
     group: Text | None = Field(
         None,
-        description="group of each photo, such as its patient, specimen or camera, which is never divided: a "
-        "column of the source's tables, or a regular expression with one group in parentheses, searched "
-        r"in the photo's path, such as patient(\d+)_; if null, only near-duplicates are kept together",
+        description="groups of photos, such as patients or cameras, that stay in one split: a column of the "
+        r"tables, or a regular expression for the path with one group, such as patient(\d+)_; null for none",
     )
     on_leak: Literal["drop", "keep"] = Field(
         "drop",
@@ -638,11 +637,8 @@ class Train(Section):
     )
     views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None,
-        description="number of augmented views of each photo in stages with a frozen, pretrained backbone, "
-        "which embeds each view only once: epoch e trains the head on the views that are drawn in epoch "
-        "e mod views, with their erasing and MixUp, in an order of its own; stages after one that trains the "
-        "backbone, and heads that do not begin with pooling or flatten, do not use views; if null, each "
-        "epoch draws new augmentation, and the backbone runs in each epoch",
+        description="number of augmented views of each photo, which a frozen, pretrained backbone embeds once; "
+        "epoch e trains the head on view e mod views; if null, the backbone sees new augmentation each epoch",
     )
 
     @model_validator(mode="after")
@@ -669,9 +665,8 @@ class Predictions(Section):
     )
     template: str | None = Field(
         None,
-        description="path of a CSV file in the source, such as sample_submission.csv, that determines the "
-        "columns and the rows of the file, and their order; columns named like the classes get the "
-        "probabilities; if null, all photos without labels",
+        description="path of a CSV file in the source, such as sample_submission.csv, with the columns and "
+        "rows to fill; columns named like classes get probabilities; if null, all photos without labels",
     )
 
 

@@ -4,14 +4,14 @@ import pytest
 import table_cases
 
 from lib.core.schema import Sample
-from lib.photos import labels
+from lib.photos import labels, listing
 
 
 def found(folder, parameters):
     """Return the result of `labels.find` for the table of a case."""
     folder.mkdir(exist_ok=True)
     tables = {"labelled": {"file": "labels.csv"} | parameters}
-    return labels.find(folder, Sample(kind="sample", tables=tables))
+    return labels.find(listing.Folder(folder), Sample(kind="sample", tables=tables))
 
 
 def read(folder, case, *arguments, **changes):

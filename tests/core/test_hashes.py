@@ -140,9 +140,30 @@ def test_the_fingerprint_of_a_folder_changes_with_names_and_contents_only(tmp_pa
     assert third not in (first, second)
     (photos / "cats/2.jpg").unlink()
     assert fingerprint() not in (first, second, third)
-    # The name of the table, and the names in it, do not contain the path.
-    (table,) = tables.iterdir()
-    assert "photos" not in table.name and "photos" not in table.read_text()
+    # The names of the tables, and the names in them, do not contain the path.
+    assert len(list(tables.iterdir())) == 2
+    for table in tables.iterdir():
+        assert "photos" not in table.name and "photos" not in table.read_text()
+
+
+def test_a_folder_with_a_file_that_has_just_changed_is_hashed_again(tmp_path):
+    photos, now = tmp_path / "photos", time.time()
+    put(photos / "old", b"old")
+    fingerprints = set()
+    for content in (b"one", b"two"):
+        put(photos / "new", content, modified=now)
+        fingerprints.add(hashes.of_folder(photos, tables=tmp_path))
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3"])
+def test_a_damaged_fingerprint_of_a_folder_is_computed_again(tmp_path, text):
+    put(tmp_path / "photos/a", b"one")
+    first = hashes.of_folder(tmp_path / "photos", tables=tmp_path / "tables")
+    (whole,) = (tmp_path / "tables").glob("*.whole.json")
+    whole.write_text(text)
+    assert hashes.of_folder(tmp_path / "photos", tables=tmp_path / "tables") == first
+    assert json.loads(whole.read_text())
 
 
 def test_the_fingerprint_of_a_file_does_not_depend_on_its_name(tmp_path):

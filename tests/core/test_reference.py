@@ -13,7 +13,7 @@ from lib.core import reference, schema
         ("seed", int, 42, "seed of the split"),
         ("train.stages.head.epochs", int, None, "number of epochs"),
         ("source.photos_per_class", int, 36, "photos in the largest class"),
-        ("source.tables.labelled.photos", str, "", "folder of the photos in the table"),
+        ("source.tables.labelled.filename", str, "filename", "column with the file names"),
         ("model.head.any.rate", float, None, "fraction"),
         ("train.early_stopping.patience", int, 6, "epochs without"),
     ],
