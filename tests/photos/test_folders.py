@@ -291,24 +291,8 @@ def test_usual_names_of_photos_without_labels_can_be_turned_off():
 
 def test_any_folders_are_read_or_are_a_question():
     random = np.random.default_rng(0)
-    vocabulary = [
-        "train",
-        "test",
-        "val",
-        "seg_train",
-        "cat",
-        "dog",
-        "owl",
-        "2023",
-        "cam1",
-        "1",
-        "2",
-        "unknown",
-        "masks",
-        "color",
-        "images",
-        "misc",
-    ]
+    splits, classes = ["train", "test", "val", "seg_train", "unknown"], ["cat", "dog", "owl", "masks", "misc"]
+    vocabulary = [*splits, *classes, "2023", "cam1", "1", "2", "color", "images"]
     for _ in range(300):
         places = [
             "/".join(random.choice(vocabulary, random.integers(0, 5))) for _ in range(random.integers(1, 9))
