@@ -37,9 +37,9 @@ SMALL_DEMO = (
     "model.image_size=64 train.stages.head.epochs=1 train.stages.fine_tune.epochs=1 "
     "train.stages.fine_tune.trainable=all evaluate.min_top_1=0 gradcam.examples=1 gradcam.masks=null"
 )
-SMALL_SIDE, SMALL_BATCH = 48, 8
+SMALL_SIDE, SMALL_BATCH = 32, 4
 # The recipes' own backbones take minutes to compile on a CPU.
-SMALL_BACKBONES = {"biology": "ResNet18", "imagenet100": "EfficientNetV2B0"}
+SMALL_BACKBONES = {"biology": "ResNet18", "imagenet100": "ResNet18"}
 ROUNDS, STEPS, SMALL_ROUNDS, SMALL_STEPS = 5, 20, 1, 2
 # The largest difference of a probability on another device or in another precision. A number in `bfloat16`
 # has 3 bits less than in `float16`: its rounding is 8 times as coarse.

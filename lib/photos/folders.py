@@ -420,11 +420,12 @@ def _through_single(groups: list[Group]) -> list[Group] | None:
     if len(folder_tree.names(level)) != 1 or not any(node.children for node in level):
         return None
     classes = folder_tree.below(level)
-    only = [group.node.children[0] if len(group.node.children) == 1 else None for group in groups]
-    return [
-        group._replace(node=child) if child and child.name not in classes else group
-        for group, child in zip(groups, only, strict=True)
-    ]
+    result = _descend(main)
+    for group in groups:
+        if group not in main:
+            inner = folder_tree.names(group.node.children)
+            result += [group] if len(inner) != 1 or inner[0] in classes else _descend([group])
+    return result
 
 
 def _is_unlabelled(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from lib.photos import folders
@@ -286,6 +287,28 @@ def test_splits_that_no_folder_has_are_an_error():
 
 def test_usual_names_of_photos_without_labels_can_be_turned_off():
     assert read(photos(*CLASSES, "unknown"), unlabelled=[])["unknown"] == ("CLASS", "unknown", "")
+
+
+def test_any_folders_are_read_or_are_a_question():
+    random = np.random.default_rng(0)
+    splits, classes = ["train", "test", "val", "seg_train", "unknown"], ["cat", "dog", "owl", "masks", "misc"]
+    vocabulary = [*splits, *classes, "2023", "cam1", "1", "2", "color", "images"]
+    for _ in range(300):
+        places = [
+            "/".join(random.choice(vocabulary, random.integers(0, 5))) for _ in range(random.integers(1, 9))
+        ]
+        paths = sorted({f"{place}/1.jpg".lstrip("/") for place in places})
+        try:
+            decision = decide(paths)
+        except ValueError as error:
+            assert "`source." in str(error)
+        else:
+            assert all(role.split in ("", "train", "val", "test") for role in map(decision.of, paths))
+
+
+@pytest.mark.parametrize("places", [["x/x", "x/y"], ["a/x/b", "a/a/x/c", "a/a/x/d"], ["a", "a/a", "a/a/a/a"]])
+def test_repeated_names_come_to_an_end(places):
+    decide(photos(*places))
 
 
 def test_deep_and_large_trees():
