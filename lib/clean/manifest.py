@@ -451,7 +451,8 @@ def _split(table: pd.DataFrame, settings: Params, *, earlier: pd.Series) -> None
         earlier: the split of each photo in earlier runs, by SHA-1.
     """
     kept = table[table.status.eq("kept") & table.label.ne("")]
-    before = kept.sha1.map(earlier).fillna("")
+    split_of = earlier.to_dict()
+    before = pd.Series([split_of.get(sha1, "") for sha1 in kept.sha1], kept.index, dtype=str)
     photos = kept.assign(unit=splits.units(kept))
     table.loc[kept.index, "split"] = splits.assign(
         photos, val=settings.split.val, test=settings.split.test, seed=settings.seed, earlier=before

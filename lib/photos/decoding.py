@@ -100,8 +100,8 @@ def read(data: bytes, *, side: int | None = None, bit_depth: int | None = None) 
             many = (width * height if image.info.get("progressive") else decoded) > MANY_PIXELS
             with _large_photo_lock if many else contextlib.nullcontext():
                 pixels, swapped, maximum, note = _decode(image, data, bit_depth=bit_depth)
-    except formats.Unusable:
-        raise
+    except formats.Unusable as error:
+        raise ValueError(str(error)) from None
     # Pillow raises almost any error when a file is damaged.
     except Exception as error:
         _refuse_damaged(error)
