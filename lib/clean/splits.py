@@ -5,8 +5,6 @@ from collections.abc import Hashable
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 # Number of photos from which a unit is large.
 LARGE = 10
@@ -33,6 +31,10 @@ def units(photos: pd.DataFrame) -> pd.Series:
     Returns:
         The number of each photo's unit, `int64` on the same index.
     """
+    # Imported here because `check` needs none of it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     cluster = pd.factorize(photos.cluster)[0]
     named = photos.group.ne("").to_numpy()
     group, names = pd.factorize(photos.group[named])

@@ -637,8 +637,8 @@ class Train(Section):
     )
     views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None,
-        description="number of augmented views of each photo, which a frozen, pretrained backbone embeds once; "
-        "epoch e trains the head on view e mod views; if null, the backbone sees new augmentation each epoch",
+        description="number of augmented views of each photo, which a frozen, pretrained backbone embeds "
+        "once; epoch e trains the head on view e mod views; if null, each epoch draws new augmentation",
     )
 
     @model_validator(mode="after")
