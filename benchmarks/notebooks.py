@@ -91,7 +91,11 @@ def start_kernel(cell: str) -> float:
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     client = NotebookClient(
-        notebook, kernel_name="python3", resources={"metadata": {"path": str(params.ROOT)}}
+        notebook,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(params.ROOT)}},
+        # As the runner does: no warning about the local socket.
+        extra_arguments=["--log-level=CRITICAL"],
     )
     began = time.perf_counter()
     with client.setup_kernel():
