@@ -1,12 +1,14 @@
 """Implement the commands of the command line: load the parameters of a run and start the runner."""
 
+import dataclasses
+import functools
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from lib import pipeline
-from lib.core import cache, engine, files, locks, params, privacy, schema, steps, tables
+from lib.core import cache, engine, files, locks, params, privacy, schema, steps
 from lib.networks import cards
 
 # Maximum number of characters before the fingerprint in the name of a run. The name has at most 64.
@@ -42,8 +44,8 @@ def run(name: str, *, assignments: str = "", run_name: str = "") -> Path:
         pipeline.StepFailed: if a notebook ends with an error.
     """
     runner = _runner(name, assignments=assignments, run_name=run_name)
-    print(_check(runner.settings, brief=True), flush=True)
-    return runner.run()
+    summary = functools.partial(_check, runner.settings, brief=True)
+    return dataclasses.replace(runner, preview=lambda: print(summary(), flush=True)).run()
 
 
 def clean(name: str, *, assignments: str = "", run_name: str = "") -> Path:
@@ -234,6 +236,7 @@ def predict(name: str, *, photos: str, output: str = "") -> Path:
     if not photos:
         raise ValueError(f"predict needs a folder of photos: make predict-{name} PHOTOS=folder")
     # Imported here because it imports TensorFlow.
+    from lib.core import tables
     from lib.evaluate import inference, predictions
 
     folder = _existing(name)

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ class Runner:
         overrides: nested values that override the parameter file, for the parameters cells of the notebooks.
         sequence: steps in the order of execution.
         notebooks: folder of the notebooks.
+        preview: called before the first step that is out of date.
     """
 
     settings: schema.Params
     overrides: dict[str, Any]
     sequence: tuple[steps.Step, ...] = steps.PIPELINE
     notebooks: Path = NOTEBOOKS
+    preview: Callable[[], None] = lambda: None
 
     @property
     def folder(self) -> Path:
@@ -54,12 +56,15 @@ class Runner:
             StepFailed: if a notebook ends with an error.
         """
         engine.name()
-        prerequisites.require(self.settings, self.sequence)
+        is_stale = any(self.reasons(step) for step in self.sequence)
+        if is_stale:
+            prerequisites.require(self.settings, self.sequence)
+            self.preview()
         if self.settings.run_name != self.settings.name:
             print(f"run: {display(self.folder)}", flush=True)
         with locks.run(self.folder):
             for step in self.sequence:
-                self._bring_up_to_date(step)
+                self._bring_up_to_date(step, is_stale=is_stale)
             if self._report_is_stale():
                 self.write_report()
         print(f"report: {display(self.folder / 'report.html')}")
@@ -131,8 +136,9 @@ class Runner:
     def _run_of(self, step: steps.Step) -> steps.Run:
         return steps.Run(self.settings, step)
 
-    def _bring_up_to_date(self, step: steps.Step) -> None:
-        if not self.reasons(step):
+    def _bring_up_to_date(self, step: steps.Step, *, is_stale: bool) -> None:
+        """Execute a step if it is out of date, which no step is unless `is_stale`."""
+        if not (is_stale and self.reasons(step)):
             print(f"{step.name:<12} up to date")
             return
         if sys.stdout.isatty():

@@ -6,12 +6,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lib.core import files
 from lib.core.schema import Source
+
+if TYPE_CHECKING:
+    # A run that is up to date needs no tables.
+    import pandas as pd
 
 # Maximum size of a file of class names, in bytes.
 LARGEST_NAMES = 10_000_000
@@ -58,7 +60,7 @@ def of_card(card: Mapping[str, Any]) -> dict[str, str]:
     return dict(zip(card["classes"], card["class_names"], strict=True))
 
 
-def rename(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+def rename(table: "pd.DataFrame", names: dict[str, str]) -> "pd.DataFrame":
     """Replace the labels in the columns `label`, `predicted` and `suggested` by names, in a copy."""
     result = table.copy()
     for column in {"label", "predicted", "suggested"} & set(table.columns):

@@ -447,6 +447,9 @@ def _read(
     row: dict[str, object] = {"path": path, "phash": "", "width": 0, "height": 0, "maximum": 0, "note": ""}
     black = np.zeros((size, size, 3), np.uint8)
     file = root / path
+    # Links are not followed: they can lead out of the source.
+    if file.is_symlink() or not file.exists():
+        return row | {"sha1": "", "problem": MISSING}, black
     try:
         if files.regular_size(file) > LARGEST_BYTES:
             problem = f"the file has more than {LARGEST_BYTES / 1e9:g} GB"
@@ -454,9 +457,6 @@ def _read(
                 row["sha1"] = hashlib.file_digest(opened, "sha1").hexdigest()
             return row | {"problem": problem}, black
         data = files.read_bytes(file)
-    except FileNotFoundError:
-        # A table of the source lists it.
-        return row | {"sha1": "", "problem": MISSING}, black
     except OSError as error:
         raise ValueError(
             f"expected to read {path}, as 01_download did. Received: {error.strerror}. Check the disk and "

@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn, Protocol
 
 from lib.core import files
-from lib.photos import formats
 
 # Suffixes of photos: such a file always gets a row, with the reason if it is not a photo.
 SUFFIXES = frozenset(
@@ -146,6 +145,9 @@ def photos(listing: Listing, paths: Iterable[str] | None = None) -> list[str]:
         listing: the files of the source.
         paths: some of its paths; if None, all.
     """
+    # Imported here because a run that is up to date needs no images.
+    from lib.photos import formats
+
     visible = [path for path in (listing.paths if paths is None else paths) if not is_hidden(path)]
     named = [path for path in visible if suffix(path) in SUFFIXES]
     unnamed = [path for path in visible if (end := suffix(path)) in MEANINGLESS or not end[1:].isalpha()]

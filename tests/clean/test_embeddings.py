@@ -60,7 +60,7 @@ def test_embeddings_are_the_mean_of_the_feature_map(images, computed):
 
 
 def test_a_second_pass_is_read_back(images, folder, computed, monkeypatch):
-    def called(settings):
+    def called(settings, pool):
         raise AssertionError("the backbone was built again")
 
     monkeypatch.setattr(embeddings, "network", called)
@@ -80,7 +80,7 @@ def test_a_second_pass_is_read_back(images, folder, computed, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
 def test_damaged_embeddings_are_computed_again(images, tmp_path, monkeypatch, capsys, damage):
-    monkeypatch.setattr(embeddings, "network", lambda settings: Means())
+    monkeypatch.setattr(embeddings, "network", lambda settings, pool: Means())
     known = embeddings.compute(images, content=list("abcdef"), folder=tmp_path, settings=SETTINGS).copy()
     (path,) = tmp_path.glob("embeddings-*/vectors.npy")
     data = path.read_bytes()
@@ -93,7 +93,7 @@ def test_damaged_embeddings_are_computed_again(images, tmp_path, monkeypatch, ca
 
 
 def test_a_full_disk_is_an_error(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings, "network", lambda settings: Means())
+    monkeypatch.setattr(embeddings, "network", lambda settings, pool: Means())
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("usage", (), {"free": 71}))
     with pytest.raises(files.NoSpace, match="expected 72 bytes of free disk space. Received: 71 bytes"):
         embeddings.compute(images, content=list("abcdef"), folder=tmp_path, settings=SETTINGS)
@@ -101,7 +101,7 @@ def test_a_full_disk_is_an_error(images, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_pass_is_not_read_back(images, tmp_path, monkeypatch):
-    def cut_off(settings):
+    def cut_off(settings, pool):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(embeddings, "network", cut_off)

@@ -217,17 +217,9 @@ def test_missing_files_of_a_table_have_a_row_and_never_become_photos(raw, tmp_pa
     assert list(table.status[["gone.png", "link.png"]]) == ["corrupt", "corrupt"]
     assert set(table.reason[["gone.png", "link.png"]]) == {"a table lists it, but there is no such file"}
     assert table.status.value_counts().to_dict() == {"kept": 12, "corrupt": 2}
-    missing = manifest.missing(cleaned.table)
-    assert missing == ["gone.png", "link.png"]
     assert cleaned.notes[0].endswith("lists 2 of 14 files that are not in the source: gone.png, link.png")
     # the same photos are found in the cache
-    again, images = manifest.resized(
-        raw.folder.parent,
-        given,
-        content="abc",
-        paths=list(table.index),
-        missing=missing,
-    )
+    again, images = manifest.resized(raw.folder.parent, given, content="abc", paths=list(table.index))
     assert list(again.sha1) == list(table.sha1) and (images == cleaned.images).all()
 
 
@@ -580,7 +572,7 @@ def test_embeddings_find_copies_that_hashes_do_not(raw, monkeypatch):
     plain = build(raw)
     assert plain.cluster["cat/whole.png"] != plain.cluster["cat/mirrored.png"]
 
-    def compute(images, *, content, folder, settings):
+    def compute(images, *, content, folder, settings, pool):
         assert content[-2:] == ["crop", "160"] and len(content) == len(images) + 2
         return np.abs(np.random.default_rng(0).normal(3, 0.1, (len(images), 8))).astype(np.float32)
 

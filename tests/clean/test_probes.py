@@ -24,7 +24,7 @@ def embedded(monkeypatch):
     """The backbones that were used; the embeddings of the recipe's own have the classes, the others noise."""
     models = []
 
-    def compute(images, *, content, folder, settings):
+    def compute(images, *, content, folder, settings, pool):
         models.append(settings)
         assert content[-2:] == ["crop", "64"] and len(content) == len(images) + 2
         vectors = np.random.default_rng(0).uniform(0, 1, (COUNT, 16)).astype(np.float32)

@@ -51,10 +51,10 @@ from pathlib import Path
 from lib.core import schema
 from lib.download import archives, sources
 
-def slow(archive, folder, extract=archives.extract):
+def slow(archive, folder, extract=archives.extract, **options):
     print("unpacking", flush=True)
     time.sleep(2)
-    extract(archive, folder)
+    return extract(archive, folder, **options)
 
 archives.extract = slow
 source = schema.Archive(kind="archive", archive=sys.argv[1])
