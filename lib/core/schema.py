@@ -792,6 +792,7 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
     def _check_batch_size(self) -> Self:
         if self.train.batch_size < self.smallest_batch:
             raise ValueError(

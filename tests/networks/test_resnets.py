@@ -296,7 +296,7 @@ def test_a_failed_download_of_weights_has_advice(server):
     with pytest.raises(
         ValueError,
         match="the ImageNet weights of ResNet18 could not be downloaded: "
-        ".*resnet18-f37072fd.pth.*WEIGHTS=path",
+        ".*resnet18-f37072fd.pth.*WEIGHTS=file",
     ):
         backbones.build(schema.Model(backbone="ResNet18", weights="imagenet", image_size=32))
 
