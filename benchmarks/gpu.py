@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -170,7 +171,9 @@ def run(part: str, setting: str, environment: Mapping[str, str], scratch: Path) 
 def last_line(log: Path) -> str:
     """Return the last line of a log that is not empty."""
     lines = [text.strip() for text in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((text for text in reversed(lines) if text), "no message")[:300]
+    text = next((text for text in reversed(lines) if text), "no message")
+    # A message can contain the folders of this machine.
+    return re.sub(r"(/[^/\s'\"]+)+/", "", text)[:300]
 
 
 def line(row: Row) -> str:

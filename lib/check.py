@@ -7,8 +7,9 @@ from statistics import NormalDist
 
 import pandas as pd
 
+from lib import prerequisites
 from lib.clean import splits
-from lib.core import files, params, schema
+from lib.core import files, schema, steps
 from lib.download import preview
 from lib.photos import formats, labels, listing
 
@@ -53,7 +54,7 @@ def report(settings: schema.Params, data: Path, *, brief: bool = False) -> str:
     if not brief:
         usable = usable.assign(split=_planned(usable, settings.split, seed=settings.seed))
         lines += [*_unreadable(problems), "", *_classes(usable), "", *_advice(usable)]
-    notes = table.attrs["notes"] + _missing(settings)
+    notes = table.attrs["notes"] + _problem(settings)
     lines += [f"note: {note}" for note in notes]
     return "\n".join(map(files.printable, lines))
 
@@ -164,11 +165,10 @@ def wilson(accuracy: float, photos: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def _missing(settings: schema.Params) -> list[str]:
-    """Return a note if the file of the backbone's weights does not exist."""
-    weights = settings.model.weights
-    if weights in (None, "imagenet") or params.find_file(weights).is_file():
-        return []
-    return [
-        f"model.weights: expected imagenet or the path of a file. Received: {weights}, which does not exist"
-    ]
+def _problem(settings: schema.Params) -> list[str]:
+    """Return the error with which a run would stop before its first step, if any."""
+    try:
+        prerequisites.require(settings, steps.PIPELINE)
+    except (ValueError, OSError) as error:
+        return [f"{settings.name} cannot run yet: {error}"]
+    return []

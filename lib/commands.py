@@ -76,7 +76,10 @@ def train(name: str, *, assignments: str = "", run_name: str = "") -> None:
     runner = _runner(name, assignments=assignments, run_name=run_name)
     for step in steps.PREPARATION:
         if reasons := runner.reasons(step):
-            raise ValueError(f"{step.name} is out of date: {reasons[0]}. Run `chrysalis clean {name}` first")
+            raise ValueError(
+                f"{step.name} is out of date: {reasons[0]}. "
+                f"Run `chrysalis clean {name}` with the same options first"
+            )
     engine.join()
     # Imported here because it imports the backend.
     from lib.train import processes

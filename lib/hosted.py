@@ -44,6 +44,8 @@ def main() -> None:
     """Install the packages that are missing, and the project itself, and change no installed package."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found = [(package.metadata["Name"], package.version) for package in metadata.distributions()]
+    # The first of several versions on the path is the one that is imported.
+    found.reverse()
     installed: dict[str, str] = {canonicalize_name(name): version for name, version in found if name}
     needed = missing(project["dependencies"], installed)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from shared import encoded, scene
 
-from lib import __main__, check, commands
+from lib import __main__, check, commands, pipeline
 from lib.core import params
 from lib.core.schema import Params
 
@@ -74,7 +74,7 @@ def test_notes_follow(raw):
     assert notes[0].startswith("note: 'Cat' and 'cat' are separate classes")
     assert notes[1] == "note: `source.ignore` contains 'gone', which matches no file"
     assert notes[2].startswith(
-        "note: model.weights: expected imagenet or the path of a file. Received: nowhere.h5"
+        "note: mine cannot run yet: `model.weights`: the file nowhere.h5 does not exist"
     )
 
 
@@ -119,19 +119,20 @@ def test_every_parameter_file_can_be_checked(name, capsys, monkeypatch, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_prints_the_decision_before_the_first_step(raw, capsys, monkeypatch):
+def test_run_prints_the_decision_before_the_first_step(raw, tmp_path, capsys, monkeypatch):
     photos(raw, "a/inner", 3)
     photos(raw, "b/other", 3)
     settings = parameters(raw)
 
-    class Runner:
-        def run(self):
-            print("first step")
-            return raw.folder
+    def execute(runner, step):
+        print("first step")
+        raise pipeline.StepFailed("stop")
 
-    Runner.settings = settings
-    monkeypatch.setattr(commands, "_runner", lambda *_, **__: Runner())
-    commands.run("mine")
+    monkeypatch.setenv("CHRYSALIS_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(pipeline.Runner, "_execute", execute)
+    monkeypatch.setattr(commands, "_runner", lambda *_, **__: pipeline.Runner(settings, {}))
+    with pytest.raises(pipeline.StepFailed):
+        commands.run("mine")
     decision, _, note, first = capsys.readouterr().out.splitlines()
     assert decision == "mine: 2 classes from `CLASS`, no splits" and first == "first step"
     assert note == "note: `a/inner` and 1 more: a folder below a class is read as part of the class"

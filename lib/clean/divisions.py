@@ -9,13 +9,16 @@ from lib.core import cache, files, params
 from lib.core.schema import Params
 
 SPLITS = ("train", "val", "test")
-# Parameters that change which photos are kept together, or the sizes of the splits. Others, such as
-# `clean.exclude`, only remove photos.
+# Parameters that change which photos are kept together, the splits that the source defines, or the sizes of
+# the splits. Others, such as `clean.exclude`, only remove photos.
 KEYS = (
     "seed",
     "split.val",
     "split.test",
     "split.group",
+    "source.tables",
+    "source.layout",
+    "source.splits",
     "clean.embeddings",
     "clean.near_duplicate_bits",
     "clean.near_duplicate_cosine",

@@ -354,8 +354,8 @@ def describe_groups(counts: GroupCounts) -> str:
     if not counts["groups"]:
         return "`split.group` is not set: only near-duplicates are kept together."
     return (
-        f"{counts['groups']} groups; the largest, {counts['largest']}, has {counts['photos_in_largest']} "
-        f"photos. {counts['photos_without']} photos have no group."
+        f"{counts['groups']} groups; the largest, {files.printable(counts['largest'])}, has "
+        f"{counts['photos_in_largest']} photos. {counts['photos_without']} photos have no group."
     )
 
 
@@ -369,9 +369,10 @@ def _large_units(table: pd.DataFrame) -> list[str]:
         first = photos.iloc[sizes.argmax()]
         if sizes.max() >= splits.LARGE and sizes.max() > splits.MANY * len(photos):
             name = f"the group {first.group}" if first.group else f"near-duplicates ({first.path} ...)"
+            name = files.printable(name)
             notes.append(
-                f"{label}: {sizes.max()} of {len(photos)} photos are {name}, all in {first.split}; "
-                f"the class has {photos.unit.nunique()} independent units"
+                f"{files.printable(str(label))}: {sizes.max()} of {len(photos)} photos are {name}, all in "
+                f"{first.split}; the class has {photos.unit.nunique()} independent units"
             )
     return notes
 

@@ -16,6 +16,7 @@ from scipy.stats import binom
 from sklearn.preprocessing import normalize
 
 from lib.clean import embeddings, label_issues, splits
+from lib.core import files
 from lib.core.schema import Params
 from lib.photos import decoding, labels
 
@@ -67,7 +68,13 @@ CHARACTERS = {
 
 
 def find(
-    table: pd.DataFrame, images: np.ndarray, *, vectors: np.ndarray | None, settings: Params, folder: Path
+    table: pd.DataFrame,
+    images: np.ndarray,
+    *,
+    vectors: np.ndarray | None,
+    settings: Params,
+    folder: Path,
+    bit_depth: int | None = None,
 ) -> pd.DataFrame:
     """Find the pairs of classes that the random flips of `augment.flip` make indistinguishable.
 
@@ -79,6 +86,7 @@ def find(
         vectors: the embeddings of all photos, see `embeddings.of_photos`; if `None`, only names are compared.
         settings: the run's parameters.
         folder: folder of the cache.
+        bit_depth: bit depth from which photos with more than 8 bits were scaled, if any.
 
     Returns:
         A table with one row per pair and flip: `first` and `second` (labels), `flip` (see `FLIPS`),
@@ -86,11 +94,12 @@ def find(
     """
     classes = labels.classes(table.label[table.cluster.ge(0)])
     sample = _sample(table, classes)
+    identity = [f"{bit_depth} bits"] * (bit_depth is not None) + [settings.model.fit]
     rows: list[list] = []
     for flip, steps in FLIPS[settings.augment.flip].items():
         by_names = {pair: [*pair, flip, "names", np.nan, np.nan] for pair in opposite_names(classes, flip)}
         if vectors is not None:
-            flipped = _flipped(sample, images, steps, fit=settings.model.fit, folder=folder)
+            flipped = _flipped(sample, images, steps, identity=identity, folder=folder)
             targets = labels.targets(sample.label, classes)
             units = splits.units(sample).to_numpy()
             scored = score(vectors[sample.index], flipped, targets=targets, units=units)
@@ -113,8 +122,9 @@ def notes(pairs: pd.DataFrame) -> list[str]:
     """Return a sentence on each pair of `find`, with the advice to change `augment.flip`."""
     advice = "none" if pairs.flip.eq("horizontal").any() else "horizontal"
     return [
-        f"{row.first} and {row.second} are mirror images of each other ({row.flip} flip), by their "
-        f"{row.evidence}: random flips make them indistinguishable. Set `augment.flip: {advice}`"
+        f"{files.printable(str(row.first))} and {files.printable(str(row.second))} are mirror images of each "
+        f"other ({row.flip} flip), by their {row.evidence}: random flips make them indistinguishable. "
+        f"Set `augment.flip: {advice}`"
         for row in pairs.itertuples()
     ]
 
@@ -128,13 +138,13 @@ def _sample(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def _flipped(
-    sample: pd.DataFrame, images: np.ndarray, steps: tuple[int, int], *, fit: str, folder: Path
+    sample: pd.DataFrame, images: np.ndarray, steps: tuple[int, int], *, identity: list[str], folder: Path
 ) -> np.ndarray:
     """Return the embeddings of the flipped photos, or load them if they are stored."""
     size, (height, width) = embeddings.SIDE, steps
     photos = [decoding.resize(images[row], size=size, fit="stretch") for row in sample.index]
     flipped = np.stack([photo[::height, ::width] for photo in photos])
-    content = [*sample.sha1, fit, str(images.shape[1]), f"flip {height} {width}"]
+    content = [*sample.sha1, *identity, str(images.shape[1]), f"flip {height} {width}"]
     return embeddings.compute(flipped, content=content, folder=folder, settings=embeddings.BACKBONE)
 
 

@@ -13,7 +13,9 @@ from lib.photos import labels
 COLUMNS = ["backbone", "image_size", "channels", "top_1", "low", "high", "log_loss"]
 
 
-def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder: Path) -> pd.DataFrame:
+def compare(
+    table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder: Path, bit_depth: int | None = None
+) -> pd.DataFrame:
     """Compare backbones by the accuracy of probes on their frozen embeddings.
 
     The probe is `label_issues.out_of_fold_probabilities`: each photo is predicted by models that are fitted
@@ -47,7 +49,7 @@ def compare(table: pd.DataFrame, images: np.ndarray, *, settings: Params, folder
             table.sha1,
             images,
             fit=settings.model.fit,
-            bit_depth=settings.model.bit_depth,
+            bit_depth=bit_depth,
             folder=folder,
             settings=model,
             size=size,

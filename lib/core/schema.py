@@ -696,7 +696,9 @@ class GradCam(Section):
         description="folder or zip of object masks (white on black), named like their photos; a relative "
         "path starts in the source's folder; if null, no comparison with masks",
     )
-    photo: str | None = Field(None, description="path of an additional photo to explain; if null, no photo")
+    photo: str | None = Field(
+        None, description="path of a photo to explain; if null, the first photo in the manifest"
+    )
 
 
 class Dimension(Section):

@@ -29,9 +29,10 @@ INPUT = Path("/kaggle/input")
 def attached(source: schema.Kaggle) -> Path | None:
     """Return the folder of a data set or competition that is attached to this Kaggle notebook, or None."""
     owner, _, slug = "/".join(str(source.dataset).split("/")[:2]).partition("/")
-    candidates = (slug, f"datasets/{owner}/{slug}")
+    # The first has the owner too: two data sets of the same name can be attached.
+    candidates = (f"datasets/{owner}/{slug}", slug)
     if source.competition:
-        candidates = (source.competition, f"competitions/{source.competition}")
+        candidates = (f"competitions/{source.competition}", source.competition)
     return next((INPUT / name for name in candidates if (INPUT / name).is_dir()), None)
 
 
@@ -82,8 +83,7 @@ def require_key(source: schema.Kaggle) -> None:
     Raises:
         ValueError: if there is no key; the message lists the ways to continue.
     """
-    in_environment = os.environ.get("KAGGLE_API_TOKEN") or os.environ.get("KAGGLE_KEY")
-    if source.competition and not in_environment and not any(path.is_file() for path in _key_files()):
+    if source.competition and not key():
         raise ValueError(_failure(source, "no Kaggle key, which competitions require"))
 
 
@@ -157,9 +157,20 @@ def _without_secrets(text: str) -> str:
     return text
 
 
+def key() -> str | None:
+    """Return the place of the key that the client uses, such as `KAGGLE_API_TOKEN`; None without a key."""
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "KAGGLE_API_TOKEN"
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        return "KAGGLE_USERNAME and KAGGLE_KEY"
+    file = next((path for path in _key_files() if path.is_file()), None)
+    return f"{file.parent.name}/{file.name}" if file else None
+
+
 def _key_files() -> list[Path]:
     """Return the paths at which the client looks for a key."""
-    configured = Path(os.environ.get("KAGGLE_CONFIG_DIR", ""))
-    folders = (Path.home() / ".kaggle", Path.home() / ".config/kaggle", configured)
+    # Unlike `Path.home`, this does not fail for a user without a home folder.
+    names_of_folders = ("~/.kaggle", "~/.config/kaggle", os.environ.get("KAGGLE_CONFIG_DIR"))
+    folders = [Path(os.path.expanduser(name)) for name in names_of_folders if name]  # noqa: PTH111
     names = ("kaggle.json", "credentials.json", "access_token", "access_token.txt")
     return [folder / name for folder in folders for name in names]

@@ -75,7 +75,11 @@ def fingerprint(source: schema.Folder, target: Path) -> str:
             contains the other.
     """
     original(source, target)
-    found = contents(source)
+    return fingerprint_of(contents(source))
+
+
+def fingerprint_of(found: listing.Folder) -> str:
+    """Compute a hash of the names, sizes and modification times of some files."""
     stats = [(name, (stat := found.path(name).stat()).st_size, stat.st_mtime_ns) for name in found.paths]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 

@@ -13,19 +13,20 @@ class Packed(contextlib.ExitStack):
 
     Args:
         path: a zip or tar.
+        name_encoding: see `archives.extract`.
 
     Raises:
         FileNotFoundError, ValueError: see `archives.extract`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, name_encoding: str | None = None):
         super().__init__()
         archives.require_file(path)
         self._archive = path
         with archives.explained(path):
             archive = archives.opened(path)
             self.callback(archive.close)
-            self._members = archives.checked(path, archive)
+            self._members = archives.checked(path, archive, name_encoding=name_encoding)
         self.paths = sorted(self._members)
         self.others: Counter[str] = Counter()
 

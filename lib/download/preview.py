@@ -1,7 +1,6 @@
 """List the files that 01_download would fetch, as far as this is possible without fetching them."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +41,8 @@ def contents(source: schema.Source, data: Path) -> Iterator[Found | None]:
     if _is_fetched(source, data):
         yield Found(f"{data.parent.name}/{data.name}/raw", listing.Folder(data / "raw"))
     elif archive:
-        with packed.Packed(archive) as files:
+        encoding = getattr(source, "name_encoding", None)
+        with packed.Packed(archive, name_encoding=encoding) as files:
             yield Found(f"archive {archive.name}", files)
     elif isinstance(source, schema.Kaggle) and not source.archive and (attached := kaggle.attached(source)):
         yield Found(f"attached data set {attached.name}", listing.Folder(attached))
@@ -92,16 +92,8 @@ def download(source: schema.Source) -> str:
 
 def _kaggle_key() -> str:
     """Describe the key that Kaggle's client would use."""
-    if os.environ.get("KAGGLE_API_TOKEN"):
-        return "with the key in KAGGLE_API_TOKEN"
-    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
-        return "with the key in KAGGLE_USERNAME and KAGGLE_KEY"
-    # Unlike `Path.home`, this does not fail for a user without a home folder.
-    configured = os.environ.get("KAGGLE_CONFIG_DIR")
-    folder = configured or os.path.expanduser("~/.kaggle")  # noqa: PTH111
-    names = ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
-    if name := next((name for name in names if (Path(folder) / name).is_file()), None):
-        return f"with the key in {name} of {'KAGGLE_CONFIG_DIR' if configured else '~/.kaggle'}"
+    if place := kaggle.key():
+        return f"with the key in {place}"
     return (
         "but no key was found: create an API token at kaggle.com/settings and put it into "
         "~/.kaggle/kaggle.json or KAGGLE_API_TOKEN"

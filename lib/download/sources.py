@@ -119,6 +119,10 @@ def _fingerprint(source: schema.Source, folder: Path) -> str | None:
         return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     if isinstance(source, schema.Folder):
         return local.fingerprint(source, folder)
+    is_copy = (folder / "raw").exists() and not (folder / "raw").is_symlink()
+    if isinstance(source, schema.Kaggle) and not source.archive and not is_copy:
+        attached = kaggle.attached(source)
+        return local.fingerprint_of(listing.Folder(attached)) if attached else None
     return None
 
 
@@ -148,7 +152,9 @@ def _require_replaceable(
     record: SourceRecord | None, source: schema.Source, *, folder: Path, identity: dict[str, str | int]
 ) -> None:
     """Raise a ValueError if the folder contains photos that cannot be fetched again."""
-    if not (folder / "raw").exists() or (record and record.kind == source.kind and source.kind in REFETCHED):
+    # A link to an attached data set can be made again.
+    is_copy = (folder / "raw").exists() and not (folder / "raw").is_symlink()
+    if not is_copy or (record and record.kind == source.kind and source.kind in REFETCHED):
         return
     shown = f"{folder.parent.name}/{folder.name}"
     received = "photos without a source.json that records their origin"

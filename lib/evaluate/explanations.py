@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.clean import photoset
-from lib.core import files, metrics, params, schema, steps
+from lib.core import files, metrics, schema, steps
 from lib.evaluate import heatmaps
 from lib.figures import photo_grids
 from lib.networks import backend, cards
@@ -160,7 +160,7 @@ def summary(measured: pd.DataFrame) -> dict:
 
 
 def own_photo(
-    network: keras.Model, card: cards.ModelCard, *, photos: photoset.Photos, settings: schema.Params
+    network: keras.Model, card: cards.ModelCard, *, photos: photoset.Photos, run: steps.Run
 ) -> Figure | None:
     """Plot a photo beside its overlays for the three most probable classes.
 
@@ -168,13 +168,13 @@ def own_photo(
         network: the trained model.
         card: `model.json`.
         photos: the run's photos.
-        settings: `gradcam.photo` is the path of the photo; if it is `None`, the first kept photo of the
-            manifest is explained.
+        run: the run, with `gradcam.photo`, the path of the photo; if it is `None`, the first kept photo of
+            the manifest is explained.
 
     Raises:
         FileNotFoundError, ValueError: if the photo does not exist or cannot be read.
     """
-    image, name = _own_image(card, photos, photo=settings.gradcam.photo)
+    image, name = _own_image(card, photos, photo=run.settings.gradcam.photo, run=run)
     probabilities = metrics.apply_temperature(backend.outputs(network, image[None]), card["temperature"])[0]
     best = np.argsort(-probabilities)[:3]
     maps = heatmaps.compute(network, np.repeat(image[None], len(best), axis=0), targets=best)
@@ -185,13 +185,13 @@ def own_photo(
 
 
 def _own_image(
-    card: cards.ModelCard, photos: photoset.Photos, *, photo: str | None
+    card: cards.ModelCard, photos: photoset.Photos, *, photo: str | None, run: steps.Run
 ) -> tuple[np.ndarray, str]:
     """Return the network's input for a photo, `uint8` `(size, size, 3)`, and the file name."""
     if photo is None:
         row = int(np.flatnonzero(photos.table.status.eq("kept"))[0])
         return photos.images[row], Path(photos.table.path.iloc[row]).name
-    path = params.find_file(photo)
+    path = run.find(photo)
     if not path.is_file():
         raise FileNotFoundError(f"`gradcam.photo`: {photo} does not exist. Expected: the path of a photo")
     try:

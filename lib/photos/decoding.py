@@ -5,6 +5,7 @@ They are resized with OpenCV, by area averaging if they shrink.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import mmap
@@ -440,6 +441,15 @@ def _read_all(
             )
 
 
+def _is_inside(root: Path, path: str) -> bool:
+    """Return whether a file exists, without links on its path: they can lead out of the source."""
+    try:
+        return (root / path).resolve(strict=True) == root.resolve() / path
+    except OSError as error:
+        # The caller reports other errors.
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
 def _read(
     root: Path, path: str, *, size: int, fit: str, bit_depth: int | None
 ) -> tuple[dict[str, object], np.ndarray]:
@@ -447,8 +457,7 @@ def _read(
     row: dict[str, object] = {"path": path, "phash": "", "width": 0, "height": 0, "maximum": 0, "note": ""}
     black = np.zeros((size, size, 3), np.uint8)
     file = root / path
-    # Links are not followed: they can lead out of the source.
-    if file.is_symlink() or not file.exists():
+    if not _is_inside(root, path):
         return row | {"sha1": "", "problem": MISSING}, black
     try:
         if files.regular_size(file) > LARGEST_BYTES:

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,23 +15,13 @@ from lib.core import files
 from lib.core.schema import Table
 from lib.core.tables import MAX_BYTES, parse
 from lib.photos import class_names, matching, split_columns
+from lib.photos.listing import Listing
 
 COLUMNS = ["path", "label", "split", "problem", "group"]
 _ZERO_ONE = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "false": 0, "true": 1}
 _WHOLE_NUMBER = re.compile(r"\d+(\.0+)?")
 # Maximum number of names in a message.
 LISTED = 3
-
-
-class Listing(Protocol):
-    """The files of a folder or of an archive."""
-
-    @property
-    def paths(self) -> list[str]:
-        """The sorted relative paths of all regular files, with `/`."""
-
-    def read(self, path: str, limit: int | None = None) -> bytes:
-        """Return the first `limit` bytes of a file."""
 
 
 class Row(NamedTuple):
@@ -119,11 +109,12 @@ def _of_table(
 def _merged(same: list[Row]) -> Row:
     """Return the row of a photo that tables list once or several times."""
     for field in ("label", "split", "group"):
-        values = sorted({getattr(row, field) for row in same})
+        # A table without the column of the groups has an empty group.
+        values = sorted({getattr(row, field) for row in same} - ({""} if field == "group" else set()))
         if len(values) > 1:
             shown = ", ".join(files.printable(value) or "(none)" for value in values)
             return same[-1]._replace(problem=f"the tables have two {field}s for it: {shown}")
-    return same[-1]
+    return same[-1]._replace(group=max(row.group for row in same))
 
 
 def _read(listing: Listing, table: Table) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from lib.core.files import printable
 from lib.core.schema import Source, Table
 from lib.photos import class_names, companions, groups, label_tables, layouts, listing
 
-COLUMNS = ["path", "label", "split", "problem", "group"]
+COLUMNS = label_tables.COLUMNS
 
 
 def find(contents: listing.Listing, source: Source, *, group: str | None = None) -> pd.DataFrame:

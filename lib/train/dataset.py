@@ -176,15 +176,15 @@ def bounds(
         batch_size: photos in a batch.
         parts: number of batches in a step of the optimizer, which accumulates their gradients. The photos of
             the last step are divided evenly too, and repeated if they are fewer than `parts`.
-        smallest: minimum number of photos in a step. If the last step has fewer, they join the step before:
-            batch normalization learns nothing from a single photo.
+        smallest: minimum number of photos in a batch. If the batches of the last step would have fewer, its
+            photos join the step before: batch normalization learns nothing from a single photo.
 
     Returns:
         For each batch of the epoch the positions of its first photo and after its last, and a factor of its
         weights, which is the size of the batch relative to the mean of its step.
     """
     edges = [*range(0, count, batch_size * parts), count]
-    if len(edges) > 2 and edges[-1] - edges[-2] < smallest:
+    if len(edges) > 2 and smallest > 1 and edges[-1] - edges[-2] < smallest * parts:
         del edges[-2]
     result = []
     for first, last in itertools.pairwise(edges):

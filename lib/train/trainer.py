@@ -213,13 +213,17 @@ class Trainer:
             self.compiled.optimizer.build(self.compiled.trainable_variables)
 
     def _batches_per_epoch(self) -> int:
+        return len(self.batch_sizes())
+
+    def batch_sizes(self) -> list[int]:
+        """Return the number of photos in each batch of an epoch."""
         slices = dataset.bounds(
             len(self.photos.rows("train")),
             self.state.batch_size,
             parts=self._accumulate(),
             smallest=self.settings.smallest_batch,
         )
-        return len(slices)
+        return [end - start for start, end, _ in slices]
 
     def _accumulate(self) -> int:
         """Return the number of batches whose mean gradient makes a step, more than one if memory ran out."""
@@ -346,18 +350,18 @@ class _Recorder(keras.callbacks.Callback):
     def __init__(self, trainer: Trainer, stage: str, callbacks: list[keras.callbacks.Callback]):
         super().__init__()
         self.trainer, self.stage, self.callbacks = trainer, stage, callbacks
-        self.seen, self.rate, self.began = 0, 0.0, 0.0
+        self.seen, self.rate, self.began, self.sizes = 0, 0.0, 0.0, [0]
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         schedules.restore_counters(self.callbacks, self.trainer.state.callbacks)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.began, self.seen = time.monotonic(), 0
+        self.began, self.seen, self.sizes = time.monotonic(), 0, self.trainer.batch_sizes()
         self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         remaining = len(self.trainer.photos.rows("train")) - self.seen
-        count = min(self.trainer.state.batch_size, remaining)
+        count = min(self.sizes[batch], remaining)
         self.seen += count
         self.trainer.bar.step(count)
 

@@ -119,7 +119,7 @@ def _stored(
         raise ValueError("expected photos with a folder to store embeddings. Received: folder=None")
     rows, model = photos.rows("val" if view is None else "train"), settings.model
     key = cache.fingerprint(
-        [photos.full.shape, photos.size, photos.fit, photos.table.sha1.iloc[rows].tolist()],
+        [photos.full.shape, photos.size, photos.fit, photos.bit_depth, photos.table.sha1.iloc[rows].tolist()],
         None if view is None else [view, settings.seed, rows.tolist(), settings.augment.model_dump()],
         [model.backbone, model.scaling, model.simple_cnn.model_dump(), _pool(settings)],
         backbones.weights_identity(model.weights),

@@ -267,3 +267,19 @@ def test_a_data_set_that_is_attached_again_elsewhere_replaces_the_dead_link(atta
     mount.rename(mount.parent / "datasets/someone/butterflies")
     record = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
     assert (folder / "raw/cat/1.png").is_file() and record.files == 2
+
+
+def test_of_two_data_sets_of_one_name_that_of_the_owner_is_read(attached, folder):
+    attached("butterflies", PHOTOS)
+    mount = attached("datasets/someone/butterflies", PHOTOS)
+    sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert (folder / "raw").resolve() == mount
+
+
+def test_an_attached_data_set_that_has_changed_is_described_again(attached, folder):
+    mount = attached("butterflies", PHOTOS)
+    first = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    (mount / "cat/1.png").write_bytes(encoded(scene(3)))
+    os.utime(mount / "cat/1.png", (1, 1))
+    second = sources.fetch(source("kaggle", dataset="someone/butterflies"), folder)
+    assert first.content_sha256 != second.content_sha256

@@ -62,7 +62,7 @@ def test_what_is_not_here_yet_is_described(folder, monkeypatch, tmp_path):
     (tmp_path / ".kaggle/kaggle.json").write_text("{}")
     text = preview.download(source("kaggle", competition="c"))
     assert "competitions/c, whose rules must be accepted there" in text
-    assert "with the key in kaggle.json of ~/.kaggle" in text
+    assert "with the key in .kaggle/kaggle.json" in text
     monkeypatch.setenv("KAGGLE_API_TOKEN", "secret")
     text = preview.download(dataset)
     assert "with the key in KAGGLE_API_TOKEN" in text and "secret" not in text

@@ -233,10 +233,16 @@ CARD = {
 }
 
 
+def run_of(**gradcam):
+    return steps.Run(make_settings(**gradcam), steps.GRADCAM)
+
+
 def test_the_photo_of_the_user_is_explained_for_its_most_probable_classes(tmp_path):
     Image.new("RGB", (30, 20), (0, 200, 100)).save(tmp_path / "mine.png")
     settings = make_settings(photo=str(tmp_path / "mine.png"))
-    images, titles = shown(explanations.own_photo(solvable(), CARD, photos=make_photos(), settings=settings))
+    images, titles = shown(
+        explanations.own_photo(solvable(), CARD, photos=make_photos(), run=run_of(settings))
+    )
     assert images[0].shape == (SIZE, SIZE, 3) and (images[0] == (0, 200, 100)).all()
     # logits 0, 20, 10 divided by the temperature of 2; probabilities below 1e-7 count as that
     assert (
@@ -249,7 +255,7 @@ def test_the_photo_of_the_user_is_explained_for_its_most_probable_classes(tmp_pa
 
 def test_classes_are_called_by_their_names():
     card = CARD | {"class_names": ["Ameise", "Biene", "Katze"]}
-    figure = explanations.own_photo(solvable(), card, photos=make_photos(), settings=make_settings())
+    figure = explanations.own_photo(solvable(), card, photos=make_photos(), run=run_of())
     assert [title.split()[0] for title in shown(figure)[1][1:]] == ["Biene", "Ameise", "Katze"]
     photos = make_photos()
     names = dict(zip(CLASSES, card["class_names"], strict=True))
@@ -261,7 +267,7 @@ def test_classes_are_called_by_their_names():
 
 def test_without_a_photo_of_the_user_it_is_the_first_kept_photo():
     photos = make_photos()
-    figure = explanations.own_photo(solvable(), CARD, photos=photos, settings=make_settings())
+    figure = explanations.own_photo(solvable(), CARD, photos=photos, run=run_of())
     images, titles = shown(figure)
     photo = photos.images[1]
     np.testing.assert_array_equal(images[0], photo)
@@ -279,10 +285,16 @@ def test_a_missing_or_broken_photo_is_named(tmp_path):
         FileNotFoundError, match="`gradcam.photo`: .*none.jpg does not exist. Expected: the path of a photo"
     ):
         explanations.own_photo(
-            solvable(), CARD, photos=make_photos(), settings=make_settings(photo=str(tmp_path / "none.jpg"))
+            solvable(),
+            CARD,
+            photos=make_photos(),
+            run=run_of(photo=str(tmp_path / "none.jpg")),
         )
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     with pytest.raises(ValueError, match="`gradcam.photo`: broken.jpg cannot be read: not a photo"):
         explanations.own_photo(
-            solvable(), CARD, photos=make_photos(), settings=make_settings(photo=str(tmp_path / "broken.jpg"))
+            solvable(),
+            CARD,
+            photos=make_photos(),
+            run=run_of(photo=str(tmp_path / "broken.jpg")),
         )

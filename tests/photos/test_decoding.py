@@ -556,3 +556,15 @@ def test_released_pages_are_read_again(tmp_path):
         before = images.copy()
         decoding.release(images)
         assert (images == before).all()
+
+
+@pytest.mark.parametrize("path", ["link.png", "folder/1.png", "x" * 300 + ".png", "1.png/2.png"])
+def test_files_behind_links_and_names_that_cannot_exist_are_missing(tmp_path, path):
+    fill(tmp_path / "elsewhere", ["1.png"])
+    fill(tmp_path / "raw", ["1.png"])
+    (tmp_path / "raw/link.png").symlink_to(tmp_path / "elsewhere/1.png")
+    (tmp_path / "raw/folder").symlink_to(tmp_path / "elsewhere")
+    table, _ = decoding.scan(
+        tmp_path / "raw", [path], content="abc", folder=tmp_path / "cache", size=8, fit="crop"
+    )
+    assert list(table.problem) == [decoding.MISSING] and list(table.sha1) == [""]

@@ -59,7 +59,8 @@ def test_groups_come_from_their_column():
     [
         ("1.jpg,owl,train,p\n1.jpg,yak,train,p\n", "the tables have two labels for it: owl, yak"),
         ("1.jpg,owl,train,p\n1.jpg,owl,test,p\n", "the tables have two splits for it: test, train"),
-        ("1.jpg,owl,train,p\n1.jpg,owl,train,\n", "the tables have two groups for it: (none), p"),
+        ("1.jpg,owl,train,p\n1.jpg,owl,train,q\n", "the tables have two groups for it: p, q"),
+        ("1.jpg,owl,train,p\n1.jpg,owl,train,\n", ""),
         ("1.jpg,owl,train,p\n1,owl,train,p\n", ""),
     ],
 )

@@ -454,3 +454,11 @@ def test_a_single_photo_joins_the_step_before():
 
     assert sizes(17, 8) == [8, 9] and sizes(18, 8) == [8, 8, 2] and sizes(1, 8) == [1]
     assert sizes(9, 4, parts=2) == [4, 5]
+
+
+@pytest.mark.parametrize("count", range(16, 40))
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_every_batch_has_the_smallest_number_of_photos(count, parts):
+    slices = dataset.bounds(count, 4, parts=parts, smallest=2)
+    assert min(end - start for start, end, _ in slices) >= 2
+    assert [start for start, _, _ in slices[1:]] == [end for _, end, _ in slices[:-1]]
