@@ -49,7 +49,7 @@ def main() -> int:
         if item not in items():
             near = difflib.get_close_matches(item, items(), n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            sys.exit(f"ITEM: expected {', '.join(items())}. Received: {item}.{hint}")
+            sys.exit(f"ITEM: expected {', '.join(items())}. Received: {item!r}.{hint}")
         return run(item, data, weights, quick=quick)
     failed = []
     for name in items():

@@ -125,7 +125,8 @@ def _advice(usable: pd.DataFrame) -> list[str]:
     name, size = str(sizes.index[-1]), int(sizes.iloc[-1])
     of_class = usable.split[usable.label.eq(name)].value_counts()
     parts = ", ".join(f"{of_class.get(split, 0)} in {split}" for split in SPLITS)
-    text = f"The smallest class, {name}, has {size} photos: about {parts}."
+    subject = f"The smallest class, {name}, has" if size < sizes.iloc[0] else "Each class has"
+    text = f"{subject} {size} photos: about {parts}."
     if of_class.get("train", 0) < FEWEST:
         text += " That is little to learn from: add photos, or leave the class out with source.classes."
     return [text, _uncertainty(usable.split)]

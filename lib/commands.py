@@ -248,6 +248,8 @@ def predict(name: str, *, photos: str, output: str = "") -> Path:
     table = inference.of_folder(folder, params.find_file(photos), replaces=path)
     predictions.write(table, path)
     print(tables.printable(table.head(10)).to_string(index=False))
+    if len(table) > 10:
+        print(f"... and {len(table) - 10} more")
     print(f"{len(table)} photos, {int(table.problem.ne('').sum())} with a problem: {pipeline.display(path)}")
     return path
 
@@ -321,5 +323,5 @@ def _existing(name: str) -> Path:
     folder = steps.outputs() / name
     if not folder.is_dir():
         runs = [path.parent.name for path in steps.of_runs("provenance.json")]
-        raise FileNotFoundError(f"there is no run {name}. Runs: {', '.join(runs) or 'none'}")
+        raise FileNotFoundError(f"there is no run {name}. Choose with RUN: {', '.join(runs) or 'no run yet'}")
     return folder

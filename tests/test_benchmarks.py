@@ -176,7 +176,9 @@ def test_the_page_gets_a_table_between_its_markers(bench):
 
 def test_an_unknown_item_is_named_with_the_nearest(bench):
     put(bench, "item_a", "return {}")
-    with pytest.raises(SystemExit, match=r"^ITEM: expected item_a. Received: item_s. Did you mean item_a\?$"):
+    with pytest.raises(
+        SystemExit, match=r"^ITEM: expected item_a. Received: 'item_s'. Did you mean item_a\?$"
+    ):
         bench(ITEM="item_s")
 
 

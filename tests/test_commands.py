@@ -290,7 +290,7 @@ def test_only_the_name_of_a_run_can_be_removed_or_predict(place, name):
 def test_the_error_for_a_missing_run_lists_the_runs(place):
     (place / "outputs/mine").mkdir()
     files.write_json(place / "outputs/mine/provenance.json", {})
-    with pytest.raises(FileNotFoundError, match="there is no run nothing. Runs: mine"):
+    with pytest.raises(FileNotFoundError, match="there is no run nothing. Choose with RUN: mine"):
         commands.remove("nothing")
     with pytest.raises(ValueError, match="predict needs a folder of photos: make predict-demo PHOTOS=folder"):
         commands.predict("demo", photos="")

@@ -153,7 +153,7 @@ def test_an_error_is_one_line(monkeypatch, capsys, error, code, line):
             ["predict", "demo", "--photos", ""],
             "predict needs a folder of photos: make predict-demo PHOTOS=folder",
         ),
-        (["remove", "nothing"], "there is no run nothing. Runs: none"),
+        (["remove", "nothing"], "there is no run nothing. Choose with RUN: no run yet"),
         (
             ["tune", "demo", "--set", "tune.space.filters.low=0"],
             "tune.space: `model.simple_cnn.filters` is invalid",

@@ -29,8 +29,9 @@ def name() -> str:
         raise ValueError(f"KERAS_BACKEND: expected {', '.join(ENGINES)}. Received: {chosen}")
     if importlib.util.find_spec(chosen) is None:
         raise ValueError(
-            f"KERAS_BACKEND={chosen}: this backend is not installed. Install it into the environment of the "
-            f"project, as in `python -m pip install {chosen}`, or unset KERAS_BACKEND for TensorFlow"
+            f"KERAS_BACKEND={chosen}: this backend is not installed. Install it into the project's "
+            f"environment, `.venv/bin/python -m pip install -e '.[{chosen}]'`, or unset KERAS_BACKEND for "
+            "TensorFlow"
         )
     os.environ["KERAS_BACKEND"] = chosen
     return chosen
@@ -45,7 +46,10 @@ def join() -> None:
         ValueError: the backend is not JAX, a variable is missing or not a number, or there is no launcher.
     """
     if name() != "jax":
-        raise ValueError(f"expected KERAS_BACKEND=jax to train in several processes. Received: {name()}")
+        raise ValueError(
+            f"expected KERAS_BACKEND=jax to train in several processes. Received: {name()}. "
+            "`chrysalis run` trains in a single process, on any backend"
+        )
     values = {variable: os.environ[variable] for variable in JOIN if os.environ.get(variable)}
     if missing := [variable for variable in JOIN if values and variable not in values]:
         raise ValueError(f"expected {', '.join(JOIN)}, or none of them under Slurm. Missing: {missing[0]}")

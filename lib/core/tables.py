@@ -190,7 +190,8 @@ def _decode(data: bytes, name: str, encoding: str | None) -> tuple[str, list[str
         expected = encoding or "UTF-8 or Windows-1252"
         raise ValueError(
             f"{name}: expected text in {expected}. Received: bytes that it does not have{at}. Save the file "
-            "as UTF-8, or set `encoding` of the table, such as mac_roman, cp932 (Japanese) or gb18030"
+            "as UTF-8, or set `encoding` of the table, such as cp1252 (Windows), mac_roman, cp932 (Japanese) "
+            "or gb18030"
         ) from None
     text = text.removeprefix("\ufeff")
     if "\0" in text:

@@ -76,17 +76,17 @@ def download(source: schema.Source) -> str:
     if isinstance(source, schema.Sample):
         return f"the sample is drawn, with {source.photos_per_class} photos in the largest class"
     if isinstance(source, schema.ArchivedSource) and transfer.is_url(source.archive):
-        return f"{privacy.without_secrets(source.archive)} is downloaded, without a key"
+        return f"{privacy.without_secrets(source.archive)} will be downloaded, without a key"
     instead = f"or take an archive that you have: `make {source.name or '<name>'} ARCHIVE=path`"
     if isinstance(source, schema.Drive):
         return (
-            f"the Google Drive folder {source.drive} is downloaded, without a key; anyone with the link must "
-            f"be able to view it; {instead}"
+            f"the Google Drive folder {source.drive} will be downloaded, without a key; anyone with the link "
+            f"must be able to view it; {instead}"
         )
     if isinstance(source, schema.Kaggle):
         kind, name = ("datasets", source.dataset) if source.dataset else ("competitions", source.competition)
         rules = "" if source.dataset else ", whose rules must be accepted there"
-        return f"https://www.kaggle.com/{kind}/{name}{rules} is downloaded, {_kaggle_key()}; {instead}"
+        return f"https://www.kaggle.com/{kind}/{name}{rules} will be downloaded, {_kaggle_key()}; {instead}"
     return "the source is fetched"
 
 

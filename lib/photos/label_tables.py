@@ -150,7 +150,7 @@ def _check_columns(data: pd.DataFrame, table: Table, *, is_labelled: bool) -> No
             available = ", ".join(map(repr, data.columns[:50]))
             raise ValueError(
                 f"{table.file} has no column {column!r}. Its columns: {available}. "
-                f"{hint or 'If these are not the columns, set `delimiter` of the table'}"
+                f"{hint or 'Set `filename` and `label` of the table to its columns, or its `delimiter`'}"
             )
     if columns and not table.labels and (table.label in columns or not is_labelled):
         received = f"the column {table.label}" if table.label else "no column"

@@ -55,7 +55,7 @@ def test_what_is_not_here_yet_is_described(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     dataset = source("kaggle", dataset="a/b")
     assert paths(dataset, folder) is None
-    assert "https://www.kaggle.com/datasets/a/b is downloaded, but no key was found" in preview.download(
+    assert "https://www.kaggle.com/datasets/a/b will be downloaded, but no key was found" in preview.download(
         dataset
     )
     (tmp_path / ".kaggle").mkdir()
@@ -70,6 +70,6 @@ def test_what_is_not_here_yet_is_described(folder, monkeypatch, tmp_path):
     assert "without a key" in preview.download(source("drive", drive="abc"))
     url = source("archive", archive="https://me:word@x.org/a.zip?key=1", sha256="0" * 64)
     assert paths(url, folder) is None
-    assert preview.download(url).startswith("https://x.org/a.zip is downloaded")
+    assert preview.download(url).startswith("https://x.org/a.zip will be downloaded")
     sample = source("sample")
     assert paths(sample, folder) is None and "36 photos" in preview.download(sample)

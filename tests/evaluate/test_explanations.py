@@ -239,10 +239,8 @@ def run_of(**gradcam):
 
 def test_the_photo_of_the_user_is_explained_for_its_most_probable_classes(tmp_path):
     Image.new("RGB", (30, 20), (0, 200, 100)).save(tmp_path / "mine.png")
-    settings = make_settings(photo=str(tmp_path / "mine.png"))
-    images, titles = shown(
-        explanations.own_photo(solvable(), CARD, photos=make_photos(), run=run_of(settings))
-    )
+    run = run_of(photo=str(tmp_path / "mine.png"))
+    images, titles = shown(explanations.own_photo(solvable(), CARD, photos=make_photos(), run=run))
     assert images[0].shape == (SIZE, SIZE, 3) and (images[0] == (0, 200, 100)).all()
     # logits 0, 20, 10 divided by the temperature of 2; probabilities below 1e-7 count as that
     assert (
