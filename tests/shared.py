@@ -1,10 +1,14 @@
 """Builders that tests of several packages share: photos, files and model cards."""
 
+import importlib.util
 import io
 
 import cv2
 import numpy as np
 from PIL import Image
+
+# The backends that tests can start: PyTorch is installed by those who want it.
+ENGINES = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 
 
 def scene(seed: int, width: int = 80, height: int = 60) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The network: built as the parameters say, and saved so that TensorFlow alone can use it."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from shared import ENGINES
 
 from lib.core import schema
 from lib.networks import backbones, backend, cards, models
@@ -314,10 +314,8 @@ def test_backbones_that_were_built_in_16_bits_are_copied_in_32(mixed, name):
     assert models.weights_sha256(copy) == models.weights_sha256(network)
 
 
-@pytest.mark.parametrize("engine", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_saved_model_needs_keras_only_and_predicts_the_same_on_each_backend(tmp_path, engine):
-    if importlib.util.find_spec(engine) is None:
-        pytest.skip(f"{engine} is not installed")
     network = models.build(settings(head=HEAD, scaling="measured"), classes=3, seed=1, statistics=(MEAN, STD))
     models.save(network, tmp_path / "model.keras")
     np.save(tmp_path / "pixels.npy", pixels())
