@@ -547,7 +547,6 @@ def test_half_the_batch_size_has_the_result_of_the_whole_batch(tmp_path, memory)
     np.testing.assert_allclose(narrow.history[columns], roomy.history[columns], rtol=1e-5)
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("train", [20, 13])
 @pytest.mark.parametrize("embedding", [False, True])
 def test_a_last_batch_that_is_divided_too_has_the_result_of_the_whole_batch(
