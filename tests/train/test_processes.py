@@ -25,7 +25,7 @@ COMMAND = """
     import os, signal, sys
     sys.path.insert(0, sys.argv[1])
     from lib import __main__, pipeline
-    from lib.core import engine
+    from lib.core import engine, params
 
     def join(join=engine.join):
         join()
@@ -44,6 +44,7 @@ COMMAND = """
         train = int(sys.argv[2])
         photoset.load = lambda run: builders.make_photos(count=24, train=train, val=7)
 
+    params.BACKBONES = (*params.BACKBONES, "Tiny")
     engine.join = join
     pipeline.Runner.reasons = lambda self, step: []
     sys.exit(__main__.main(["train", "demo", "--run=run", "--set", sys.argv[3]]))
