@@ -1,8 +1,7 @@
 """Measure a run through the notebooks beside the same cells in one process, and the start of a kernel.
 
-The recipe is `butterfly` at 160 pixels with five epochs in each stage; if quick, `demo` with few photos and
-epochs. In a longer training, the notebooks are a smaller fraction of the time. Reads `butterfly.zip` and the
-ImageNet weights of MobileNetV2 from WEIGHTS.
+The recipe is `butterfly` at 160 pixels with five epochs in each stage. In a longer training, notebooks are a
+smaller fraction of the time. Reads `butterfly.zip` and the ImageNet weights of MobileNetV2 from WEIGHTS.
 """
 
 import builtins
@@ -24,31 +23,27 @@ from lib import pipeline
 from lib.core import params, schema, steps
 
 MOST_RATIO, ROUNDS = 1.3, 2
-CHANGES = {
-    "butterfly": "model.image_size=160 train.stages.head.epochs=5 train.stages.fine_tune.epochs=5",
-    "demo": "source.photos_per_class=16 train.stages.head.epochs=5 train.stages.fine_tune.epochs=1",
-}
+NAME, CHANGES = "butterfly", "model.image_size=160 train.stages.head.epochs=5 train.stages.fine_tune.epochs=5"
 # A short training may be less accurate than the recipe demands.
 COMMON = " evaluate.min_top_1=0"
 KERNELS = {"without a backend": "pass", "with the backend imported": "from lib.networks import backend"}
 
 
-def measure(data: Path | None, weights: Path | None, *, quick: bool = False) -> dict[str, Any]:
+def measure(data: Path | None, weights: Path | None) -> dict[str, Any]:
     """Return the seconds of a run in notebooks and in one process, and those until a kernel is ready."""
-    name = "demo" if quick else "butterfly"
-    options = [f"--set={CHANGES[name]}{COMMON}", "--run=bench_notebooks"]
-    if not quick:
-        options += [
-            f"--archive={archive(data, 'butterfly.zip')}",
-            *([f"--weights={weights}"] if weights else []),
-        ]
+    options = [
+        f"--set={CHANGES}{COMMON}",
+        "--run=bench_notebooks",
+        f"--archive={archive(data, 'butterfly.zip')}",
+        *([f"--weights={weights}"] if weights else []),
+    ]
     seconds: dict[str, list[tuple[float, float]]] = {"notebooks": [], "one process": []}
     commands = {
-        "notebooks": [sys.executable, "-m", "lib", "run", name],
-        "one process": [sys.executable, __file__, name],
+        "notebooks": [sys.executable, "-m", "lib", "run", NAME],
+        "one process": [sys.executable, __file__, NAME],
     }
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(1 if quick else ROUNDS):
+        for number in range(ROUNDS):
             predictions = []
             for way, command in commands.items():
                 outputs = Path(scratch, f"{way} {number}")
@@ -60,9 +55,9 @@ def measure(data: Path | None, weights: Path | None, *, quick: bool = False) -> 
     clock, processor = (
         {way: [each[part] for each in values] for way, values in seconds.items()} for part in (0, 1)
     )
-    kernels = {way: [start_kernel(cell) for _ in range(1 if quick else 3)] for way, cell in KERNELS.items()}
+    kernels = {way: [start_kernel(cell) for _ in range(3)] for way, cell in KERNELS.items()}
     return {
-        f"{name}, {CHANGES[name]}": {way: measuring.row(values, "s") for way, values in clock.items()},
+        f"{NAME}, {CHANGES}": {way: measuring.row(values, "s") for way, values in clock.items()},
         "notebooks over one process": measuring.row(
             measuring.ratios(clock["notebooks"], clock["one process"]), at_most=MOST_RATIO
         ),
