@@ -410,6 +410,8 @@ def common_bit_depth(table: pd.DataFrame) -> int | None:
 
 def _scan(root: Path, paths: list[str], folder: Path, *, size: int, fit: str, bit_depth: int | None) -> None:
     """Write `scan.csv` and `photos.npy` of the files into a folder."""
+    # The folder of a data set that is attached on Kaggle is a link.
+    root = root.resolve()
     with single_thread(), (folder / "photos.npy").open("wb") as file:
         cache.begin_array(file, (len(paths), size, size, 3), dtype=np.uint8)
         start = file.tell()
@@ -442,9 +444,9 @@ def _read_all(
 
 
 def _is_inside(root: Path, path: str) -> bool:
-    """Return whether a file exists, without links on its path: they can lead out of the source."""
+    """Return whether a file exists, without links below the resolved root: they can lead out of the source."""
     try:
-        return (root / path).resolve(strict=True) == root.resolve() / path
+        return (root / path).resolve(strict=True) == root / path
     except OSError as error:
         # The caller reports other errors.
         return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
