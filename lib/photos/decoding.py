@@ -444,7 +444,7 @@ def _read_all(
 
 
 def _is_inside(root: Path, path: str) -> bool:
-    """Return whether a file exists, without links below the resolved root: they can lead out of the source."""
+    """Return whether a file exists, without links below the root: they can lead out of the source."""
     try:
         return (root / path).resolve(strict=True) == root / path
     except OSError as error:
